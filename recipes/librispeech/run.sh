@@ -1,0 +1,69 @@
+#!/usr/bin/env bash
+# From speech to recognisers that run in sherpa-onnx: every stage, top to bottom. Each stage can be
+# run by itself, says so when it is done already, and continues when it was interrupted.
+set -euo pipefail
+
+usage() {
+  cat <<'TEXT'
+usage: recipes/librispeech/run.sh [--config NAME] [--data DIR] [--out DIR]
+
+  --config NAME  debug, commands, clean100 or full960 (default: commands; with --data: clean100)
+  --data DIR     LibriSpeech or a corpus in its layout (flac, wav, opus); without it, the embedded
+                 corpus is made with espeak-ng
+  --out DIR      where all is kept (default: runs/NAME)
+TEXT
+}
+
+fail() {
+  echo "run.sh: $*" >&2
+  exit 2
+}
+
+root=$(cd "$(dirname "${BASH_SOURCE[0]}")/../.." && pwd)
+config='' data='' out=''
+while [ $# -gt 0 ]; do
+  case $1 in
+    --help | -h) usage && exit ;;
+    --config | --data | --out)
+      [ -n "${2:-}" ] || fail "$1 needs a value: see --help"
+      printf -v "${1#--}" '%s' "$2"
+      shift 2
+      ;;
+    *) fail "unknown argument '$1': allowed are --config, --data, --out and --help" ;;
+  esac
+done
+if [ -n "$data" ]; then
+  [ -d "$data" ] || fail "--data '$data' is not a directory"
+  data=$(cd "$data" && pwd)
+fi
+config=${config:-${data:+clean100}}
+config=${config:-commands}
+case $config in
+  debug | commands) ;;
+  clean100 | full960) [ -n "$data" ] || fail "--config $config needs --data DIR with LibriSpeech" ;;
+  *) fail "unknown config '$config': allowed are debug, commands, clean100 and full960" ;;
+esac
+run=${out:-$root/runs/$config}
+
+"$root/scripts/setup.sh"
+bin=$(cd "$root" && cd "${TODM_VENV:-.venv}/bin" && pwd)
+todm() { "$bin/todm" "$@"; }
+
+# What a device may hold, in parameters: a name and a budget for each subnet.
+case $config in
+  debug) budgets=(large=0.4M medium=0.3M small=0.2M) ;;
+  commands) budgets=(large=2M medium=1.2M small=0.6M) ;;
+  *) budgets=(large=30M medium=15M small=8M) ;;
+esac
+
+todm prepare --config "$config" ${data:+--data "$data"} --out "$run/corpus"
+todm train "$run/corpus" --config "$config" --out "$run"
+for entry in "${budgets[@]}"; do
+  name=${entry%%=*}
+  todm extract-subnet "$run/supernet" --budget "${entry#*=}" --corpus "$run/corpus" \
+    --out "$run/subnets/$name"
+  todm export "$run/subnets/$name" --target sherpa-onnx --out "$run/bundles/$name"
+  todm evaluate "$run/bundles/$name" "$run/corpus" --out "$run/evaluation/$name"
+done
+todm report "$run"
+todm transcribe "$run/bundles/large" "$run/bundles/large/test.wav"

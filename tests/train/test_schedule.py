@@ -1,0 +1,60 @@
+import pytest
+
+from todm.errors import ConfigError
+from todm.train.schedule import ScheduleConfig, eden, eden2, lr_factor, ramp
+
+KINDS = ["eden", "eden2", "cosine", "linear"]
+
+
+@pytest.mark.parametrize(
+    ("batch", "epoch", "rate"),
+    [(0, 0, 0.0045), (500, 0, 0.045), (7500, 1, 0.0371), (1e5, 10, 0.0071), (3e5, 30, 0.0024)],
+)
+def test_eden_has_the_published_values(batch, epoch, rate):
+    assert 0.045 * eden(batch, epoch, warmup_start=0.1) == pytest.approx(rate, abs=6e-5)
+
+
+def test_eden2_is_the_square_of_the_batch_factor_of_eden():
+    assert eden2(20000) == pytest.approx(eden(20000, 0) ** 2)
+    assert eden2(0, warmup_start=0.5) == 0.5
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("total", [40, 3000])
+def test_warms_up_to_one_and_falls_to_the_final_factor(kind, total):
+    config = ScheduleConfig(kind=kind, warmup=0.05, warmup_start=0.1, final=0.02)
+    curve = [lr_factor(step, total, config=config) for step in range(total + 5)]
+    top = int(0.05 * total)
+    assert curve[0] == pytest.approx(0.1)
+    assert curve[top] == pytest.approx(1.0) == max(curve)
+    assert curve[:top] == sorted(curve[:top])
+    assert curve[top:] == sorted(curve[top:], reverse=True)
+    assert curve[total - 1] == pytest.approx(0.02) == pytest.approx(curve[-1])
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_short_run_is_a_long_one_in_small(kind):
+    config = ScheduleConfig(kind=kind)
+    near = [lr_factor(step, 1000, config=config) for step in range(0, 1000, 100)]
+    far = [lr_factor(10 * step, 10000, config=config) for step in range(0, 1000, 100)]
+    assert near == pytest.approx(far, abs=5e-3)
+
+
+def test_runs_of_one_update_have_a_rate():
+    assert lr_factor(0, 1, config=ScheduleConfig(warmup=0.0)) == 1.0
+
+
+@pytest.mark.parametrize(
+    "setting",
+    [{"final": 0.2}, {"warmup": 1.0}, {"warmup_start": 0.0}, {"knee_updates": 0.0}],
+    ids=str,
+)
+def test_impossible_settings_are_refused(setting):
+    with pytest.raises(ConfigError, match=next(iter(setting))):
+        ScheduleConfig(**setting)
+
+
+def test_ramp():
+    assert [ramp(step, 10, 20) for step in (0, 10, 15, 20, 30)] == [0, 0, 0.5, 1, 1]
+    assert [ramp(step, 10, 10) for step in (9, 10)] == [0, 1]
+    assert ramp(0, 0, 0) == 1

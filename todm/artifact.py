@@ -1,0 +1,216 @@
+"""Artifacts: the directory that a stage reads or writes. No other file writes weights.
+
+`manifest.json` holds the kind, format version, full config, parent's hash, metrics, versions and
+seed, and the size and SHA-256 of every other file. Weights are safetensors; no pickle is ever read.
+A directory is written beside its final place, synced and renamed, so a half-written one is never
+taken for a whole one. Imports no torch at module level.
+"""
+
+import dataclasses
+import hashlib
+import json
+import os
+import platform
+import shutil
+from collections.abc import Callable, Mapping
+from importlib import metadata
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from todm.errors import ArtifactError
+
+if TYPE_CHECKING:
+    import torch
+
+FORMAT_VERSION = 1
+MANIFEST = "manifest.json"
+WEIGHTS = "model.safetensors"
+_TRACKED = ("todm", "torch", "numpy", "onnxruntime", "sherpa-onnx", "lhotse")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Artifact:
+    """A verified artifact on disk."""
+
+    path: Path
+    kind: str
+    config: dict[str, Any]
+    metrics: dict[str, Any]
+    parent: str | None
+    info: dict[str, Any]
+    hash: str
+
+    def file(self, name: str) -> Path:
+        """The path of one of its files.
+
+        Raises:
+            ArtifactError: no such file.
+        """
+        path = self.path / name
+        if not path.is_file():
+            raise ArtifactError(f"{self.path} has no file {name!r}: make the artifact again")
+        return path
+
+    def tensors(self) -> "dict[str, torch.Tensor]":
+        """The weights, on the CPU.
+
+        Raises:
+            ArtifactError: the weights cannot be read.
+        """
+        from safetensors.torch import load_file
+
+        try:
+            return load_file(self.file(WEIGHTS))
+        except Exception as error:  # safetensors raises its own untyped errors
+            raise ArtifactError(f"{self.path}/{WEIGHTS} cannot be read: {error}") from None
+
+
+def save(  # noqa: PLR0913 - the fields of a manifest
+    path: str | Path,
+    *,
+    kind: str,
+    config: Mapping[str, Any],
+    parent: str | None = None,
+    metrics: Mapping[str, Any] | None = None,
+    info: Mapping[str, Any] | None = None,
+    tensors: "Mapping[str, torch.Tensor] | None" = None,
+    write: Callable[[Path], None] | None = None,
+) -> Artifact:
+    """Write an artifact atomically; an artifact already at `path` is replaced.
+
+    Args:
+        path: the directory to make.
+        kind: corpus, supernet, subnet, bundle ...
+        config: the full configuration, as JSON types.
+        parent: `Artifact.hash` of what this was made from.
+        metrics: measured figures.
+        info: anything else a later stage needs (a subnet's choice, a seed).
+        tensors: weights, written as safetensors.
+        write: called with the temporary directory, to put further files there.
+
+    Raises:
+        ArtifactError: `path` exists and is not an artifact.
+    """
+    path = Path(path)
+    if path.exists() and not (path / MANIFEST).is_file() and (path.is_file() or any(path.iterdir())):
+        raise ArtifactError(f"{path} exists and is not an artifact: choose another place or remove it")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    shutil.rmtree(temporary, ignore_errors=True)
+    temporary.mkdir()
+    try:
+        if tensors is not None:
+            from safetensors.torch import save_file
+
+            save_file({k: v.detach().cpu().contiguous() for k, v in tensors.items()}, temporary / WEIGHTS)
+        if write is not None:
+            write(temporary)
+        manifest = {
+            "kind": kind,
+            "format_version": FORMAT_VERSION,
+            "config": config,
+            "parent": parent,
+            "metrics": metrics or {},
+            "info": info or {},
+            "versions": _versions(),
+            "files": {p.relative_to(temporary).as_posix(): _entry(p) for p in _files(temporary)},
+        }
+        (temporary / MANIFEST).write_text(json.dumps(manifest, indent=1) + "\n")
+        for file in _files(temporary):
+            _sync(file)
+        _swap(temporary, path)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+    return load(path, kind=kind)
+
+
+def load(path: str | Path, *, kind: str | tuple[str, ...] | None = None) -> Artifact:
+    """Read and verify an artifact.
+
+    Raises:
+        ArtifactError: not an artifact, of another kind or version, or a file is missing or changed.
+    """
+    path = Path(path)
+    try:
+        text = (path / MANIFEST).read_text()
+        manifest = json.loads(text)
+        files, found = manifest["files"], manifest["kind"]
+    except OSError:
+        raise ArtifactError(f"{path} is not an artifact: it has no {MANIFEST}") from None
+    except (ValueError, KeyError, TypeError):
+        raise ArtifactError(f"{path}/{MANIFEST} is damaged: make the artifact again") from None
+    kinds = (kind,) if isinstance(kind, str) else kind
+    if kinds is not None and found not in kinds:
+        raise ArtifactError(f"{path} is a {found}, and a {' or '.join(kinds)} is needed here")
+    if manifest["format_version"] != FORMAT_VERSION:
+        raise ArtifactError(
+            f"{path} has format {manifest['format_version']}, this todm reads {FORMAT_VERSION}"
+        )
+    for name, entry in files.items():
+        _check(path, name, entry)
+    return Artifact(
+        path=path,
+        kind=found,
+        config=manifest["config"],
+        metrics=manifest["metrics"],
+        parent=manifest["parent"],
+        info=manifest["info"],
+        hash=hashlib.sha256(text.encode()).hexdigest(),
+    )
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a single file atomically."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary.write_text(text)
+    _sync(temporary)
+    temporary.replace(path)
+
+
+def _check(root: Path, name: str, entry: Mapping[str, Any]) -> None:
+    file = root / name
+    if Path(name).is_absolute() or ".." in Path(name).parts:
+        raise ArtifactError(f"{root} names a file outside itself ({name!r}): it is not to be trusted")
+    if not file.is_file():
+        raise ArtifactError(f"{root} is incomplete: {name} is missing; make the artifact again")
+    if file.stat().st_size != entry["bytes"] or _hash(file) != entry["sha256"]:
+        raise ArtifactError(
+            f"{root} is damaged: {name} does not match its manifest; make the artifact again"
+        )
+
+
+def _files(root: Path) -> list[Path]:
+    return sorted(p for p in root.rglob("*") if p.is_file())
+
+
+def _entry(file: Path) -> dict[str, Any]:
+    return {"bytes": file.stat().st_size, "sha256": _hash(file)}
+
+
+def _hash(file: Path) -> str:
+    with file.open("rb") as handle:
+        return hashlib.file_digest(handle, "sha256").hexdigest()
+
+
+def _sync(file: Path) -> None:
+    with file.open("rb") as handle:
+        os.fsync(handle.fileno())
+
+
+def _swap(temporary: Path, path: Path) -> None:
+    """Put `temporary` in the place of `path`; a crash in between leaves the old one beside it."""
+    old = path.with_name(f".{path.name}.{os.getpid()}.old")
+    if path.exists():
+        path.rename(old)
+    temporary.rename(path)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def _versions() -> dict[str, str]:
+    found = {"python": platform.python_version()}
+    for name in _TRACKED:
+        try:
+            found[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            continue
+    return found

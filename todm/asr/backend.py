@@ -1,0 +1,319 @@
+"""The speech backend: what the stages need of RNN-T supernets, behind `todm.backend.Backend`."""
+
+import dataclasses
+import random
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, distributed, nn
+
+from todm.artifact import Artifact
+from todm.asr import tokens
+from todm.asr.augment import AugmentConfig, Augmenter
+from todm.asr.corpora.config import DataConfig
+from todm.asr.data import LoaderConfig, MapBatches, eval_batches
+from todm.asr.decode import Hypothesis, beam_search, greedy_search
+from todm.asr.model import Rnnt, RnntConfig, extract
+from todm.asr.objective import ObjectiveConfig, RnntObjective, TrainingBatch
+from todm.asr.store import FeatureStore
+from todm.asr.streaming import Decoder, Joiner, StreamingEncoder
+from todm.asr.wer import Wer, bootstrap, score
+from todm.backend import Graph, Port
+from todm.config import Config
+from todm.errors import ConfigError
+from todm.supernet.space import SearchSpace, SpaceConfig, Subnet
+
+Report = Callable[[str, int, int], None]
+ASSETS = (tokens.MODEL, tokens.VOCAB, tokens.TOKENS)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class AsrConfig(Config):
+    """Everything about the speech side of a recipe.
+
+    Attributes:
+        data: the corpus.
+        loader: batches.
+        augment: augmentation of features.
+        model: sizes that are not elastic; vocabulary and blocks are filled in.
+        space: elastic sizes; the largest is the supernet.
+        objective: loss terms.
+        chunks: chunk sizes C drawn in training, one a step; 0 is the whole utterance.
+        chunk: C that subnets are evaluated, extracted and exported at.
+    """
+
+    data: DataConfig = dataclasses.field(default_factory=DataConfig)
+    loader: LoaderConfig = dataclasses.field(default_factory=LoaderConfig)
+    augment: AugmentConfig = dataclasses.field(default_factory=AugmentConfig)
+    model: RnntConfig = dataclasses.field(default_factory=RnntConfig)
+    space: SpaceConfig = SpaceConfig(
+        depths=(3, 4, 5, 6), widths={"ffn": (128, 256, 384, 512), "pairs": (2, 4, 6, 8)}
+    )
+    objective: ObjectiveConfig = dataclasses.field(default_factory=ObjectiveConfig)
+    chunks: tuple[int, ...] = (8, 16, 32, 0)
+    chunk: int = 16
+
+    def __post_init__(self) -> None:
+        if set(self.space.widths) != {"ffn", "pairs"}:
+            raise ConfigError(f"asr.space.widths has {sorted(self.space.widths)}: ffn and pairs are needed")
+        wrong = [w for w in self.space.widths["ffn"] if w % 16]
+        if wrong:
+            raise ConfigError(f"asr.space.widths.ffn has {wrong[0]}: multiples of 16 are needed")
+        if not self.chunks or min(self.chunks) < 0 or self.chunk < 1:
+            raise ConfigError(
+                f"asr.chunks is {self.chunks} and asr.chunk {self.chunk}: frames of 40 ms, 0 only in chunks"
+            )
+
+    def supernet(self, vocab_size: int) -> RnntConfig:
+        """The largest net as a model configuration."""
+        space = SearchSpace(self.space)
+        encoder = self.model.encoder.narrow(space.largest)
+        return self.model.replace(vocab_size=vocab_size, encoder=encoder)
+
+
+class AsrBackend:
+    """`todm.backend.Backend` for speech. Made of a recipe, and of a corpus where data are needed."""
+
+    def __init__(
+        self, config: AsrConfig, assets: Path, *, corpus: Path | None = None, report: Report | None = None
+    ) -> None:
+        """Read the tokenizer; features are opened (or computed) when first needed.
+
+        Args:
+            config: the speech side of the recipe.
+            assets: a directory with the tokenizer: a corpus or any artifact made from one.
+            corpus: a corpus artifact's directory, for training and evaluation.
+            report: called with (what, done, total) while features are computed.
+        """
+        self.config, self.assets, self.corpus, self._report = config, assets, corpus, report
+        self.tokenizer = tokens.load(assets, rule=config.data.tokens.normalise)
+        self.supernet = config.supernet(self.tokenizer.vocab_size)
+        self._stores: dict[str, FeatureStore] = {}
+
+    @property
+    def space(self) -> SearchSpace:
+        """The subnets of the supernet."""
+        return SearchSpace(self.config.space)
+
+    def build(self, subnet: Subnet | None) -> Rnnt:
+        """A new plain model of a subnet (without CTC head), or the supernet."""
+        if subnet is not None:
+            return Rnnt(self.supernet.replace(encoder=self.supernet.encoder.narrow(subnet), ctc=False))
+        model = Rnnt(self.supernet)
+        if self.corpus is not None:
+            store = self.store("train")
+            model.encoder.subsampling.mean.copy_(store.mean_F)
+            model.encoder.subsampling.scale.copy_(1 / store.std_F.clamp(min=0.1))
+        return model
+
+    def extract(self, model: nn.Module, subnet: Subnet) -> Rnnt:
+        """A plain dense module whose outputs equal the supernet's with that subnet."""
+        assert isinstance(model, Rnnt)
+        return extract(model, subnet)
+
+    def objective(self, model: nn.Module) -> RnntObjective:
+        """The training loss around a model."""
+        assert isinstance(model, Rnnt)
+        return RnntObjective(model, self.config.objective)
+
+    def batches(self, *, rank: int, world_size: int, num_updates: int) -> "TrainingBatches":
+        """Augmented training batches of one process."""
+        store = self.store("train")
+        stream = MapBatches(
+            store,
+            self._encode,
+            config=self.config.loader,
+            augment=Augmenter(self.config.augment, mean_F=store.mean_F),
+            num_updates=num_updates,
+            rank=rank,
+            world_size=world_size,
+        )
+        return TrainingBatches(stream, self.config.chunks, self.config.loader.seed)
+
+    def evaluate(
+        self,
+        model: nn.Module,
+        *,
+        subnet: Subnet | None,
+        split: str,
+        limit: int = 0,
+        search: Literal["greedy", "beam"] = "greedy",
+    ) -> dict[str, Any]:
+        """WER on a split, with its bootstrap interval and counts; `error` is the rate.
+
+        Args:
+            model: a supernet, or a plain model.
+            subnet: active subnet; None uses everything.
+            split: train, dev or test.
+            limit: at most this many utterances; 0 for all.
+            search: how to decode.
+        """
+        result, _ = self.recognise(model, subnet=subnet, split=split, limit=limit, search=search)
+        return figures(result)
+
+    @torch.no_grad()
+    def recognise(
+        self, model: nn.Module, *, subnet: Subnet | None, split: str, limit: int = 0, search: str = "greedy"
+    ) -> tuple[Wer, list[tuple[str, str, str]]]:
+        """Decode a split: error counts, and (id, reference, hypothesis) of every utterance."""
+        assert isinstance(model, Rnnt)
+        training = model.training
+        model.eval()
+        device = next(model.parameters()).device
+        rows: list[tuple[str, str, str]] = []
+        batches = eval_batches(
+            self.store(split), self._encode, tail_seconds=self.config.loader.tail_seconds, limit=limit or None
+        )
+        for batch in batches:
+            on_device = batch.to(device)
+            enc, lens = model.encode(
+                on_device.features_BTF, on_device.feature_lens_B, subnet=subnet, chunk=self.config.chunk
+            )
+            found = self._decode(model, enc, lens, search)
+            texts = [self.tokenizer.decode(h.tokens) for h in found]
+            refs = [self._normal(t) for t in batch.texts]
+            rows += zip(batch.ids, refs, texts, strict=True)
+        model.train(training)
+        return score([r for _, r, _ in rows], [h for _, _, h in rows]), rows
+
+    @staticmethod
+    def _decode(model: Rnnt, enc_BTD: Tensor, lens_B: Tensor, search: str) -> list[Hypothesis]:
+        return (beam_search if search == "beam" else greedy_search)(model, enc_BTD, lens_B)
+
+    def graphs(self, model: nn.Module) -> list[Graph]:
+        """Streaming encoder, decoder and joiner of a plain model, with sherpa-onnx's metadata."""
+        assert isinstance(model, Rnnt)
+        encoder = StreamingEncoder(model, self.config.chunk).eval()
+        size0, size1 = encoder.state_sizes
+        joiner_dim, context = model.config.joiner_dim, model.config.context_size
+        batch = {0: "N"}
+        features = Port(name="x", example=torch.randn(2, encoder.num_frames, 80), dynamic=batch)
+        states = [
+            Port(name=f"state{i}", example=torch.zeros(1, 2, s), dynamic={1: "N"})
+            for i, s in enumerate((size0, size1))
+        ]
+        enc = Port(name="encoder_out", example=torch.zeros(2, encoder.chunk, joiner_dim), dynamic=batch)
+        row = Port(name="encoder_out", example=torch.zeros(2, joiner_dim), dynamic=batch)
+        dec = Port(name="decoder_out", example=torch.zeros(2, joiner_dim), dynamic=batch)
+        logit = Port(name="logit", example=torch.zeros(2, model.config.vocab_size), dynamic=batch)
+        labels = Port(name="y", example=torch.zeros(2, context, dtype=torch.int64), dynamic=batch)
+        return [
+            Graph(
+                name="encoder",
+                module=encoder,
+                inputs=(features, *states),
+                outputs=(enc, *(dataclasses.replace(s, name=f"new_{s.name}") for s in states)),
+                metadata=encoder_metadata(encoder),
+            ),
+            Graph(
+                name="decoder",
+                module=Decoder(model),
+                inputs=(labels,),
+                outputs=(dec,),
+                metadata={"vocab_size": str(model.config.vocab_size), "context_size": str(context)},
+            ),
+            Graph(
+                name="joiner",
+                module=Joiner(model),
+                inputs=(row, dec),
+                outputs=(logit,),
+                metadata={"joiner_dim": str(joiner_dim)},
+            ),
+        ]
+
+    def write_assets(self, directory: Path) -> None:
+        """The tokenizer's files."""
+        for name in ASSETS:
+            shutil.copy(self.assets / name, directory / name)
+
+    def store(self, split: str) -> FeatureStore:
+        """Features of a split, beside the corpus; computed when first asked for."""
+        if self.corpus is None:
+            raise ConfigError("this needs a corpus: give the directory that  todm prepare  wrote")
+        if split not in self._stores:
+            speeds = self.config.loader.speeds if split == "train" else (1.0,)
+            self._stores[split] = FeatureStore.build(
+                self.corpus / f"cuts_{split}.jsonl.gz",
+                self.corpus.with_name(f"{self.corpus.name}-features") / split,
+                speeds=speeds,
+                progress=(lambda done, total: self._report(f"features of {split}", done, total))
+                if self._report
+                else None,
+            )
+        return self._stores[split]
+
+    def _normal(self, text: str) -> str:
+        return self.tokenizer.normalise(text)
+
+    def _encode(self, text: str) -> list[int]:
+        return self.tokenizer.encode(self._normal(text))
+
+    @staticmethod
+    def of(found: Artifact, config: AsrConfig, corpus: Path | None = None) -> "AsrBackend":
+        """The backend of a supernet or subnet on disk."""
+        return AsrBackend(config, found.path, corpus=corpus)
+
+
+class TrainingBatches:
+    """Batches with the chunk size of the step: the same on all ranks, exact on resume."""
+
+    def __init__(self, stream: MapBatches, chunks: tuple[int, ...], seed: int) -> None:
+        self._stream, self._chunks, self._seed = stream, chunks, seed
+
+    def __iter__(self) -> Iterator[TrainingBatch]:
+        for batch in self._stream:
+            state = self._stream.state()
+            draw = random.Random(f"{self._seed}/{state['epoch']}/{state['index']}")  # noqa: S311
+            labels = float(batch.target_lens_B.sum())
+            yield TrainingBatch(batch, draw.choice(self._chunks), _mean_over_processes(labels))
+
+    def state_dict(self) -> dict[str, Any]:
+        """Epoch and index."""
+        return dict(self._stream.state())
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go to a position."""
+        self._stream.load_state(dict(state))
+
+
+def encoder_metadata(encoder: StreamingEncoder) -> dict[str, str]:
+    """What sherpa-onnx's `lstm` host reads; see export/sherpa_onnx/README.md."""
+    size0, size1 = encoder.state_sizes
+    frames = str(encoder.num_frames)
+    return {
+        "model_type": "lstm",
+        "version": "1",
+        "model_author": "todm",
+        "comment": "MH-SSM with its state packed as that of one LSTM layer",
+        "T": frames,
+        "decode_chunk_len": frames,
+        "num_encoder_layers": "1",
+        "d_model": str(size0),
+        "rnn_hidden_size": str(size1),
+    }
+
+
+def figures(result: Wer) -> dict[str, Any]:
+    """A result as JSON: rate, interval and counts."""
+    interval = bootstrap(result)
+    return {
+        "error": result.rate,
+        "low": interval.low,
+        "high": interval.high,
+        "words": result.words,
+        "utterances": len(result.utterances),
+        "insertions": result.insertions,
+        "deletions": result.deletions,
+        "substitutions": result.substitutions,
+    }
+
+
+def _mean_over_processes(value: float) -> float:
+    if not distributed.is_available() or not distributed.is_initialized():
+        return value
+    total = torch.tensor(value, device="cuda" if distributed.get_backend() == "nccl" else "cpu")
+    distributed.all_reduce(total)
+    return float(total) / distributed.get_world_size()

@@ -1,0 +1,271 @@
+"""A small grammar language: a phrase or pattern a line.
+
+    # a comment
+    room = (kitchen|bedroom|living room)
+    turn (on|off) the [<room>] lights
+    wake me at <hour>
+
+`(a|b)` is a choice, `[a]` may be left out, `<name>` stands for the definition `name = ...`. Every
+line without `=` is a pattern; each pattern is drawn equally often, as is each alternative of a choice.
+"""
+
+import dataclasses
+import difflib
+import math
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+
+from todm.errors import CorpusError
+
+_DEFINITION = re.compile(r"\s*([A-Za-z_][\w-]*)\s*=(.*)$")
+_TOKEN = re.compile(r"\s*([()\[\]|]|<[^<>]*>|[^\s()\[\]|<>]+|[<>])")
+
+
+@dataclasses.dataclass(frozen=True)
+class Words:
+    """Literal words."""
+
+    text: str
+
+
+@dataclasses.dataclass(frozen=True)
+class Name:
+    """A reference to a definition."""
+
+    name: str
+
+
+@dataclasses.dataclass(frozen=True)
+class Sequence:
+    """Parts one after the other."""
+
+    parts: "tuple[Node, ...]"
+
+
+@dataclasses.dataclass(frozen=True)
+class Choice:
+    """One of several alternatives."""
+
+    options: "tuple[Node, ...]"
+
+
+Node = Words | Name | Sequence | Choice
+
+
+class Grammar:
+    """Patterns and definitions, checked: every name is defined and none contains itself."""
+
+    def __init__(self, patterns: list[Node], definitions: dict[str, Node]) -> None:
+        self.patterns = patterns
+        self.definitions = definitions
+
+    def sample(self, rng: np.random.Generator) -> str:
+        """One sentence; never empty words, single spaces."""
+        pattern = self.patterns[int(rng.integers(len(self.patterns)))]
+        return " ".join(self._words(pattern, rng))
+
+    def words(self) -> set[str]:
+        """Every distinct word that a sentence can hold."""
+        found: set[str] = set()
+        for node in [*self.patterns, *self.definitions.values()]:
+            found.update(_literals(node))
+        return found
+
+    def num_sentences(self) -> int:
+        """The number of derivations: an upper bound of the number of distinct sentences."""
+        return sum(self._count(p) for p in self.patterns)
+
+    def _words(self, node: Node, rng: np.random.Generator) -> Iterator[str]:
+        if isinstance(node, Words):
+            yield node.text
+        elif isinstance(node, Name):
+            yield from self._words(self.definitions[node.name], rng)
+        elif isinstance(node, Sequence):
+            for part in node.parts:
+                yield from self._words(part, rng)
+        else:
+            yield from self._words(node.options[int(rng.integers(len(node.options)))], rng)
+
+    def _count(self, node: Node) -> int:
+        if isinstance(node, Words):
+            return 1
+        if isinstance(node, Name):
+            return self._count(self.definitions[node.name])
+        if isinstance(node, Sequence):
+            return math.prod(self._count(p) for p in node.parts)
+        return sum(self._count(o) for o in node.options)
+
+
+def parse(text: str, *, where: str = "grammar") -> Grammar:
+    """A grammar from its text.
+
+    Args:
+        text: the lines.
+        where: how errors name the text; they add `:LINE`.
+
+    Raises:
+        CorpusError: a line that cannot be read, an unknown or circular name, or no pattern at all.
+    """
+    patterns: list[Node] = []
+    definitions: dict[str, Node] = {}
+    lines: dict[str, str] = {}
+    places: list[tuple[Node, str]] = []
+    for number, raw in enumerate(text.splitlines(), 1):
+        line, at = raw.split("#", 1)[0].strip(), f"{where}:{number}"
+        if not line:
+            continue
+        match = _DEFINITION.match(line)
+        node = _Line(match[2] if match else line, at).parse()
+        places.append((node, at))
+        if not match:
+            patterns.append(node)
+        elif match[1] in definitions:
+            raise CorpusError(f"{at}: {match[1]!r} is defined a second time: choose another name")
+        else:
+            definitions[match[1]], lines[match[1]] = node, at
+    if not patterns:
+        raise CorpusError(f"{where} has no pattern: write one phrase a line, such as 'lights on'")
+    for node, at in places:
+        _check_names(node, definitions, at)
+    _check_circles(definitions, lines)
+    _check_empty(patterns, definitions, places)
+    return Grammar(patterns, definitions)
+
+
+def read(path: str | Path) -> Grammar:
+    """The grammar in a file.
+
+    Raises:
+        CorpusError: the file cannot be read, or as `parse` says.
+    """
+    try:
+        text = Path(path).read_text(encoding="utf-8-sig")
+    except OSError as error:
+        reason = error.strerror
+    except UnicodeDecodeError:
+        reason = "it is not UTF-8 text"
+    else:
+        return parse(text, where=str(path))
+    raise CorpusError(f"the grammar {path} cannot be read: {reason}")
+
+
+class _Line:
+    """A recursive-descent parser of one pattern."""
+
+    def __init__(self, text: str, where: str) -> None:
+        self.tokens = [m[1] for m in _TOKEN.finditer(text)]
+        self.where = where
+        self.next = 0
+
+    def parse(self) -> Node:
+        node = self._choice()
+        if self.next < len(self.tokens):
+            raise CorpusError(f"{self.where}: {self.tokens[self.next]!r} closes nothing: remove it")
+        return node
+
+    def _choice(self) -> Node:
+        options = [self._sequence()]
+        while self._peek() == "|":
+            self.next += 1
+            options.append(self._sequence())
+        return options[0] if len(options) == 1 else Choice(tuple(options))
+
+    def _sequence(self) -> Node:
+        parts: list[Node] = []
+        while self._peek() not in (None, "|", ")", "]"):
+            parts.append(self._part())
+        if not parts:
+            raise CorpusError(f"{self.where}: an alternative is empty: write [..] for 'may be left out'")
+        return parts[0] if len(parts) == 1 else Sequence(tuple(parts))
+
+    def _part(self) -> Node:
+        token = self.tokens[self.next]
+        self.next += 1
+        if token == "(":
+            return self._closed(")")
+        if token == "[":
+            return Choice((self._closed("]"), Sequence(())))
+        if token in "<>":
+            raise CorpusError(f"{self.where}: a name is written <name>, with both signs")
+        if token.startswith("<"):
+            return Name(token[1:-1].strip())
+        return self._literal(token)
+
+    def _closed(self, end: str) -> Node:
+        node = self._choice()
+        if self._peek() != end:
+            raise CorpusError(f"{self.where}: a {'(' if end == ')' else '['} is not closed: add {end!r}")
+        self.next += 1
+        return node
+
+    def _literal(self, token: str) -> Node:
+        if not all(c.isalpha() or c in "'-" for c in token) or not any(map(str.isalpha, token)):
+            raise CorpusError(f"{self.where}: {token!r} is no word: write numbers and signs in letters")
+        return Words(token)
+
+    def _peek(self) -> str | None:
+        return self.tokens[self.next] if self.next < len(self.tokens) else None
+
+
+def _children(node: Node) -> tuple[Node, ...]:
+    if isinstance(node, Sequence):
+        return node.parts
+    return node.options if isinstance(node, Choice) else ()
+
+
+def _literals(node: Node) -> Iterator[str]:
+    if isinstance(node, Words):
+        yield node.text
+    for child in _children(node):
+        yield from _literals(child)
+
+
+def _names(node: Node) -> Iterator[str]:
+    if isinstance(node, Name):
+        yield node.name
+    for child in _children(node):
+        yield from _names(child)
+
+
+def _check_names(node: Node, definitions: dict[str, Node], where: str) -> None:
+    for name in _names(node):
+        if name not in definitions:
+            near = difflib.get_close_matches(name, definitions, 1)
+            hint = f"did you mean <{near[0]}>?" if near else f"add a line  {name} = (..|..)"
+            raise CorpusError(f"{where}: <{name}> is not defined: {hint}")
+
+
+def _check_circles(definitions: dict[str, Node], lines: dict[str, str]) -> None:
+    done: set[str] = set()
+
+    def visit(name: str, above: tuple[str, ...]) -> None:
+        if name in above:
+            circle = " -> ".join((*above[above.index(name) :], name))
+            raise CorpusError(f"{lines[name]}: {name!r} contains itself ({circle}): break the circle")
+        if name not in done:
+            for inner in _names(definitions[name]):
+                visit(inner, (*above, name))
+            done.add(name)
+
+    for name in definitions:
+        visit(name, ())
+
+
+def _check_empty(
+    patterns: list[Node], definitions: dict[str, Node], places: list[tuple[Node, str]]
+) -> None:
+    def may_be_empty(node: Node) -> bool:
+        if isinstance(node, Words):
+            return False
+        if isinstance(node, Name):
+            return may_be_empty(definitions[node.name])
+        if isinstance(node, Sequence):
+            return all(may_be_empty(p) for p in node.parts)
+        return any(may_be_empty(o) for o in node.options)
+
+    for node, where in places:
+        if any(node is p for p in patterns) and may_be_empty(node):
+            raise CorpusError(f"{where}: everything can be left out: keep at least one word")

@@ -1,0 +1,203 @@
+"""Speaks sentences into a directory in LibriSpeech's layout.
+
+ROOT/SPLIT/SPEAKER/CHAPTER/SPEAKER-CHAPTER-NNNN.flac and SPEAKER-CHAPTER.trans.txt. A chapter is one
+voice's share of utterances; it is written beside its place and renamed, so a chapter that is there is
+whole, and an interrupted run goes on with the missing ones. Every utterance depends on the seed, its
+speaker, chapter and number alone, so the result is the same for any number of processes.
+"""
+
+import dataclasses
+import functools
+import hashlib
+import json
+import os
+import shutil
+from pathlib import Path
+
+import numpy as np
+
+from todm.artifact import write_text
+from todm.asr.corpora import rooms
+from todm.asr.corpora.config import SPLITS, DataConfig, Split
+from todm.asr.corpora.voices import SAMPLE_RATE as VOICE_RATE
+from todm.asr.corpora.voices import Manner, Synthesizer, Voice, voices
+from todm.asr.corpora.workers import Progress, num_processes, spread
+from todm.errors import CorpusError
+
+MARKER = "todm-speech.json"
+_PER_CHAPTER = 40
+_NUM_TALKERS = 4
+# Changes whenever the same configuration would give other audio than before.
+VERSION = 2
+
+
+@dataclasses.dataclass(frozen=True)
+class Chapter:
+    """One voice's share of sentences. `talkers` are the voices heard as babble."""
+
+    folder: Path
+    number: int
+    voice: Voice
+    talkers: tuple[Voice, ...]
+    sentences: tuple[str, ...]
+
+
+def fingerprint(config: DataConfig, sentences: dict[Split, list[str]]) -> str:
+    """A hash of everything that the audio depends on."""
+    parts = [VERSION, config.seed, config.speech.to_json(), config.room.to_json(), sentences]
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def speak(
+    config: DataConfig,
+    sentences: dict[Split, list[str]],
+    root: Path,
+    *,
+    processes: int | None = None,
+    progress: Progress | None = None,
+) -> int:
+    """Speak all sentences of all splits under `root`; chapters that are there already stay.
+
+    Returns:
+        The number of chapters spoken now; 0 when all was there.
+
+    Raises:
+        CorpusError: `root` holds something else, or a voice is missing.
+    """
+    chapters = plan(config, sentences, root)
+    _claim(root, fingerprint(config, sentences))
+    _write_speakers(root, chapters)
+    missing = [c for c in chapters if not c.folder.is_dir()]
+    work = functools.partial(_speak_chapter, config=config)
+    for _ in spread(
+        work, missing, processes=num_processes(processes), label="speaking", progress=progress
+    ):
+        pass
+    return len(missing)
+
+
+def plan(config: DataConfig, sentences: dict[Split, list[str]], root: Path) -> list[Chapter]:
+    """Deal the sentences of each split to its voices, in turn, and cut each share into chapters."""
+    chapters: list[Chapter] = []
+    for split in SPLITS:
+        who = voices(split, min(config.num_voices(split), len(sentences[split])))
+        for index, voice in enumerate(who):
+            share = sentences[split][index :: len(who)]
+            others = tuple(who[(index + 1 + 3 * k) % len(who)] for k in range(_NUM_TALKERS))
+            for number, start in enumerate(range(0, len(share), _PER_CHAPTER), 1):
+                folder = root / split / str(voice.speaker) / str(number)
+                part = tuple(share[start : start + _PER_CHAPTER])
+                chapters.append(Chapter(folder, number, voice, others, part))
+    return chapters
+
+
+def _claim(root: Path, mark: str) -> None:
+    """Make `root` the place of this speech; other speech of ours that lies there is removed.
+
+    Raises:
+        CorpusError: `root` holds files that are not ours.
+    """
+    marker = root / MARKER
+    if root.exists() and any(root.iterdir()):
+        if not marker.is_file():
+            raise CorpusError(f"{root} holds other files: choose another --out or remove it")
+        if json.loads(marker.read_text()).get("fingerprint") == mark:
+            return
+        shutil.rmtree(root)
+    root.mkdir(parents=True, exist_ok=True)
+    write_text(marker, json.dumps({"fingerprint": mark}) + "\n")
+
+
+def _write_speakers(root: Path, chapters: list[Chapter]) -> None:
+    lines = [";ID  |SEX| SUBSET  |MINUTES| NAME\n"]
+    seen: set[int] = set()
+    for chapter in chapters:
+        if chapter.voice.speaker not in seen:
+            seen.add(chapter.voice.speaker)
+            split = chapter.folder.parts[-3]
+            lines.append(f"{chapter.voice.speaker} | - | {split} | 0 | espeak-ng {chapter.voice.name}\n")
+    write_text(root / "SPEAKERS.TXT", "".join(lines))
+
+
+def _speak_chapter(chapter: Chapter, *, config: DataConfig) -> None:
+    temporary = chapter.folder.with_name(f".{chapter.folder.name}.{os.getpid()}.tmp")
+    shutil.rmtree(temporary, ignore_errors=True)
+    temporary.mkdir(parents=True)
+    stem = f"{chapter.voice.speaker}-{chapter.number}"
+    lines: list[str] = []
+    import soundfile
+
+    try:
+        crowd = _Crowd(chapter, config)
+        for index, sentence in enumerate(chapter.sentences):
+            name = f"{stem}-{index:04d}"
+            key = [config.seed, 3, chapter.voice.speaker, chapter.number, index]
+            samples = utterance(sentence, chapter.voice, config, np.random.default_rng(key), crowd)
+            soundfile.write(temporary / f"{name}.flac", samples, rooms.SAMPLE_RATE)
+            lines.append(f"{name} {sentence}\n")
+        (temporary / f"{stem}.trans.txt").write_text("".join(lines), encoding="utf-8")
+        temporary.rename(chapter.folder)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def utterance(
+    text: str, voice: Voice, config: DataConfig, rng: np.random.Generator, crowd: "_Crowd"
+) -> np.ndarray:
+    """One utterance, float32 (S,) at 16 kHz: spoken, with silence around it, in a room with noise."""
+    spoken = _speak(text, voice, config, rng)
+    before, after = (int(rng.uniform(*config.speech.silence) * rooms.SAMPLE_RATE) for _ in range(2))
+    samples = rooms.disturb(np.pad(spoken, (before, after)), rng, config.room, babble=crowd.babble)
+    level = 10 ** (rng.uniform(*config.speech.level_db) / 20)
+    return samples * np.float32(level / max(float(np.abs(samples).max(initial=0)), 1e-6))
+
+
+def _speak(text: str, voice: Voice, config: DataConfig, rng: np.random.Generator) -> np.ndarray:
+    from scipy.signal import resample_poly
+
+    ranges = (config.speech.rate, config.speech.pitch, config.speech.pitch_range)
+    manner = Manner(*(int(rng.integers(low, high + 1)) for low, high in ranges))
+    samples = _synthesizer()(text, voice, manner)
+    if not samples.size:
+        raise CorpusError(f"espeak-ng says nothing for {text!r}: leave the sentence out")
+    # 22050 : 16000 = 441 : 320
+    assert VOICE_RATE * 320 == rooms.SAMPLE_RATE * 441
+    return resample_poly(samples, 320, 441, window=_low_pass()).astype(np.float32)
+
+
+@functools.cache
+def _low_pass() -> np.ndarray:
+    """The filter that `resample_poly` would design for every utterance anew."""
+    from scipy.signal import firwin
+
+    return firwin(2 * 10 * 441 + 1, 1 / 441, window=("kaiser", 5.0))
+
+
+@functools.cache
+def _synthesizer() -> Synthesizer:
+    return Synthesizer()
+
+
+class _Crowd:
+    """Other voices of the same split, each saying one of this chapter's sentences over and over."""
+
+    def __init__(self, chapter: Chapter, config: DataConfig) -> None:
+        self._chapter, self._config = chapter, config
+
+    def babble(self, rng: np.random.Generator, num: int) -> np.ndarray:
+        """`num` samples from a random place."""
+        loops = self._loops
+        starts = rng.integers([len(loop) for loop in loops])
+        turns = [np.arange(start, start + num) for start in starts]
+        return sum(np.take(x, i, mode="wrap") for x, i in zip(loops, turns, strict=True))
+
+    @functools.cached_property
+    def _loops(self) -> list[np.ndarray]:
+        """What each talker says; made only where an utterance needs it."""
+        chapter = self._chapter
+        rng = np.random.default_rng([self._config.seed, 4, chapter.voice.speaker, chapter.number])
+        texts = [str(rng.choice(chapter.sentences)) for _ in chapter.talkers]
+        return [
+            _speak(text, voice, self._config, rng)
+            for text, voice in zip(texts, chapter.talkers, strict=True)
+        ]

@@ -1,0 +1,222 @@
+"""Greedy and beam search with one symbol per frame, as the device's recogniser does.
+
+Both take encoder outputs and know three methods of a transducer. <blk> is 0; <unk> counts as blank.
+The label context starts as `[-1, ..., -1, 0]`. Letters: B utterances, T frames after subsampling,
+D model width, J joiner width, K label context, V vocabulary, P active paths of the beam.
+"""
+
+import dataclasses
+import math
+from collections.abc import Sequence
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+BLANK = 0
+UNK = 2
+
+
+class HasContext(Protocol):
+    """The part of a model's configuration that a search reads."""
+
+    @property
+    def context_size(self) -> int:
+        """The number K of labels that the predictor sees."""
+        ...
+
+
+class Transducer(Protocol):
+    """What a search needs of a model."""
+
+    @property
+    def config(self) -> HasContext:
+        """The model's configuration."""
+        ...
+
+    def project_encoder(self, enc_BTD: Tensor, /) -> Tensor:
+        """Encoder outputs, any number of leading axes, to the joiner's width."""
+        ...
+
+    def predict(self, context_BK: Tensor, /) -> Tensor:
+        """The predictor's output [B, J] for the last K labels, int64, -1 for none."""
+        ...
+
+    def joint(self, enc_J: Tensor, pred_J: Tensor, /) -> Tensor:
+        """Logits [..., V]."""
+        ...
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Hypothesis:
+    """A recognised sequence.
+
+    Attributes:
+        tokens: labels without blanks.
+        frames: the frame each label was emitted at (one is 40 ms).
+        log_probs: the log-probability of each label in its frame.
+        score: log-probability of the path, blanks included; in beam search of all merged paths.
+    """
+
+    tokens: tuple[int, ...] = ()
+    frames: tuple[int, ...] = ()
+    log_probs: tuple[float, ...] = ()
+    score: float = 0.0
+
+    def emit(self, token: int, frame: int, *, log_prob: float, score: float) -> "Hypothesis":
+        """This one with one more label."""
+        return Hypothesis(
+            tokens=(*self.tokens, token),
+            frames=(*self.frames, frame),
+            log_probs=(*self.log_probs, log_prob),
+            score=score,
+        )
+
+
+@torch.no_grad()
+def greedy_search(model: Transducer, enc_BTD: Tensor, lens_B: Tensor) -> list[Hypothesis]:
+    """The best symbol of every frame, for a batch at a time.
+
+    Args:
+        model: a transducer in evaluation mode.
+        enc_BTD: encoder outputs.
+        lens_B: valid frames of each utterance.
+    """
+    enc_BTJ = model.project_encoder(enc_BTD)
+    num, frames = enc_BTJ.shape[:2]
+    context_BK = _start(model.config.context_size, num, enc_BTJ.device)
+    pred_BJ = model.predict(context_BK)
+    best_TB = torch.zeros(frames, num, dtype=torch.long, device=enc_BTJ.device)
+    log_probs_TB = torch.zeros(frames, num, device=enc_BTJ.device)
+    for t in range(frames):
+        log_probs_BV = model.joint(enc_BTJ[:, t], pred_BJ).float().log_softmax(-1)
+        log_probs_TB[t], best_B = log_probs_BV.max(-1)
+        best_TB[t] = best_B
+        emits_B = (best_B != BLANK) & (best_B != UNK) & (t < lens_B)
+        rows = emits_B.nonzero().squeeze(-1)
+        if len(rows):  # most frames are blank for all: the predictor is left alone
+            context_BK[rows] = torch.cat([context_BK[rows, 1:], best_B[rows, None]], 1)
+            pred_BJ = pred_BJ.index_copy(0, rows, model.predict(context_BK[rows]))
+    return _collect(best_TB.T.tolist(), log_probs_TB.T.tolist(), lens_B.tolist())
+
+
+@torch.no_grad()
+def beam_search(
+    model: Transducer,
+    enc_BTD: Tensor,
+    lens_B: Tensor,
+    *,
+    num_active_paths: int = 4,
+    length_norm: bool = True,
+) -> list[Hypothesis]:
+    """Modified beam search: one symbol per frame, paths with the same labels merged by log-add.
+
+    Args:
+        model: a transducer in evaluation mode.
+        enc_BTD: encoder outputs.
+        lens_B: valid frames of each utterance.
+        num_active_paths: paths kept per utterance after each frame.
+        length_norm: choose the winner by score per label, context included, as the device does.
+    """
+    enc_BTJ, lens = model.project_encoder(enc_BTD), lens_B.tolist()
+    cache = _PredictorCache(model, enc_BTJ.device)
+    beams = [[Hypothesis()] for _ in lens]
+    for t in range(max(lens, default=0)):
+        alive = [b for b, length in enumerate(lens) if t < length]
+        scores_BP, pred_BPJ = _gather([beams[b] for b in alive], cache, num_active_paths)
+        logits_BPV = model.joint(enc_BTJ[alive, t].unsqueeze(1), pred_BPJ).float()
+        log_probs_BPV = logits_BPV.log_softmax(-1)
+        totals_BN = (scores_BP.to(log_probs_BPV)[:, :, None] + log_probs_BPV).flatten(1)
+        values, places = totals_BN.topk(min(num_active_paths, totals_BN.shape[1]))
+        chosen = log_probs_BPV.flatten(1).gather(1, places).tolist()
+        vocab = log_probs_BPV.shape[-1]
+        found = zip(alive, values.tolist(), places.tolist(), chosen, strict=True)
+        for b, totals, at, own in found:
+            moves = [(p // vocab, p % vocab, x, y) for p, x, y in zip(at, totals, own, strict=True)]
+            beams[b] = _advance(beams[b], moves, t)
+    bonus = model.config.context_size
+    return [
+        max(beam, key=lambda h: h.score / (len(h.tokens) + bonus) if length_norm else h.score)
+        for beam in beams
+    ]
+
+
+class _PredictorCache:
+    """Predictor outputs by label context: the predictor is stateless and contexts recur."""
+
+    def __init__(self, model: Transducer, device: torch.device) -> None:
+        self._model = model
+        self._device = device
+        self._known: dict[tuple[int, ...], Tensor] = {}
+
+    def rows(self, labels: Sequence[tuple[int, ...]]) -> Tensor:
+        """One row [J] for each label sequence, [num, J]."""
+        size = self._model.config.context_size
+        start = (-1,) * (size - 1) + (BLANK,)
+        contexts = [(start + tokens)[-size:] for tokens in labels]
+        new = sorted({c for c in contexts if c not in self._known})
+        if new:
+            out = self._model.predict(torch.tensor(new, dtype=torch.long, device=self._device))
+            self._known.update(zip(new, out, strict=True))
+        return torch.stack([self._known[c] for c in contexts])
+
+
+def _start(size: int, num: int, device: torch.device) -> Tensor:
+    context_BK = torch.full((num, size), -1, dtype=torch.long, device=device)
+    context_BK[:, -1] = BLANK
+    return context_BK
+
+
+def _collect(
+    best: list[list[int]], log_probs: list[list[float]], lens: list[int]
+) -> list[Hypothesis]:
+    """Frame-by-frame choices of each utterance to hypotheses."""
+    found = []
+    for symbols, values, length in zip(best, log_probs, lens, strict=True):
+        frames = [t for t in range(length) if symbols[t] not in (BLANK, UNK)]
+        found.append(
+            Hypothesis(
+                tokens=tuple(symbols[t] for t in frames),
+                frames=tuple(frames),
+                log_probs=tuple(values[t] for t in frames),
+                score=sum(values[:length]),
+            )
+        )
+    return found
+
+
+def _gather(
+    beams: list[list[Hypothesis]], cache: _PredictorCache, num_paths: int
+) -> tuple[Tensor, Tensor]:
+    """Scores [B, P] in float64 and predictor rows [B, P, J]; unused places score -inf."""
+    filled = [beam + [Hypothesis(score=-math.inf)] * (num_paths - len(beam)) for beam in beams]
+    paths = [path for beam in filled for path in beam]
+    scores = torch.tensor([path.score for path in paths], dtype=torch.float64)
+    rows = cache.rows([path.tokens for path in paths])
+    return scores.view(len(beams), num_paths), rows.view(len(beams), num_paths, -1)
+
+
+def _advance(
+    beam: list[Hypothesis], moves: list[tuple[int, int, float, float]], frame: int
+) -> list[Hypothesis]:
+    """The beam after a frame, from moves (path, symbol, total, log-probability), best first.
+
+    Of paths with the same labels the best keeps its frames, and the sum of all their scores.
+    """
+    merged: dict[tuple[int, ...], Hypothesis] = {}
+    for path, symbol, total, log_prob in moves:
+        if total == -math.inf:
+            continue
+        new = dataclasses.replace(beam[path], score=total)
+        if symbol not in (BLANK, UNK):
+            new = beam[path].emit(symbol, frame, log_prob=log_prob, score=total)
+        old = merged.get(new.tokens)
+        if old is not None:
+            new = dataclasses.replace(old, score=_log_add(old.score, total))
+        merged[new.tokens] = new
+    return list(merged.values())
+
+
+def _log_add(a: float, b: float) -> float:
+    high, low = max(a, b), min(a, b)
+    return high + math.log1p(math.exp(low - high))

@@ -1,0 +1,315 @@
+"""The MH-SSM encoder: subsampling, then blocks of a multi-head state-space mixer and an FFN.
+
+MH-SSM: Fathullah et al., arXiv 2305.12498. Every head is a state-space model whose parameters are
+shared by its channels; heads come in pairs of which one gates the other. One set of weights serves
+every chunk size: the forward recurrence carries its state over all time, the backward one starts
+anew in every chunk of C frames (a look-ahead of at most one chunk).
+
+Letters: B batch, T frames (100 per second before subsampling, 25 after), D width of the model,
+H heads = 2 * pairs, P channels per head, N state modes, C frames of a chunk.
+"""
+
+import dataclasses
+import math
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F  # noqa: N812 - torch's own custom
+
+from todm.config import Config
+from todm.errors import ConfigError
+from todm.kernels.mh_ssm import Ssm, discretise, mh_ssm
+from todm.supernet.elastic import AdaptiveDropout, Axes, ElasticLinear
+from todm.supernet.space import Subnet
+
+SUBSAMPLING = 4
+NUM_BINS = 80
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class EncoderConfig(Config):
+    """Sizes of the encoder; `ffn` and `pairs` have one entry per block.
+
+    Attributes:
+        d_model: width of the residual stream.
+        ffn: inner width of every block's feed-forward layer.
+        pairs: gate pairs of every block's mixer.
+        head_channels: P, channels of a head.
+        state: N, complex modes of a head.
+        context: stacked feature frames the subsampling sees (8: four before, four of its own).
+        lookahead: `chunk` has a backward recurrence inside each chunk, `none` is causal.
+        dropout: p_max of the adaptive dropout.
+        dropout_rule: how dropout follows the width.
+        step_range: time steps of the forward heads, from slow to fast.
+        backward_step_range: time steps of the backward heads.
+    """
+
+    d_model: int = 128
+    ffn: tuple[int, ...] = (512,) * 6
+    pairs: tuple[int, ...] = (8,) * 6
+    head_channels: int = 16
+    state: int = 16
+    context: int = 8
+    lookahead: Literal["chunk", "none"] = "chunk"
+    dropout: float = 0.1
+    dropout_rule: Literal["adaptive", "constant", "off_for_students"] = "adaptive"
+    step_range: tuple[float, float] = (1e-3, 1e-1)
+    backward_step_range: tuple[float, float] = (2e-2, 2e-1)
+
+    def __post_init__(self) -> None:
+        if len(self.ffn) != len(self.pairs) or not self.ffn:
+            raise ConfigError(
+                f"encoder.ffn has {len(self.ffn)} blocks and encoder.pairs {len(self.pairs)}: one entry per block"
+            )
+        wrong = [w for w in (*self.ffn, self.d_model, self.head_channels) if w % 16]
+        if wrong:
+            raise ConfigError(f"encoder widths must be multiples of 16, not {wrong[0]}")
+        if not SUBSAMPLING <= self.context <= 2 * SUBSAMPLING:
+            raise ConfigError(f"encoder.context is {self.context}: {SUBSAMPLING} to {2 * SUBSAMPLING}")
+        if not 0 <= self.dropout < 1:
+            raise ConfigError(f"encoder.dropout is {self.dropout}: at least 0 and below 1")
+
+    def narrow(self, subnet: Subnet) -> "EncoderConfig":
+        """The plain encoder of a subnet."""
+        widths = dict(subnet.widths)
+        return self.replace(ffn=widths["ffn"], pairs=widths["pairs"])
+
+
+class Subsampling(nn.Module):
+    """Normalise, stack `context` frames every 4 and project. Looks back only.
+
+    The mean and scale of the features are folded in here, since a device does not normalise. Before
+    the first frame the (normalised) history is zero.
+    """
+
+    def __init__(self, config: EncoderConfig) -> None:
+        super().__init__()
+        self.context = config.context
+        self.register_buffer("mean", torch.zeros(NUM_BINS))
+        self.register_buffer("scale", torch.ones(NUM_BINS))
+        self.mean: Tensor
+        self.scale: Tensor
+        self.hidden = nn.Linear(config.context * NUM_BINS, config.d_model)
+        self.out = nn.Linear(config.d_model, config.d_model)
+
+    @property
+    def history(self) -> int:
+        """Frames of look-back."""
+        return self.context - SUBSAMPLING
+
+    def normalise(self, features_BTF: Tensor) -> Tensor:
+        """Features with zero mean and unit variance per bin."""
+        return (features_BTF - self.mean) * self.scale
+
+    def forward(self, normal_BTF: Tensor, history_BTF: Tensor) -> Tensor:
+        """T frames (a multiple of 4) after `history` frames -> [B, T / 4, D]."""
+        x = torch.cat([history_BTF, normal_BTF], 1)
+        count = normal_BTF.shape[1] // SUBSAMPLING
+        own = x[:, self.history :].reshape(x.shape[0], count, SUBSAMPLING * NUM_BINS)
+        before = x[:, : count * SUBSAMPLING].reshape(x.shape[0], count, SUBSAMPLING * NUM_BINS)
+        if self.history != SUBSAMPLING:
+            before = before[..., : self.history * NUM_BINS]
+        stacked = torch.cat([before, own], -1) if self.history else own
+        return self.out(F.silu(self.hidden(stacked)))
+
+
+class Mixer(nn.Module):
+    """Multi-head SSM: project into H heads, two stacked SSMs per head, one head of a pair gates the other.
+
+    Each of the two stages runs a forward and (with look-ahead) a backward recurrence, then GELU and
+    a linear map of the head's own channels.
+    """
+
+    STAGES = 2
+
+    def __init__(self, config: EncoderConfig, pairs: int) -> None:
+        super().__init__()
+        self.channels, self.pairs = config.head_channels, pairs
+        self.directions = 2 if config.lookahead == "chunk" else 1
+        heads, width = 2 * pairs, config.head_channels
+        shape = (self.STAGES, self.directions, heads)
+        self.w_in = ElasticLinear(config.d_model, heads * width)
+        self.w_out = ElasticLinear(pairs * width, config.d_model)
+        self.log_dt = _plain_adam(_initial_steps(config, pairs, self.STAGES))
+        self.log_neg_re = _plain_adam(torch.full((*shape, config.state), math.log(0.5)))
+        self.im = _plain_adam(math.pi * torch.arange(config.state).float().expand(*shape, -1).clone())
+        self.skip = _plain_adam(torch.ones(shape))
+        self.c = nn.Parameter(torch.randn(*shape, config.state, 2) / math.sqrt(2))
+        self.mix = nn.Parameter(
+            torch.randn(self.STAGES, self.directions, heads, width, width) / math.sqrt(self.directions * width)
+        )
+        self.mix_bias = nn.Parameter(torch.zeros(self.STAGES, heads, width))
+
+    @staticmethod
+    def axes(config: EncoderConfig) -> Axes:
+        """Elastic axes by parameter; the unit is a gate pair."""
+        pair = {2: ("pairs", 2)}
+        width = config.head_channels
+        return {
+            "w_in.weight": {0: ("pairs", 2 * width)},
+            "w_in.bias": {0: ("pairs", 2 * width)},
+            "w_out.weight": {1: ("pairs", width)},
+            **dict.fromkeys(("log_dt", "log_neg_re", "im", "skip", "c", "mix"), pair),
+            "mix_bias": {1: ("pairs", 2)},
+        }
+
+    def ssms(self, heads: int) -> list[list[Ssm]]:
+        """Discrete models by stage and direction, of the first `heads` heads."""
+        ssm = discretise(
+            self.log_dt[:, :, :heads],
+            self.log_neg_re[:, :, :heads],
+            self.im[:, :, :heads],
+            self.c[:, :, :heads],
+            self.skip[:, :, :heads],
+        )
+        return [
+            [Ssm(*(p[stage, direction] for p in ssm)) for direction in range(self.directions)]
+            for stage in range(self.STAGES)
+        ]
+
+    def split(self, x_BTD: Tensor, pairs: int) -> Tensor:
+        """Project into heads: [H, T, B, P]."""
+        width = 2 * pairs * self.channels
+        h = self.w_in(x_BTD, out_features=width)
+        return h.reshape(*x_BTD.shape[:2], 2 * pairs, self.channels).permute(2, 1, 0, 3)
+
+    def join(self, h_HTBP: Tensor) -> Tensor:
+        """Gate one head of each pair with the other and project back: [B, T, D]."""
+        gated = h_HTBP[0::2] * F.silu(h_HTBP[1::2])
+        return self.w_out(gated.permute(2, 1, 0, 3).flatten(2))
+
+    def after(self, ys: list[Tensor], stage: int) -> Tensor:
+        """GELU and the head's own linear map of the outputs of all directions: [H, T, B, P]."""
+        heads, frames, batch, width = ys[0].shape
+        out = self.mix_bias[stage, :heads, None]
+        for direction, y in enumerate(ys):
+            active = F.gelu(y, approximate="tanh").reshape(heads, -1, width)
+            out = torch.baddbmm(out, active, self.mix[stage, direction, :heads])
+        return out.reshape(heads, frames, batch, width)
+
+    def forward(self, x_BTD: Tensor, mask_TB1: Tensor, *, pairs: int, chunk: int) -> Tensor:
+        """A whole sequence.
+
+        Args:
+            x_BTD: normalised input.
+            mask_TB1: 1 inside an utterance, 0 beyond its end.
+            pairs: active gate pairs.
+            chunk: C; T is a multiple of it. 0: the whole utterance.
+        """
+        h = self.split(x_BTD, pairs)
+        for stage, (ahead, *back) in enumerate(self.ssms(2 * pairs)):
+            h = h * mask_TB1
+            ys = [mh_ssm(h, ahead)[0], *(mh_ssm(h, b, reverse=True, reset=chunk)[0] for b in back)]
+            h = self.after(ys, stage)
+        return self.join(h)
+
+
+class Block(nn.Module):
+    """x + Mixer(LN(x)), then x + FFN(LN(x))."""
+
+    def __init__(self, config: EncoderConfig, ffn: int, pairs: int) -> None:
+        super().__init__()
+        self.mixer_norm = nn.LayerNorm(config.d_model)
+        self.mixer = Mixer(config, pairs)
+        self.ffn_norm = nn.LayerNorm(config.d_model)
+        self.up = ElasticLinear(config.d_model, ffn)
+        self.down = ElasticLinear(ffn, config.d_model)
+        self.ffn, self.pairs = ffn, pairs
+        self.dropout = AdaptiveDropout(config.dropout, config.dropout_rule)
+
+    @staticmethod
+    def axes(config: EncoderConfig) -> Axes:
+        """Elastic axes by parameter of the block."""
+        return {
+            **{f"mixer.{k}": v for k, v in Mixer.axes(config).items()},
+            "up.weight": {0: ("ffn", 1)},
+            "up.bias": {0: ("ffn", 1)},
+            "down.weight": {1: ("ffn", 1)},
+        }
+
+    def feed_forward(self, x_BTD: Tensor, width: int) -> Tensor:
+        """The second half of the block."""
+        ratio = width / self.ffn
+        h = F.silu(self.up(self.ffn_norm(x_BTD), out_features=width))
+        h = self.dropout(h, ratio=ratio, training=self.training)
+        return x_BTD + self.dropout(self.down(h), ratio=ratio, training=self.training)
+
+    def forward(self, x_BTD: Tensor, mask_TB1: Tensor, *, ffn: int, pairs: int, chunk: int) -> Tensor:
+        """A whole sequence at the given widths."""
+        mixed = self.mixer(self.mixer_norm(x_BTD), mask_TB1, pairs=pairs, chunk=chunk)
+        x = x_BTD + self.dropout(mixed, ratio=pairs / self.pairs, training=self.training)
+        return self.feed_forward(x, ffn)
+
+
+class Encoder(nn.Module):
+    """Subsampling, blocks, and one final norm that all subnets share."""
+
+    def __init__(self, config: EncoderConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.subsampling = Subsampling(config)
+        self.blocks = nn.ModuleList(Block(config, f, p) for f, p in zip(config.ffn, config.pairs, strict=True))
+        self.norm = nn.LayerNorm(config.d_model)
+
+    def forward(
+        self, features_BTF: Tensor, lens_B: Tensor, *, subnet: Subnet | None = None, chunk: int = 16
+    ) -> tuple[Tensor, Tensor]:
+        """Encode whole utterances.
+
+        Args:
+            features_BTF: log-mel features; what lies beyond a length is ignored.
+            lens_B: true lengths in frames.
+            subnet: active subnet; None uses everything.
+            chunk: C in subsampled frames, 0 for the whole utterance.
+
+        Returns:
+            [B, T', D] with T' a whole number of chunks, and the lengths lens // 4.
+        """
+        lens = lens_B // SUBSAMPLING
+        x = self.embed(features_BTF, lens_B, max(1, chunk))
+        steps = torch.arange(x.shape[1], device=x.device)
+        mask = (steps[:, None] < lens).unsqueeze(-1).to(x.dtype)
+        for position, index in enumerate(subnet.blocks if subnet else range(len(self.blocks))):
+            block = self.blocks[index]
+            ffn = subnet.width("ffn", position) if subnet else block.ffn
+            pairs = subnet.width("pairs", position) if subnet else block.pairs
+            x = block(x, mask, ffn=ffn, pairs=pairs, chunk=chunk)
+        return self.norm(x), lens
+
+    def embed(self, features_BTF: Tensor, lens_B: Tensor, chunk: int) -> Tensor:
+        """Normalise, zero what lies beyond each length, pad to whole chunks and subsample."""
+        num_frames = features_BTF.shape[1]
+        padding = -num_frames % (SUBSAMPLING * chunk)
+        steps = torch.arange(num_frames, device=features_BTF.device)
+        inside = (steps < lens_B[:, None]).unsqueeze(-1)
+        x = self.subsampling.normalise(features_BTF).masked_fill(~inside, 0.0)
+        x = F.pad(x, (0, 0, 0, padding))
+        return self.subsampling(x, x.new_zeros(x.shape[0], self.subsampling.history, NUM_BINS))
+
+
+def _plain_adam(value: Tensor) -> nn.Parameter:
+    """A parameter that ScaledAdam would destroy (training.md 4): it goes into a plain Adam group."""
+    parameter = nn.Parameter(value)
+    parameter._plain_adam = True  # pyright: ignore[reportAttributeAccessIssue]
+    return parameter
+
+
+def _initial_steps(config: EncoderConfig, pairs: int, stages: int) -> Tensor:
+    """log dt per stage, direction and head.
+
+    Pairs follow a bit-reversed order from slow to fast, so that every prefix spans both.
+    """
+    rank = torch.tensor(_bit_reversed(pairs)).float()
+    at = ((rank + 0.5) / pairs).repeat_interleave(2)
+    ranges = (config.step_range, config.backward_step_range)[: 2 if config.lookahead == "chunk" else 1]
+    rows = [math.log(low) + at * (math.log(high) - math.log(low)) for low, high in ranges]
+    return torch.stack(rows).expand(stages, -1, -1).clone()
+
+
+def _bit_reversed(count: int) -> list[int]:
+    """0 .. count-1 such that every prefix is spread evenly over the range."""
+    bits = max(1, (count - 1).bit_length())
+    order = [int(f"{i:0{bits}b}"[::-1], 2) for i in range(1 << bits)]
+    kept = [i for i in order if i < count]
+    return [sorted(kept).index(i) for i in kept]

@@ -1,0 +1,131 @@
+"""What a device runs: the encoder chunk by chunk with all state packed into two tensors, and the rest.
+
+The packing is the one that sherpa-onnx's `lstm` host carries (export/sherpa_onnx/README.md):
+state0 [1, B, S] holds the forward SSM states, state1 [1, B, R] the feature history. Zeros start a
+stream. Operators of a chunk are computed once, in float64, and become constants of the graph.
+"""
+
+import torch
+from torch import Tensor, nn
+
+from todm.asr.encoder import NUM_BINS, SUBSAMPLING, Block, Mixer
+from todm.asr.model import Rnnt
+from todm.kernels.mh_ssm import Ssm
+from todm.kernels.mh_ssm.torch_impl import Operators, inner, operators, run_block
+
+
+class StreamingMixer(nn.Module):
+    """A mixer for chunks of a fixed number of frames."""
+
+    def __init__(self, mixer: Mixer, chunk: int) -> None:
+        super().__init__()
+        self.mixer = mixer
+        self.back = mixer.directions == 2
+        heads = 2 * mixer.pairs
+        self.state_shape = (heads, 2 * mixer.log_neg_re.shape[-1], mixer.channels)
+        for stage, ssms in enumerate(mixer.ssms(heads)):
+            wide = [Ssm(*(p.detach().double() for p in ssm)) for ssm in ssms]
+            for name, value in operators(wide[0], chunk)._asdict().items():
+                self.register_buffer(f"{name}{stage}", value.float())
+            if self.back:
+                self.register_buffer(f"back{stage}", inner(wide[1], chunk).transpose(1, 2).float())
+
+    def operators(self, stage: int) -> Operators:
+        """The constants of a stage."""
+        return Operators(*(getattr(self, f"{name}{stage}") for name in Operators._fields))
+
+    def forward(self, x_BTD: Tensor, states: list[Tensor]) -> tuple[Tensor, list[Tensor]]:
+        """One chunk. States are [B, H, 2N, P], one per stage."""
+        h = self.mixer.split(x_BTD, self.mixer.pairs)
+        after = []
+        for stage, state in enumerate(states):
+            y, left = run_block(h, self.operators(stage), state.permute(1, 2, 0, 3))
+            after.append(left.permute(2, 0, 1, 3))
+            ys = [y]
+            if self.back:
+                matrix = getattr(self, f"back{stage}")
+                ys.append((matrix @ h.flatten(2)).reshape(h.shape))
+            h = self.mixer.after(ys, stage)
+        return self.mixer.join(h), after
+
+
+class StreamingEncoder(nn.Module):
+    """The encoder and its projection into the joiner's space, one chunk a call."""
+
+    def __init__(self, model: Rnnt, chunk: int) -> None:
+        super().__init__()
+        if chunk < 1:
+            raise ValueError("a streaming encoder needs a chunk of at least one frame")
+        self.chunk, self.model = chunk, model
+        self.mixers = nn.ModuleList(StreamingMixer(b.mixer, chunk) for b in self._blocks())
+        self.shapes = [m.state_shape for m in self.mixers for _ in range(Mixer.STAGES)]
+        self.sizes = [h * n * p for h, n, p in self.shapes]
+        self.history = model.encoder.subsampling.history
+
+    def _blocks(self) -> list[Block]:
+        return list(self.model.encoder.blocks)  # pyright: ignore[reportReturnType]
+
+    @property
+    def state_sizes(self) -> tuple[int, int]:
+        """S and R: numbers of one stream in state0 and state1. R is at least 1 (a host needs it)."""
+        return sum(self.sizes), max(1, self.history * NUM_BINS)
+
+    @property
+    def num_frames(self) -> int:
+        """Feature frames of a chunk."""
+        return SUBSAMPLING * self.chunk
+
+    def forward(self, x_BTF: Tensor, state0: Tensor, state1: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """One chunk of features.
+
+        Args:
+            x_BTF: [B, 4C, 80].
+            state0: [1, B, S].
+            state1: [1, B, R].
+
+        Returns:
+            encoder_out [B, C, J] and both states after the chunk.
+        """
+        encoder = self.model.encoder
+        normal = encoder.subsampling.normalise(x_BTF)
+        history = state1[0, :, : self.history * NUM_BINS].reshape(-1, self.history, NUM_BINS)
+        x = encoder.subsampling(normal, history)
+        parts = torch.split(state0[0], self.sizes, 1)
+        states = [p.reshape(-1, *shape) for p, shape in zip(parts, self.shapes, strict=True)]
+        after: list[Tensor] = []
+        for i, (block, mixer) in enumerate(zip(self._blocks(), self.mixers, strict=True)):
+            own = states[i * Mixer.STAGES : (i + 1) * Mixer.STAGES]
+            mixed, left = mixer(block.mixer_norm(x), own)
+            x = block.feed_forward(x + mixed, block.ffn)
+            after += left
+        out = self.model.project(encoder.norm(x))
+        return out, torch.cat([a.flatten(1) for a in after], 1).unsqueeze(0), self._remember(normal, state1)
+
+    def _remember(self, normal_BTF: Tensor, state1: Tensor) -> Tensor:
+        if not self.history:
+            return state1 + 0
+        return normal_BTF[:, -self.history :].flatten(1).unsqueeze(0)
+
+
+class Decoder(nn.Module):
+    """The predictor for one context: y [B, K] int64 -> [B, J]."""
+
+    def __init__(self, model: Rnnt) -> None:
+        super().__init__()
+        self.predictor = model.predictor
+
+    def forward(self, y_BK: Tensor) -> Tensor:
+        """See the class."""
+        return self.predictor(y_BK)
+
+
+class Joiner(nn.Module):
+    """Projected encoder and predictor outputs -> logits [B, V]."""
+
+    def __init__(self, model: Rnnt) -> None:
+        super().__init__()
+        self.output = model.output
+
+    def forward(self, enc_BJ: Tensor, dec_BJ: Tensor) -> Tensor:
+        """See the class."""
+        return self.output(torch.tanh(enc_BJ + dec_BJ))

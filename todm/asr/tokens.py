@@ -1,0 +1,159 @@
+"""Tokens: a sentencepiece unigram model and the rule that brings transcripts to its alphabet.
+
+Ids 0 <blk>, 1 <sos/eos>, 2 <unk>, as icefall and sherpa-onnx have them. A tokenizer on disk is
+`bpe.model`, `bpe.vocab` ("piece<TAB>score", for hotwords) and `tokens.txt` ("symbol id", for the device).
+"""
+
+import dataclasses
+import io
+import re
+from collections.abc import Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+from todm.config import Config
+from todm.errors import ConfigError, CorpusError
+
+if TYPE_CHECKING:
+    import sentencepiece
+
+BLANK_ID, SOS_ID, UNK_ID = 0, 1, 2
+SPECIAL = ("<blk>", "<sos/eos>", "<unk>")
+MODEL, VOCAB, TOKENS = "bpe.model", "bpe.vocab", "tokens.txt"
+Rule = Literal["upper", "none"]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class TokensConfig(Config):
+    """Vocabulary size (the real one may be smaller), longest piece in letters, and text rule.
+
+    `normalise`: `upper` writes everything in A-Z and the apostrophe and refuses other signs;
+    `none` keeps letters as they are.
+    """
+
+    vocab_size: int = 96
+    max_piece_length: int = 4
+    normalise: Rule = "upper"
+
+    def __post_init__(self) -> None:
+        if not 4 <= self.vocab_size <= 20_000:
+            raise ConfigError(f"vocab_size is {self.vocab_size}: 4 to 20000 are allowed")
+        if not 1 <= self.max_piece_length <= 64:
+            raise ConfigError(f"max_piece_length is {self.max_piece_length}: 1 to 64 are allowed")
+
+
+def normalise(text: str, rule: Rule = "upper") -> str:
+    """A transcript in the alphabet of the tokens, with single spaces.
+
+    Raises:
+        ValueError: under rule `upper`, a sign that is neither a letter A-Z nor an apostrophe; the
+            message names the signs.
+    """
+    if rule == "none":
+        return " ".join(text.split())
+    text = " ".join(text.replace("\u2019", "'").upper().split())
+    foreign = sorted(set(re.findall(r"[^A-Z' ]", text)))
+    if foreign:
+        raise ValueError(f"signs outside A-Z and ': {' '.join(foreign)}")
+    return text
+
+
+class Tokenizer:
+    """Text to ids and back."""
+
+    def __init__(self, processor: "sentencepiece.SentencePieceProcessor", *, rule: Rule) -> None:
+        self._processor = processor
+        self.rule: Rule = rule
+
+    @property
+    def vocab_size(self) -> int:
+        """Number of ids, blank and the other special ones included."""
+        return int(self._processor.get_piece_size())
+
+    @property
+    def symbols(self) -> list[str]:
+        """The piece of every id."""
+        return [self._processor.id_to_piece(i) for i in range(self.vocab_size)]
+
+    def normalise(self, text: str) -> str:
+        """As the module's `normalise`, by this tokenizer's rule."""
+        return normalise(text, self.rule)
+
+    def encode(self, text: str) -> list[int]:
+        """Ids of a normalised transcript; `UNK_ID` stands for signs never seen in training."""
+        return list(self._processor.encode(text))
+
+    def decode(self, ids: Iterable[int]) -> str:
+        """The text of ids; blank, sos/eos and unk are left out."""
+        return str(self._processor.decode([int(i) for i in ids if int(i) > UNK_ID]))
+
+
+def load(path: str | Path, *, rule: Rule = "upper") -> Tokenizer:
+    """The tokenizer in an artifact's directory, or a model file.
+
+    Raises:
+        CorpusError: no model there, or it is damaged or not of this project's form.
+    """
+    import sentencepiece
+
+    path = Path(path)
+    path = path / MODEL if path.is_dir() else path
+    if not path.is_file():
+        raise CorpusError(f"{path} does not exist: a tokenizer is made by  todm prepare")
+    processor = sentencepiece.SentencePieceProcessor()
+    try:
+        processor.LoadFromSerializedProto(path.read_bytes())
+    except RuntimeError:
+        raise CorpusError(f"{path} is not a sentencepiece model: make the corpus again") from None
+    if tuple(processor.id_to_piece(i) for i in range(3)) != SPECIAL:
+        raise CorpusError(f"{path} does not begin with the tokens {' '.join(SPECIAL)}")
+    return Tokenizer(processor, rule=rule)
+
+
+def train(texts: list[str], config: TokensConfig, out: str | Path) -> Tokenizer:
+    """Train on normalised transcripts and write `bpe.model`, `bpe.vocab` and `tokens.txt` to `out`.
+
+    Raises:
+        CorpusError: no text, or more distinct characters than the vocabulary has room for.
+    """
+    import sentencepiece
+
+    alphabet = {c for text in texts for c in text if c != " "}
+    if not alphabet:
+        raise CorpusError("no transcript holds any text: a tokenizer cannot be trained")
+    if len(alphabet) + len(SPECIAL) + 1 > config.vocab_size:
+        raise CorpusError(
+            f"{len(alphabet)} distinct characters do not fit a vocabulary of {config.vocab_size}: "
+            f"set tokens.vocab_size to {len(alphabet) + len(SPECIAL) + 1} or more"
+        )
+    model = io.BytesIO()
+    sentencepiece.SentencePieceTrainer.train(
+        sentence_iterator=iter(texts),
+        model_writer=model,
+        vocab_size=config.vocab_size,
+        model_type="unigram",
+        character_coverage=1.0,
+        max_sentencepiece_length=config.max_piece_length,
+        max_sentence_length=100_000,
+        user_defined_symbols=list(SPECIAL[:2]),
+        unk_id=UNK_ID,
+        bos_id=-1,
+        eos_id=-1,
+        hard_vocab_limit=False,
+        normalization_rule_name="identity",
+        num_threads=1,
+        minloglevel=2,
+    )
+    path = Path(out) / MODEL
+    path.write_bytes(model.getvalue())
+    tokenizer = load(path, rule=config.normalise)
+    _write_tables(tokenizer, Path(out))
+    return tokenizer
+
+
+def _write_tables(tokenizer: Tokenizer, out: Path) -> None:
+    symbols, processor = tokenizer.symbols, tokenizer._processor
+    vocab = [f"{s}\t{processor.get_score(i):g}\n" for i, s in enumerate(symbols)]
+    (out / VOCAB).write_text("".join(vocab), encoding="utf-8")
+    lines = [f"{s} {i}\n" for i, s in enumerate(symbols)]
+    (out / TOKENS).write_text("".join(lines), encoding="utf-8")

@@ -1,0 +1,110 @@
+"""The seam between stages (train, search, export) and modalities (asr, and later vision and llm).
+
+A stage meets a modality only through `Backend`; a target only through `Graph`. The command line is
+the one place that knows which class stands behind a backend's name.
+"""
+
+import dataclasses
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from todm.supernet.space import SearchSpace, Subnet
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Port:
+    """One input or output of a graph: its name, an example and its dynamic axes."""
+
+    name: str
+    example: Tensor
+    dynamic: Mapping[int, str] = dataclasses.field(default_factory=dict)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Graph:
+    """A module to be lowered. States its inputs and outputs once, for checks and for every target.
+
+    Attributes:
+        name: file stem: encoder, decoder, joiner.
+        module: called with the inputs in order, returns the outputs in order.
+        inputs: with examples of batch 2.
+        outputs: likewise.
+        metadata: what the runtime reads from the file.
+    """
+
+    name: str
+    module: nn.Module
+    inputs: tuple[Port, ...]
+    outputs: tuple[Port, ...]
+    metadata: Mapping[str, str]
+
+
+class Batches(Protocol):
+    """An endless stream of training batches that can be resumed exactly."""
+
+    def __iter__(self) -> Iterator[Any]:
+        """Batches from the current position on."""
+        ...
+
+    def state_dict(self) -> dict[str, Any]:
+        """The position, as JSON types."""
+        ...
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go to a position."""
+        ...
+
+
+class Backend(Protocol):
+    """What a modality brings to the stages."""
+
+    @property
+    def space(self) -> SearchSpace:
+        """The subnets of the supernet."""
+        ...
+
+    def build(self, subnet: Subnet | None) -> nn.Module:
+        """A new plain model of a subnet, or the supernet (None)."""
+        ...
+
+    def extract(self, model: nn.Module, subnet: Subnet) -> nn.Module:
+        """A plain dense module whose outputs equal the supernet's with that subnet."""
+        ...
+
+    def objective(self, model: nn.Module) -> nn.Module:
+        """Wraps the model: called with (batch, subnet=, teacher=, progress=), returns (figures, teacher).
+
+        `figures["loss"]` is the scalar to call backward on; `teacher` is what the first (largest)
+        subnet of a step leaves, detached, for the others to learn from.
+        """
+        ...
+
+    def batches(self, *, rank: int, world_size: int, num_updates: int) -> Batches:
+        """Training batches of one process."""
+        ...
+
+    def evaluate(self, model: nn.Module, *, subnet: Subnet | None, split: str, limit: int) -> dict[str, Any]:
+        """Figures of merit on (at most `limit` examples of) a split; `error` is what search minimises."""
+        ...
+
+    def graphs(self, model: nn.Module) -> list[Graph]:
+        """What is exported of a plain model."""
+        ...
+
+    def write_assets(self, directory: Path) -> None:
+        """Put the files that travel with the weights (tokenizer, labels) into an artifact."""
+        ...
+
+
+def num_params(model: nn.Module) -> int:
+    """Parameters of a module."""
+    return sum(p.numel() for p in model.parameters())
+
+
+def device_of(model: nn.Module) -> torch.device:
+    """The device of a module's first parameter."""
+    return next(model.parameters()).device

@@ -1,0 +1,1 @@
+"""The command line: `main` and one file per verb, which parses, calls one function and prints."""

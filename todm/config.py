@@ -1,0 +1,133 @@
+"""Configuration: frozen dataclasses, to and from JSON, strict about keys, types and values.
+
+A config lives beside what it configures and derives from `Config`. A run is a Python function that
+returns a complete one; the artifact carries it as JSON.
+"""
+
+import dataclasses
+import difflib
+import json
+import types
+import typing
+from typing import Any, Self
+
+from todm.errors import ConfigError
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Config:
+    """Base of every configuration. Subclasses are frozen, keyword-only dataclasses.
+
+    `__post_init__` of a subclass checks values and raises `ConfigError`.
+    """
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain JSON types only, in the order of the fields."""
+        return {f.name: _plain(getattr(self, f.name)) for f in dataclasses.fields(self)}
+
+    @classmethod
+    def from_json(cls, data: dict[str, Any], *, where: str = "") -> Self:
+        """The inverse of `to_json`. Missing keys take their default.
+
+        Raises:
+            ConfigError: an unknown key (with the nearest known one), or a value of the wrong type.
+        """
+        if not isinstance(data, dict):
+            raise ConfigError(f"{where or cls.__name__} must be a table of settings, not {data!r}")
+        hints = typing.get_type_hints(cls)
+        known = [f.name for f in dataclasses.fields(cls)]
+        for key in data:
+            if key not in known:
+                raise ConfigError(_unknown(key, known, where))
+        values = {k: _convert(v, hints[k], f"{where}{k}") for k, v in data.items()}
+        try:
+            return cls(**values)
+        except TypeError as error:
+            raise ConfigError(f"{where or cls.__name__}: {error}") from None
+
+    def replace(self, **changes: Any) -> Self:  # noqa: ANN401 - any field
+        """A copy with some fields changed; checked as if built anew."""
+        return dataclasses.replace(self, **changes)
+
+    def override(self, assignments: list[str]) -> Self:
+        """Apply `a.b=value` settings; values are read as JSON, else as text.
+
+        Raises:
+            ConfigError: no `=`, an unknown key, or a value of the wrong type.
+        """
+        data = self.to_json()
+        for item in assignments:
+            path, sep, text = item.partition("=")
+            if not sep:
+                raise ConfigError(f"--set {item!r} has no '=': write  --set train.num_updates=500")
+            self._assign(data, path.strip().split("."), _parse(text.strip()), path)
+        return type(self).from_json(data)
+
+    @staticmethod
+    def _assign(data: dict[str, Any], keys: list[str], value: object, path: str) -> None:
+        for depth, key in enumerate(keys[:-1]):
+            if not isinstance(data.get(key), dict):
+                raise ConfigError(_unknown(key, list(data), ".".join(keys[:depth] + [""])))
+            data = data[key]
+        if keys[-1] not in data:
+            raise ConfigError(_unknown(keys[-1], list(data), path[: -len(keys[-1])]))
+        data[keys[-1]] = value
+
+
+def _unknown(key: str, known: list[str], where: str) -> str:
+    near = difflib.get_close_matches(key, known, 1)
+    hint = f"did you mean {near[0]!r}?" if near else f"known: {', '.join(known)}"
+    return f"unknown setting {where + key!r}: {hint}"
+
+
+def _plain(value: object) -> Any:  # noqa: ANN401 - JSON
+    if isinstance(value, Config):
+        return value.to_json()
+    if isinstance(value, (tuple, list)):
+        return [_plain(v) for v in value]
+    if isinstance(value, dict):
+        return {str(k): _plain(v) for k, v in value.items()}
+    return value
+
+
+def _parse(text: str) -> object:
+    try:
+        return json.loads(text)
+    except json.JSONDecodeError:
+        return text
+
+
+def _convert(value: object, hint: Any, where: str) -> Any:  # noqa: ANN401 - JSON
+    """`value` (from JSON) as the annotated type `hint`."""
+    origin, args = typing.get_origin(hint), typing.get_args(hint)
+    if origin in (typing.Union, types.UnionType):
+        if value is None and type(None) in args:
+            return None
+        return _convert(value, next(a for a in args if a is not type(None)), where)
+    if origin is typing.Literal:
+        if value not in args:
+            raise ConfigError(f"{where} is {value!r}: allowed are {', '.join(map(repr, args))}")
+        return value
+    if origin is tuple:
+        if not isinstance(value, (list, tuple)):
+            raise ConfigError(f"{where} is {value!r}: a list is needed, such as [1, 2]")
+        inner = args[0] if len(args) == 2 and args[1] is ... else None
+        kinds = [inner] * len(value) if inner is not None else list(args)
+        if len(kinds) != len(value):
+            raise ConfigError(f"{where} has {len(value)} values: {len(kinds)} are needed")
+        return tuple(_convert(v, k, where) for v, k in zip(value, kinds, strict=True))
+    if origin is dict:
+        if not isinstance(value, dict):
+            raise ConfigError(f"{where} is {value!r}: a table is needed")
+        return {k: _convert(v, args[1], f"{where}.{k}") for k, v in value.items()}
+    if isinstance(hint, type) and issubclass(hint, Config):
+        return hint.from_json(value, where=f"{where}.")  # pyright: ignore[reportArgumentType]
+    return _scalar(value, hint, where)
+
+
+def _scalar(value: object, hint: type, where: str) -> object:
+    if hint is float and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    if isinstance(value, hint) and not (hint is int and isinstance(value, bool)):
+        return value
+    raise ConfigError(f"{where} is {value!r}: a value of type {hint.__name__} is needed")

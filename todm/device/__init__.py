@@ -1,0 +1,1 @@
+"""What runs on a device: onnxruntime, numpy, soundfile and kaldi-native-fbank, and no torch."""

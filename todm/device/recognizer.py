@@ -1,0 +1,212 @@
+"""Transcription with onnxruntime: streaming with carried states, or a whole recording at once.
+
+Letters: S samples; N streams; T feature frames of a chunk; L axis of layers in the states.
+"""
+
+import dataclasses
+import re
+from collections.abc import Sequence
+
+import numpy as np
+
+from todm.device.audio import SAMPLE_RATE, Samples
+from todm.device.bundle import (
+    Bundle,
+    Networks,
+    Precision,
+    check_offline,
+    run,
+    streaming_spec,
+    zero_states,
+)
+from todm.device.features import OnlineFeatures, fbank
+from todm.device.search import (
+    FRAME_SECONDS,
+    BeamSearch,
+    Floats,
+    GreedySearch,
+    Hypothesis,
+    Search,
+    SearchState,
+    silent_ids,
+)
+
+_BYTE = re.compile(r"<0x([0-9A-F]{2})>")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Transcript:
+    """What was said, and when (seconds from the start of the stream)."""
+
+    text: str
+    ids: tuple[int, ...]
+    tokens: tuple[str, ...]
+    timestamps: tuple[float, ...]
+    log_probs: tuple[float, ...]
+
+
+class Stream:
+    """One speaker's audio on its way through a `StreamingRecognizer`."""
+
+    def __init__(self, states: list[Floats], search: SearchState) -> None:
+        self._features = OnlineFeatures()
+        self.states = states
+        self.search = search
+
+    def accept(self, samples_S: Samples) -> None:
+        """Add audio: float32 [S] at 16 kHz, in [-1, 1]."""
+        self._features.accept(samples_S)
+
+    def finish(self) -> None:
+        """No audio follows. Feed `Bundle.tail_seconds` of silence before, or lose the last words."""
+        self._features.finish()
+
+    def is_ready(self, chunk_frames: int) -> bool:
+        """Whether a chunk can be decoded; as in sherpa-onnx, one frame more must have come in."""
+        return self._features.num_ready > chunk_frames
+
+    def take(self, chunk_frames: int, shift_frames: int) -> Floats:
+        """The next chunk, float32 [chunk_frames, 80]."""
+        return self._features.take(chunk_frames, advance=shift_frames)
+
+
+class StreamingRecognizer:
+    """Decodes streams chunk by chunk; the packed states are carried from call to call."""
+
+    def __init__(
+        self,
+        bundle: Bundle,
+        *,
+        precision: Precision = "fp32",
+        num_threads: int = 1,
+        beam: int = 1,
+    ) -> None:
+        """Load the graphs of one precision; `beam` hypotheses, 1 for greedy search.
+
+        Raises:
+            BundleError: a graph is missing, or graphs, metadata and tokens do not fit together.
+        """
+        networks = bundle.networks(precision, num_threads=num_threads)
+        self.spec = streaming_spec(networks, bundle.path)
+        self._networks, self._bundle = networks, bundle
+        self._search = _search(networks, self.spec.context_size, bundle, beam)
+
+    @property
+    def silent_ids(self) -> frozenset[int]:
+        """Ids that emit nothing: blank and `<unk>`."""
+        return silent_ids(self._networks.tokens)
+
+    def create_stream(self) -> Stream:
+        """A new stream, with states at zero."""
+        return Stream(zero_states(self.spec, 1), self._search.start())
+
+    def step(self, streams: Sequence[Stream]) -> int:
+        """Decode one chunk of every stream that has one, in one batch.
+
+        Returns:
+            How many streams had one.
+        """
+        size, shift = self.spec.chunk_frames, self.spec.shift_frames
+        ready = [s for s in streams if s.is_ready(size)]
+        if not ready:
+            return 0
+        frames = np.stack([s.take(size, shift) for s in ready])
+        states = [np.concatenate([s.states[i] for s in ready], axis=1) for i in range(2)]
+        encoder_out, *states = self.encode(frames, states)
+        for row, stream in enumerate(ready):
+            stream.states = [state[:, row : row + 1] for state in states]
+        self._search.advance(encoder_out, [s.search for s in ready])
+        return len(ready)
+
+    def encode(self, frames_NTF: Floats, states: list[Floats]) -> list[Floats]:
+        """One call of the encoder: float32 [N, T, 80] and two [L, N, ...] to [N, C, J] and states."""
+        return run(self._networks.encoder, [frames_NTF, *states], "encoder", self._bundle.path)
+
+    def result(self, stream: Stream) -> Transcript:
+        """The transcript so far."""
+        return _transcript(self._search.best(stream.search), self.spec.context_size, self._networks)
+
+    def transcribe(self, samples_S: Samples, *, tail_seconds: float | None = None) -> Transcript:
+        """Transcribe one recording: float32 [S] at 16 kHz, with silence added after it."""
+        return self.transcribe_batch([samples_S], tail_seconds=tail_seconds)[0]
+
+    def transcribe_batch(
+        self, recordings: Sequence[Samples], *, tail_seconds: float | None = None
+    ) -> list[Transcript]:
+        """Transcribe recordings of any lengths side by side.
+
+        Args:
+            recordings: each float32 [S] at 16 kHz.
+            tail_seconds: silence added to each; the bundle's own figure by default.
+        """
+        tail = self._bundle.tail_seconds if tail_seconds is None else tail_seconds
+        streams = [self.create_stream() for _ in recordings]
+        for stream, samples in zip(streams, recordings, strict=True):
+            stream.accept(pad_tail(samples, tail))
+            stream.finish()
+        while self.step(streams):
+            pass
+        return [self.result(stream) for stream in streams]
+
+
+class OfflineRecognizer:
+    """Decodes a whole recording in one call of the offline encoder, which adds its own tail."""
+
+    def __init__(
+        self,
+        bundle: Bundle,
+        *,
+        precision: Precision = "fp32",
+        num_threads: int = 1,
+        beam: int = 1,
+    ) -> None:
+        """Load the graphs of one precision; `beam` hypotheses, 1 for greedy search.
+
+        Raises:
+            BundleError: a graph is missing, or graphs, metadata and tokens do not fit together.
+        """
+        self._networks = bundle.networks(precision, offline=True, num_threads=num_threads)
+        self._bundle = bundle
+        self._context_size = check_offline(self._networks, bundle.path)
+        self._search = _search(self._networks, self._context_size, bundle, beam)
+
+    def transcribe(self, samples_S: Samples) -> Transcript:
+        """Transcribe one recording: float32 [S] at 16 kHz."""
+        frames = fbank(samples_S)
+        inputs = [frames[None], np.array([len(frames)], np.int64)]
+        out, lens = run(self._networks.encoder, inputs, "offline encoder", self._bundle.path)
+        state = self._search.start()
+        self._search.advance(out[:, : int(lens[0])], [state])
+        return _transcript(self._search.best(state), self._context_size, self._networks)
+
+
+def pad_tail(samples_S: Samples, seconds: float) -> Samples:
+    """The samples, float32 [S], with digital silence after them."""
+    return np.pad(samples_S, (0, round(seconds * SAMPLE_RATE)))
+
+
+def detokenize(tokens: Sequence[str]) -> str:
+    """Pieces to text: U+2581 is a space, `<0x..>` a byte of UTF-8."""
+    data = b""
+    for token in tokens:
+        byte = _BYTE.fullmatch(token)
+        data += bytes([int(byte[1], 16)]) if byte else token.encode()
+    return data.decode(errors="ignore").replace("\u2581", " ").strip()
+
+
+def _search(networks: Networks, context_size: int, bundle: Bundle, beam: int) -> Search:
+    if beam == 1:
+        return GreedySearch(networks, context_size, bundle.path)
+    return BeamSearch(networks, context_size, bundle.path, max_active=beam)
+
+
+def _transcript(best: Hypothesis, context_size: int, networks: Networks) -> Transcript:
+    ids = best.ids[context_size:]
+    tokens = tuple(networks.tokens[i] for i in ids)
+    return Transcript(
+        text=detokenize(tokens),
+        ids=ids,
+        tokens=tokens,
+        timestamps=tuple(round(FRAME_SECONDS * frame, 2) for frame in best.frames),
+        log_probs=best.log_probs,
+    )

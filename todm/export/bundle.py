@@ -1,0 +1,271 @@
+"""Graphs to a bundle: files, metadata, int8 and offline forms, checks, card; all or nothing.
+
+The bundle is filled and verified in a temporary directory and appears only when every check held.
+"""
+
+import dataclasses
+import json
+import math
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+from todm import __version__, artifact
+from todm.artifact import Artifact
+from todm.backend import Graph
+from todm.config import Config
+from todm.device.audio import Samples, read_audio, write_wav
+from todm.device.bundle import KIND, STREAMING_MODEL_TYPE, Bundle, Precision, graph_name
+from todm.device.features import FRAMES_PER_SECOND
+from todm.device.recognizer import OfflineRecognizer, StreamingRecognizer, Transcript
+from todm.device.timing import time_bundle
+from todm.errors import BundleError, ConfigError
+from todm.export.card import card
+from todm.export.quantize import quantize_int8
+from todm.export.to_onnx import graph_to_onnx
+from todm.export.verify import Report, sample_signal, verify
+
+Progress = Callable[[int, int], None]
+_LATE_SECONDS = 0.36  # how long after the end of a word its symbol may come
+_ASSETS = ("tokens.txt", "bpe.model", "bpe.vocab")
+_GRAPHS = ("encoder", "decoder", "joiner")
+_TIMED_SECONDS = 10.0
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ExportConfig(Config):
+    """What a bundle holds.
+
+    Attributes:
+        target: `onnx` is the graphs; `sherpa-onnx` adds offline forms, and is checked in sherpa-onnx.
+        int8: write int8 forms of all graphs.
+        old_x86: write an int8 encoder of 7-bit weights, for x86 processors without VNNI.
+        tail_seconds: silence fed after speech; from the chunk's length if None.
+    """
+
+    target: Literal["onnx", "sherpa-onnx"] = "sherpa-onnx"
+    int8: bool = True
+    old_x86: bool = True
+    tail_seconds: float | None = None
+
+    def __post_init__(self) -> None:
+        if self.tail_seconds is not None and not 0 <= self.tail_seconds <= 10:
+            raise ConfigError(f"tail_seconds is {self.tail_seconds}: it must be 0 to 10")
+
+    @property
+    def precisions(self) -> tuple[Precision, ...]:
+        """The precisions of the encoder."""
+        if not self.int8:
+            return ("fp32",)
+        return ("fp32", "int8", "int8.rr") if self.old_x86 else ("fp32", "int8")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Sample:
+    """A recording that travels with the bundle, and what is said in it, if known."""
+
+    samples_S: Samples
+    reference: str | None = None
+
+    @classmethod
+    def read(cls, path: Path, reference: str | None = None) -> "Sample":
+        """From an audio file.
+
+        Raises:
+            CorpusError: it cannot be read.
+        """
+        return cls(samples_S=read_audio(path), reference=reference)
+
+
+def write_bundle(
+    path: str | Path,
+    graphs: Sequence[Graph],
+    *,
+    write_assets: Callable[[Path], None],
+    config: ExportConfig,
+    sample: Sample | None = None,
+    parent: Artifact | None = None,
+    progress: Progress | None = None,
+) -> Artifact:
+    """Lower, quantize, verify and write a bundle.
+
+    Args:
+        path: the directory to make; a bundle already there is replaced.
+        graphs: encoder, decoder and joiner, batch axis dynamic.
+        write_assets: puts tokens.txt, bpe.model and bpe.vocab into a directory.
+        config: what the bundle holds.
+        sample: a recording to check with and to ship; a synthetic signal if None.
+        parent: the subnet it is made from; its config and info are kept in the manifest.
+        progress: called with steps done and steps in all.
+
+    Raises:
+        BundleError: graphs are missing, or a check failed; nothing is written then.
+        MissingExtra: a package for export is not installed.
+        ArtifactError: `path` exists and is not an artifact.
+    """
+    by_name = {graph.name: graph for graph in graphs}
+    missing = [name for name in _GRAPHS if name not in by_name]
+    if missing:
+        raise BundleError(f"a transducer needs the graphs {', '.join(_GRAPHS)}: no {missing[0]}")
+    job = _Job(by_name, config, sample or Sample(samples_S=sample_signal()), progress)
+    info = {
+        "target": config.target,
+        "tail_seconds": job.tail_seconds,
+        "chunk_seconds": job.chunk_frames / FRAMES_PER_SECOND,
+        "subnet": dict(parent.info) if parent else {},
+    }
+    metrics: dict[str, Any] = {}
+
+    def write(folder: Path) -> None:
+        write_assets(folder)
+        metrics.update(job.fill(folder, info))
+
+    return artifact.save(
+        path,
+        kind=KIND,
+        config={"export": config.to_json(), "model": parent.config if parent else {}},
+        parent=parent.hash if parent else None,
+        metrics=metrics,
+        info=info,
+        write=write,
+    )
+
+
+class _Job:
+    """The steps of one export, in order."""
+
+    def __init__(
+        self,
+        graphs: Mapping[str, Graph],
+        config: ExportConfig,
+        sample: Sample,
+        progress: Progress | None,
+    ) -> None:
+        self._graphs, self._config, self._sample = graphs, config, sample
+        self._progress = progress or (lambda done, total: None)
+        self.chunk_frames = graphs["encoder"].inputs[0].example.shape[1]
+        self.tail_seconds = config.tail_seconds
+        if self.tail_seconds is None:
+            self.tail_seconds = round(self.chunk_frames / FRAMES_PER_SECOND + _LATE_SECONDS, 2)
+
+    def fill(self, folder: Path, info: Mapping[str, Any]) -> dict[str, Any]:
+        """Write all files into a directory that holds the assets; returns the measured figures."""
+        bundle = Bundle(path=folder, info=info)
+        in_sherpa = self._config.target == "sherpa-onnx"
+        for name in _ASSETS:
+            bundle.file(name)
+        steps: list[Callable[[], object]] = [
+            lambda: self._write_graphs(folder),
+            lambda: self._write_int8(folder),
+            lambda: self._write_offline(folder) if in_sherpa else None,
+            lambda: verify(
+                list(self._graphs.values()), bundle, self._sample.samples_S, in_sherpa=in_sherpa
+            ),
+            lambda: self._time(bundle),
+            lambda: self._write_sample(bundle),
+        ]
+        results = []
+        for done, step in enumerate(steps):
+            self._progress(done, len(steps))
+            results.append(step())
+        report: Report = results[3]
+        figures = {
+            "checks": report.figures,
+            "runtime": results[4],
+            "bytes": {p.name: p.stat().st_size for p in sorted(folder.glob("*.onnx"))},
+        }
+        text = card(bundle, figures, results[5], reference=self._sample.reference)
+        (folder / "README.md").write_text(text, encoding="utf-8")
+        self._progress(len(steps), len(steps))
+        return figures
+
+    def _write_graphs(self, folder: Path) -> None:
+        for name in _GRAPHS:
+            graph = self._graphs[name]
+            metadata = {**_COMMON, **_METADATA[name](self._graphs)}
+            graph_to_onnx(graph, folder / f"{name}.onnx", metadata=metadata)
+
+    def _write_int8(self, folder: Path) -> None:
+        for precision in self._config.precisions[1:]:
+            for name in _GRAPHS if precision == "int8" else ("encoder",):
+                quantize_int8(
+                    folder / f"{name}.onnx",
+                    folder / graph_name(name, precision),
+                    reduce_range=precision == "int8.rr" or name != "encoder",
+                )
+
+    def _write_offline(self, folder: Path) -> None:
+        from todm.export.offline import wrap_in_scan
+
+        (folder / "offline").mkdir()
+        tail_frames = math.ceil(self.tail_seconds * FRAMES_PER_SECOND)
+        for precision in self._config.precisions:
+            name = graph_name("encoder", precision)
+            wrap_in_scan(folder / name, folder / "offline" / name, tail_frames=tail_frames)
+
+    def _time(self, bundle: Bundle) -> dict[str, Any]:
+        samples = self._sample.samples_S[: int(_TIMED_SECONDS * 16_000)]
+        timings = [time_bundle(bundle, [samples], precision=p) for p in self._config.precisions]
+        return {t.precision: dataclasses.asdict(t) for t in timings}
+
+    def _write_sample(self, bundle: Bundle) -> dict[str, Any]:
+        """The recording, and what each form of the bundle makes of it."""
+        folder = bundle.path / "test_wavs"
+        folder.mkdir()
+        write_wav(folder / "0.wav", self._sample.samples_S)
+        samples = read_audio(folder / "0.wav")  # 16 bits, as others will read it
+        expected: dict[str, Any] = {"reference": self._sample.reference}
+        for precision in self._config.precisions:
+            recognizer = StreamingRecognizer(bundle, precision=precision)
+            found = {"streaming": _expected(recognizer.transcribe(samples))}
+            if bundle.has_offline():
+                offline = OfflineRecognizer(bundle, precision=precision)
+                found["offline"] = _expected(offline.transcribe(samples))
+            expected[precision] = found
+        text = json.dumps(expected, indent=1, ensure_ascii=False)
+        (folder / "expected.json").write_text(text + "\n", encoding="utf-8")
+        return expected
+
+
+_COMMON = {"version": "1", "model_author": f"todm {__version__}"}
+
+
+def _encoder_metadata(graphs: Mapping[str, Graph]) -> dict[str, str]:
+    """What sherpa-onnx's `lstm` host reads: all state in two tensors of L = 1 layer."""
+    frames, state0, state1 = (port.example for port in graphs["encoder"].inputs)
+    return {
+        "model_type": STREAMING_MODEL_TYPE,
+        "comment": "MH-SSM, all streaming state packed into two tensors",
+        "T": str(frames.shape[1]),
+        "decode_chunk_len": str(frames.shape[1]),
+        "num_encoder_layers": str(state0.shape[0]),
+        "d_model": str(state0.shape[2]),
+        "rnn_hidden_size": str(state1.shape[2]),
+    }
+
+
+def _decoder_metadata(graphs: Mapping[str, Graph]) -> dict[str, str]:
+    return {
+        "vocab_size": str(graphs["joiner"].outputs[0].example.shape[1]),
+        "context_size": str(graphs["decoder"].inputs[0].example.shape[1]),
+    }
+
+
+def _joiner_metadata(graphs: Mapping[str, Graph]) -> dict[str, str]:
+    return {"joiner_dim": str(graphs["joiner"].inputs[0].example.shape[1])}
+
+
+_METADATA = {
+    "encoder": _encoder_metadata,
+    "decoder": _decoder_metadata,
+    "joiner": _joiner_metadata,
+}
+
+
+def _expected(transcript: Transcript) -> dict[str, Any]:
+    return {
+        "text": transcript.text,
+        "tokens": list(transcript.tokens),
+        "timestamps": list(transcript.timestamps),
+        "log_probs": [round(p, 5) for p in transcript.log_probs],
+    }

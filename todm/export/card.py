@@ -1,0 +1,122 @@
+"""The card of a bundle: README.md, for whoever puts it on a device."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from todm.device.bundle import Bundle, best_int8, graph_files
+
+_ROW = "| {precision} | {megabytes:.2f} | {p50:.2f} | {p95:.2f} | {rtf:.4f} | {snr} |"
+
+_CARD = """\
+# Speech recogniser, {chunk_ms} ms chunks
+
+A streaming transducer with an MH-SSM encoder, exported by todm. 16 kHz mono audio in, text out.
+
+| precision | MB | ms a chunk, p50 | p95 | real-time factor | encoder SNR, dB |
+| --- | --- | --- | --- | --- | --- |
+{rows}
+
+MB is encoder + decoder + joiner (10^6 bytes). Times are of one stream on one thread of the machine
+that made the bundle. {choice}
+
+- **Latency**: a chunk is {chunk_ms} ms of audio and is decoded when it is full.
+- **Tail**: feed **{tail} s of silence** after the speech, or the last words are lost: a chunk that
+  is not full is never decoded, and symbols may come after the sound they stand for. {offline_tail}
+- **Batches**: in int8 a stream's result depends slightly on the others in its batch; decode one at a time.
+- **Search**: greedy, or modified beam search (hotwords with `modeling-unit=bpe` and bpe.vocab).
+
+## Run it
+```
+todm transcribe BUNDLE a.wav b.flac            # no torch; --int8, --offline, --format json
+```
+{sherpa}
+## Check it
+`test_wavs/0.wav` must give: "{text}"{reference}
+All tokens, timestamps and log-probabilities, per precision, are in `test_wavs/expected.json`.
+
+## Verified when it was made
+Largest differences found:
+
+{checks}
+"""
+
+_SHERPA = """\
+In any sherpa-onnx (1.10 or newer), nothing else installed, from inside this directory:
+```
+sherpa-onnx --tokens=tokens.txt --encoder={encoder} \\
+  --decoder={decoder} --joiner={joiner} test_wavs/0.wav
+sherpa-onnx-offline --tokens=tokens.txt --encoder=offline/{encoder} \\
+  --decoder={decoder} --joiner={joiner} test_wavs/0.wav
+```
+```python
+import numpy as np, sherpa_onnx, soundfile
+recognizer = sherpa_onnx.OnlineRecognizer.from_transducer(
+    tokens="tokens.txt", encoder="{encoder}", decoder="{decoder}", joiner="{joiner}", num_threads=1)
+samples, rate = soundfile.read("test_wavs/0.wav", dtype="float32")
+stream = recognizer.create_stream()
+stream.accept_waveform(rate, samples)
+stream.accept_waveform(rate, np.zeros(int({tail} * rate), np.float32))  # the tail
+stream.input_finished()
+while recognizer.is_ready(stream):
+    recognizer.decode_stream(stream)
+print(recognizer.get_result(stream))
+```
+"""
+
+
+def card(
+    bundle: Bundle,
+    figures: Mapping[str, Any],
+    expected: Mapping[str, Any],
+    *,
+    reference: str | None,
+) -> str:
+    """The text of a bundle's README.md.
+
+    Args:
+        bundle: the bundle, its files written.
+        figures: `checks`, `runtime` and `bytes`, as they go into the manifest.
+        expected: what each precision makes of the test recording.
+        reference: what is said in it, if known.
+    """
+    best = best_int8(bundle) if "int8" in figures["runtime"] else "fp32"
+    offline = bundle.has_offline()
+    return _CARD.format(
+        chunk_ms=round(1000 * bundle.info["chunk_seconds"]),
+        rows="\n".join(_rows(figures)),
+        choice=_choice(figures),
+        tail=bundle.tail_seconds,
+        offline_tail="The offline encoder adds it by itself." if offline else "",
+        sherpa=_SHERPA.format(tail=bundle.tail_seconds, **graph_files(best)) if offline else "",
+        text=expected["fp32"]["streaming"]["text"],
+        reference=f" (said was: {reference!r})" if reference is not None else "",
+        checks="\n".join(f"- {name}: {value:.2g}" for name, value in figures["checks"].items()),
+    )
+
+
+def _rows(figures: Mapping[str, Any]) -> list[str]:
+    rows = []
+    for precision, timing in figures["runtime"].items():
+        names = graph_files(precision).values()
+        snr = figures["checks"].get(f"{precision} encoder, signal-to-noise in dB")
+        rows.append(
+            _ROW.format(
+                precision=precision,
+                megabytes=sum(figures["bytes"][name] for name in names) / 1e6,
+                p50=timing["p50_ms"],
+                p95=timing["p95_ms"],
+                rtf=timing["rtf"],
+                snr="" if snr is None else f"{snr:.1f}",
+            )
+        )
+    return rows
+
+
+def _choice(figures: Mapping[str, Any]) -> str:
+    if "int8.rr" in figures["runtime"]:
+        return (
+            "`encoder.int8.onnx` is for ARM and for x86 with VNNI; **`encoder.int8.rr.onnx` for any\n"
+            "other x86** (most AMD before Zen 4), where sums of the first overflow. SNR is against fp32,\n"
+            "measured on this machine; `todm transcribe --int8` chooses by itself."
+        )
+    return ""

@@ -1,0 +1,296 @@
+"""Is what was written what was trained? torch against onnxruntime, and both against sherpa-onnx.
+
+Nothing here repairs: the first difference is an error that names the file, the place and the size.
+Letters: N streams, T frames of a chunk, J joiner width, K context, V vocabulary.
+"""
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from todm.backend import Graph
+from todm.device.audio import SAMPLE_RATE, Samples
+from todm.device.bundle import (
+    Bundle,
+    Precision,
+    graph_name,
+    load_session,
+    run,
+    start_context,
+    validate,
+)
+from todm.device.features import Frames, fbank
+from todm.device.recognizer import (
+    OfflineRecognizer,
+    StreamingRecognizer,
+    Transcript,
+    pad_tail,
+)
+from todm.device.search import log_softmax
+from todm.errors import BundleError
+
+TOLERANCE = 1e-4
+# Rounding to int8 may fall the other way where a float differs in its last bit, so the two
+# onnxruntimes (ours, and the one inside sherpa-onnx) need not agree to the last bit.
+INT8_TOLERANCE = 5e-2
+
+
+@dataclasses.dataclass
+class Report:
+    """Each check by name, with the largest difference it found."""
+
+    figures: dict[str, float] = dataclasses.field(default_factory=dict)
+
+    def close(self, name: str, ours: NDArray[Any], theirs: NDArray[Any], tolerance: float) -> None:
+        """Compare, remember the difference, and refuse one above the tolerance.
+
+        The tolerance is relative to values above 1, absolute below.
+
+        Raises:
+            BundleError: shapes or values differ.
+        """
+        if ours.shape != theirs.shape:
+            raise BundleError(f"{name}: shapes {list(ours.shape)} and {list(theirs.shape)} differ")
+        gap = float(np.abs(ours - theirs).max()) if ours.size else 0.0
+        self.figures[name] = max(gap, self.figures.get(name, 0.0))
+        scale = max(1.0, float(np.abs(ours).max())) if ours.size else 1.0
+        if not gap <= tolerance * scale:
+            at = np.unravel_index(int(np.nanargmax(np.abs(ours - theirs))), ours.shape)
+            raise BundleError(
+                f"{name}: values differ by {gap:.1e} at {tuple(map(int, at))}, and {tolerance:.0e} is "
+                "allowed: the export is wrong and was not written"
+            )
+
+    def same(self, name: str, ours: Transcript, theirs: Transcript, tolerance: float) -> None:
+        """Compare tokens, timestamps and log-probabilities.
+
+        Raises:
+            BundleError: they differ.
+        """
+        if ours.tokens != theirs.tokens:
+            at = _first_difference(ours.tokens, theirs.tokens)
+            raise BundleError(
+                f"{name}: token {at} differs: {ours.tokens[at : at + 3]} and "
+                f"{theirs.tokens[at : at + 3]}; the export is wrong and was not written"
+            )
+        self.close(
+            f"{name}, timestamps", np.array(ours.timestamps), np.array(theirs.timestamps), 1e-3
+        )
+        self.close(
+            f"{name}, log-probs", np.array(ours.log_probs), np.array(theirs.log_probs), tolerance
+        )
+
+
+def verify(
+    graphs: Sequence[Graph], bundle: Bundle, samples_S: Samples, *, in_sherpa: bool
+) -> Report:
+    """Check a bundle against the modules it was made from.
+
+    Args:
+        graphs: encoder, decoder and joiner.
+        bundle: what was written.
+        samples_S: a recording at 16 kHz, float32 [S].
+        in_sherpa: whether sherpa-onnx loads this bundle too.
+
+    Returns:
+        The largest difference of every check.
+
+    Raises:
+        BundleError: the first difference above its tolerance, or what `validate` finds.
+    """
+    modules = {graph.name: graph for graph in graphs}
+    report = Report()
+    validate(bundle)
+    for graph in graphs:
+        _check_graph(report, graph, bundle)
+    padded = pad_tail(samples_S, bundle.tail_seconds)
+    streaming = StreamingRecognizer(bundle)
+    _check_chunks(report, modules["encoder"].module, streaming, fbank(padded))
+    _check_transcript(report, modules, streaming, padded)
+    _check_batch(report, streaming, samples_S)
+    if bundle.has_offline():
+        _check_offline(report, bundle, streaming, samples_S)
+    for precision in bundle.precisions():
+        if precision != "fp32":
+            report.figures[f"{precision} encoder, signal-to-noise in dB"] = _noise(
+                streaming, StreamingRecognizer(bundle, precision=precision), fbank(padded)
+            )
+        if in_sherpa:
+            _check_sherpa(report, bundle, precision, samples_S)
+    return report
+
+
+def _check_graph(report: Report, graph: Graph, bundle: Bundle) -> None:
+    """One graph on random inputs, for one, two and three streams."""
+    session = bundle.session(graph_name(graph.name))
+    for num_streams in (1, 2, 3):
+        inputs = [_random_input(p.example, p.dynamic, num_streams) for p in graph.inputs]
+        with torch.inference_mode():
+            found = graph.module(*inputs)
+        outputs = found if isinstance(found, tuple) else (found,)
+        theirs = run(session, [x.numpy() for x in inputs], graph.name, bundle.path)
+        for port, ours, their in zip(graph.outputs, outputs, theirs, strict=True):
+            name = f"{graph.name} {port.name}, torch and onnxruntime"
+            report.close(name, ours.numpy(), their, TOLERANCE)
+
+
+def _random_input(
+    example: torch.Tensor, dynamic: Mapping[int, str], num_streams: int
+) -> torch.Tensor:
+    shape = [num_streams if axis in dynamic else n for axis, n in enumerate(example.shape)]
+    if example.dtype.is_floating_point:
+        return torch.randn(shape)
+    # The context at the start of a stream: its -1 is where a plain lookup goes wrong.
+    return torch.from_numpy(np.tile(start_context(shape[1]), (num_streams, 1)))
+
+
+def _check_chunks(
+    report: Report, encoder: torch.nn.Module, streaming: StreamingRecognizer, frames_TF: Frames
+) -> None:
+    """The encoder over a recording, each side carrying its own states."""
+    for number, (ours, theirs) in enumerate(
+        zip(
+            _torch_chunks(encoder, streaming, frames_TF), _chunks(streaming, frames_TF), strict=True
+        )
+    ):
+        try:
+            report.close("encoder chunk by chunk, torch and onnxruntime", ours, theirs, TOLERANCE)
+        except BundleError as error:
+            raise BundleError(f"chunk {number}: {error}") from None
+
+
+def _chunks(recognizer: StreamingRecognizer, frames_TF: Frames) -> list[NDArray[np.float32]]:
+    """Encoder output of every whole chunk, each float32 [C, J]."""
+    states = recognizer.create_stream().states
+    outs = []
+    for chunk in _split(recognizer, frames_TF):
+        out, *states = recognizer.encode(chunk[None], states)
+        outs.append(out[0])
+    return outs
+
+
+def _torch_chunks(
+    encoder: torch.nn.Module, recognizer: StreamingRecognizer, frames_TF: Frames
+) -> list[NDArray[np.float32]]:
+    states = [torch.from_numpy(s) for s in recognizer.create_stream().states]
+    outs = []
+    with torch.inference_mode():
+        for chunk in _split(recognizer, frames_TF):
+            out, *states = encoder(torch.from_numpy(chunk[None].copy()), *states)
+            outs.append(out[0].numpy())
+    return outs
+
+
+def _split(recognizer: StreamingRecognizer, frames_TF: Frames) -> list[Frames]:
+    size, shift = recognizer.spec.chunk_frames, recognizer.spec.shift_frames
+    return [frames_TF[i : i + size] for i in range(0, len(frames_TF) - size, shift)]
+
+
+def _check_transcript(
+    report: Report, graphs: Mapping[str, Graph], streaming: StreamingRecognizer, padded_S: Samples
+) -> None:
+    """Greedy search with the torch modules alone, against the recognizer."""
+    encoder, decoder, joiner = (graphs[k].module for k in ("encoder", "decoder", "joiner"))
+    encoded = np.concatenate(_torch_chunks(encoder, streaming, fbank(padded_S)))
+    context_size = streaming.spec.context_size
+    ids, log_probs = [int(i) for i in start_context(context_size)], []
+    with torch.inference_mode():
+        for frame in torch.from_numpy(encoded):
+            predicted = decoder(torch.tensor([ids[-context_size:]]))
+            scores = log_softmax(joiner(frame[None], predicted).numpy())[0]
+            best = int(scores.argmax())
+            if best not in streaming.silent_ids:
+                ids.append(best)
+                log_probs.append(scores[best])
+    theirs = streaming.transcribe(padded_S, tail_seconds=0)
+    if tuple(ids[context_size:]) != theirs.ids:
+        raise BundleError("the transcripts of torch and onnxruntime differ: the export is wrong")
+    report.close(
+        "log-probs, torch and onnxruntime",
+        np.array(log_probs),
+        np.array(theirs.log_probs),
+        TOLERANCE,
+    )
+
+
+def _check_batch(report: Report, streaming: StreamingRecognizer, samples_S: Samples) -> None:
+    recordings = three_streams(samples_S)
+    for number, batched in enumerate(streaming.transcribe_batch(recordings)):
+        alone = streaming.transcribe(recordings[number])
+        report.same("batch of 3 and one by one", batched, alone, TOLERANCE)
+
+
+def three_streams(samples_S: Samples) -> list[Samples]:
+    """A recording, its beginning and its end: three streams of unequal length."""
+    third = len(samples_S) // 3
+    return [samples_S, samples_S[: 2 * third], samples_S[2 * third :]]
+
+
+def _check_offline(
+    report: Report, bundle: Bundle, streaming: StreamingRecognizer, samples_S: Samples
+) -> None:
+    """The offline encoder gives what streaming gives on the same frames."""
+    frames = fbank(samples_S)
+    session = load_session(bundle.file("offline/encoder.onnx"))
+    lens = np.array([len(frames)], np.int64)
+    out, _ = run(session, [frames[None], lens], "offline encoder", bundle.path)
+    chunks = _chunks(streaming, frames)
+    if chunks:
+        streamed = np.concatenate(chunks)
+        report.close("encoder, offline and streaming", streamed, out[0, : len(streamed)], TOLERANCE)
+
+
+def _noise(exact: StreamingRecognizer, rounded: StreamingRecognizer, frames_TF: Frames) -> float:
+    ours = np.concatenate(_chunks(exact, frames_TF))
+    noise = np.concatenate(_chunks(rounded, frames_TF)) - ours
+    return float(10 * np.log10((ours**2).sum() / max(float((noise**2).sum()), 1e-12)))
+
+
+def _check_sherpa(report: Report, bundle: Bundle, precision: Precision, samples_S: Samples) -> None:
+    """Tokens, timestamps and log-probs of sherpa-onnx against ours."""
+    from todm.export import sherpa
+
+    tolerance = TOLERANCE if precision == "fp32" else INT8_TOLERANCE
+    ours = StreamingRecognizer(bundle, precision=precision).transcribe(samples_S)
+    recognizer = sherpa.online(bundle, precision)
+    padded = pad_tail(samples_S, bundle.tail_seconds)
+    theirs = sherpa.decode_online(recognizer, [padded])[0]
+    report.same(f"{precision}, streaming in sherpa-onnx", ours, theirs, tolerance)
+    if precision == "fp32":
+        recordings = [pad_tail(s, bundle.tail_seconds) for s in three_streams(samples_S)]
+        batched = sherpa.decode_online(recognizer, recordings)
+        alone = [sherpa.decode_online(recognizer, [r])[0] for r in recordings]
+        for one, other in zip(batched, alone, strict=True):
+            report.same("batch of 3 in sherpa-onnx and one by one", one, other, TOLERANCE)
+    if bundle.has_offline():
+        ours = OfflineRecognizer(bundle, precision=precision).transcribe(samples_S)
+        theirs = sherpa.decode_offline(sherpa.offline(bundle, precision), [samples_S])[0]
+        report.same(f"{precision}, offline in sherpa-onnx", ours, theirs, tolerance)
+
+
+def _first_difference(ours: Sequence[str], theirs: Sequence[str]) -> int:
+    pairs = enumerate(zip(ours, theirs, strict=False))
+    return next((i for i, (a, b) in pairs if a != b), min(len(ours), len(theirs)))
+
+
+def sample_signal(seconds: float = 6.0) -> Samples:
+    """A speech-like signal where there is no recording: buzzing vowels with pauses, float32 [S]."""
+    rng = np.random.default_rng(0)
+    time = np.arange(round(seconds * SAMPLE_RATE)) / SAMPLE_RATE
+    pitch = 120 + 30 * np.sin(2 * np.pi * 0.7 * time)
+    phase = 2 * np.pi * np.cumsum(pitch) / SAMPLE_RATE
+    formants = (
+        700 + 300 * np.sin(2 * np.pi * 1.1 * time),
+        1700 + 500 * np.sin(2 * np.pi * 0.6 * time),
+    )
+    signal = np.zeros_like(time)
+    for harmonic in range(1, 30):
+        gains = [1 / (1 + ((harmonic * pitch - f) / 150) ** 2) for f in formants]
+        signal += (gains[0] + 0.5 * gains[1]) * np.sin(harmonic * phase)
+    signal *= np.sin(2 * np.pi * 1.3 * time) > -0.4
+    signal = 0.3 * signal / np.abs(signal).max() + 1e-3 * rng.standard_normal(len(time))
+    return signal.astype(np.float32)

@@ -1,0 +1,99 @@
+"""The recurrence of MH-SSM: a diagonal state-space model whose parameters are tied per head.
+
+    x_t = a * x_{t-1} + u_t,    y_t = Re(sum_n g_n x_{t,n}) + d u_t          (S4D, arXiv 2206.11893)
+
+a = exp(log_decay + i angle) and g = gain_re + i gain_im belong to a head; every channel of the head
+runs the same recurrence with a state of its own. Complex numbers are written out in reals, so that
+the op exports to ONNX. README.md has the maths of the chunked form.
+
+Letters: H heads, T frames, B sequences, P channels per head, N complex modes, L frames of a block.
+"""
+
+from typing import Literal, NamedTuple
+
+from torch import Tensor
+
+from todm.kernels._dispatch import load_impl
+
+IMPLS = ("torch", "reference")
+
+
+class Ssm(NamedTuple):
+    """Discrete parameters of one state-space model per head.
+
+    Attributes:
+        log_decay_HN: log |a|, negative.
+        angle_HN: arg a, radians per frame.
+        gain_re_HN: real part of the output gain g.
+        gain_im_HN: imaginary part of g.
+        skip_H: the direct path d.
+    """
+
+    log_decay_HN: Tensor
+    angle_HN: Tensor
+    gain_re_HN: Tensor
+    gain_im_HN: Tensor
+    skip_H: Tensor
+
+
+def discretise(log_dt_H: Tensor, log_neg_re_HN: Tensor, im_HN: Tensor, c_HN2: Tensor, skip_H: Tensor) -> Ssm:
+    """Zero-order hold of the continuous model (lambda, B = 1, C) with step dt, per head.
+
+    lambda = -exp(log_neg_re) + i im;  a = exp(dt lambda);  g = 2 C (a - 1) / lambda. The factor 2
+    stands for the conjugate half of the modes. Leading axes before H are allowed everywhere.
+
+    Args:
+        log_dt_H: log of the time step.
+        log_neg_re_HN: log of minus the real part of the poles.
+        im_HN: imaginary part of the poles.
+        c_HN2: output weights C, real and imaginary part on the last axis.
+        skip_H: the direct path.
+    """
+    dt = log_dt_H.exp().unsqueeze(-1)
+    re, im = -log_neg_re_HN.exp(), im_HN
+    log_decay, angle = re * dt, im * dt
+    size = log_decay.exp()
+    num_re, num_im = size * angle.cos() - 1, size * angle.sin()
+    scale = 2 / (re * re + im * im)
+    b_re = (num_re * re + num_im * im) * scale
+    b_im = (num_im * re - num_re * im) * scale
+    c_re, c_im = c_HN2.unbind(-1)
+    return Ssm(log_decay, angle, c_re * b_re - c_im * b_im, c_re * b_im + c_im * b_re, skip_H)
+
+
+def mh_ssm(
+    u_HTBP: Tensor,
+    ssm: Ssm,
+    *,
+    state_H2NBP: Tensor | None = None,
+    reverse: bool = False,
+    reset: int = 0,
+    impl: Literal["reference"] | None = None,
+) -> tuple[Tensor, Tensor | None]:
+    """Run the recurrence over a whole sequence.
+
+    Args:
+        u_HTBP: input; frames beyond a sequence's length must be zero.
+        ssm: discrete parameters, one set per head.
+        state_H2NBP: state before the first frame (real parts, then imaginary); zero if absent.
+        reverse: run from the last frame to the first.
+        reset: start from a zero state every `reset` frames (T must be a multiple); 0 means never.
+        impl: which implementation; by default the rule of `todm.kernels._dispatch`.
+
+    Returns:
+        y_HTBP, and the state after the last frame (None with `reverse` or `reset`).
+
+    Raises:
+        ValueError: shapes that do not belong together, or a state given with `reverse` or `reset`.
+    """
+    if u_HTBP.dim() != 4 or u_HTBP.shape[0] != ssm.skip_H.shape[0]:
+        raise ValueError(f"u is {tuple(u_HTBP.shape)} for {ssm.skip_H.shape[0]} heads: [H, T, B, P] is needed")
+    if reset and u_HTBP.shape[1] % reset:
+        raise ValueError(f"{u_HTBP.shape[1]} frames are no multiple of the reset period {reset}")
+    if state_H2NBP is not None and (reverse or reset):
+        raise ValueError("a state is carried only by the forward recurrence without reset")
+    chosen = load_impl("mh_ssm", IMPLS, impl)
+    return chosen.run(u_HTBP, ssm, state_H2NBP, reverse=reverse, reset=reset)
+
+
+__all__ = ["IMPLS", "Ssm", "discretise", "mh_ssm"]

@@ -1,0 +1,160 @@
+"""mh_ssm as a few dense matmuls: what CPU, GPU, torch.export and ONNX see.
+
+Frames are cut into blocks of L. Inside a block y = K u + R x0 with K the Toeplitz matrix of the
+kernel and R what the entering state x0 adds; the leaving state is a^L x0 + W u. States between
+blocks are one more (small) matmul, so there is no loop over time.
+"""
+
+import math
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from todm.kernels.mh_ssm import Ssm
+
+_WHOLE = 128  # up to this many frames one block is cheaper than carrying states between blocks
+_BLOCK = 64
+
+
+class Operators(NamedTuple):
+    """The matrices of a block of L frames, per head; constants once a model is exported.
+
+    Attributes:
+        inner_HLL: K, output from the block's own input.
+        read_HL2N: R, output from the entering state.
+        write_H2NL: W, leaving state from the block's own input.
+        carry_re_HN: real part of a^L.
+        carry_im_HN: imaginary part of a^L.
+    """
+
+    inner_HLL: Tensor
+    read_HL2N: Tensor
+    write_H2NL: Tensor
+    carry_re_HN: Tensor
+    carry_im_HN: Tensor
+
+
+def powers(ssm: Ssm, exponents: Tensor) -> tuple[Tensor, Tensor]:
+    """a to each of the exponents: real and imaginary parts, [H, N, *exponents.shape]."""
+    shape = (*ssm.angle_HN.shape, *(1,) * exponents.dim())
+    size = (ssm.log_decay_HN.reshape(shape) * exponents).exp()
+    angle = ssm.angle_HN.reshape(shape) * exponents
+    return size * angle.cos(), size * angle.sin()
+
+
+def inner(ssm: Ssm, length: int) -> Tensor:
+    """The lower-triangular Toeplitz matrix K of the kernel, [H, L, L]."""
+    steps = torch.arange(length, device=ssm.skip_H.device)
+    re, im = powers(ssm, steps.to(ssm.skip_H.dtype))
+    kernel = (ssm.gain_re_HN.unsqueeze(1) @ re - ssm.gain_im_HN.unsqueeze(1) @ im).squeeze(1)
+    padded = torch.cat([torch.zeros_like(kernel[:, 1:]), kernel[:, :1] + ssm.skip_H[:, None], kernel[:, 1:]], 1)
+    return padded[:, steps[:, None] - steps[None, :] + length - 1]
+
+
+def operators(ssm: Ssm, length: int) -> Operators:
+    """All matrices of a block of `length` frames."""
+    steps = torch.arange(length + 1, device=ssm.skip_H.device, dtype=ssm.skip_H.dtype)
+    re, im = powers(ssm, steps)
+    g_re, g_im = ssm.gain_re_HN.unsqueeze(-1), ssm.gain_im_HN.unsqueeze(-1)
+    ahead_re, ahead_im = re[..., 1:], im[..., 1:]
+    read = torch.cat([g_re * ahead_re - g_im * ahead_im, -(g_re * ahead_im + g_im * ahead_re)], 1)
+    write = torch.cat([re[..., :-1], im[..., :-1]], 1).flip(-1)
+    return Operators(inner(ssm, length), read.transpose(1, 2), write, re[..., -1], im[..., -1])
+
+
+def run_block(u_HTBP: Tensor, ops: Operators, state_H2NBP: Tensor) -> tuple[Tensor, Tensor]:
+    """One block (T = L) from a given state; the streaming form.
+
+    Returns:
+        y_HTBP and the state after the block.
+    """
+    heads, _, batch, channels = u_HTBP.shape
+    u, x = u_HTBP.flatten(2), state_H2NBP.flatten(2)
+    y = ops.inner_HLL @ u + ops.read_HL2N @ x
+    re, im = x.chunk(2, 1)
+    c_re, c_im = ops.carry_re_HN.unsqueeze(-1), ops.carry_im_HN.unsqueeze(-1)
+    x = torch.cat([c_re * re - c_im * im, c_re * im + c_im * re], 1) + ops.write_H2NL @ u
+    return y.reshape(heads, -1, batch, channels), x.reshape(heads, -1, batch, channels)
+
+
+def run(
+    u_HTBP: Tensor, ssm: Ssm, state_H2NBP: Tensor | None, *, reverse: bool, reset: int
+) -> tuple[Tensor, Tensor | None]:
+    """See `todm.kernels.mh_ssm.mh_ssm`."""
+    with torch.autocast(u_HTBP.device.type, enabled=False):
+        ssm = Ssm(*(p.float() if p.dtype in (torch.bfloat16, torch.float16) else p for p in ssm))
+        num_frames = u_HTBP.shape[1]
+        if reset or (num_frames <= _WHOLE and state_H2NBP is None and reverse):
+            return _independent(u_HTBP, inner(ssm, reset or num_frames), reverse=reverse), None
+        if state_H2NBP is None and num_frames <= _WHOLE:
+            return _single(u_HTBP, ssm)
+        if reverse:
+            return _blocks(u_HTBP.flip(1), ssm, None)[0].flip(1), None
+        return _blocks(u_HTBP, ssm, state_H2NBP)
+
+
+def _independent(u_HTBP: Tensor, inner_HLL: Tensor, *, reverse: bool) -> Tensor:
+    """Blocks of L frames that know nothing of each other. Reversed, a Toeplitz matrix is transposed."""
+    heads, num_frames, batch, channels = u_HTBP.shape
+    length = inner_HLL.shape[1]
+    matrix = (inner_HLL.transpose(1, 2) if reverse else inner_HLL).to(u_HTBP.dtype)
+    if num_frames != length:
+        matrix = matrix.repeat_interleave(num_frames // length, 0)
+    return torch.bmm(matrix, u_HTBP.reshape(-1, length, batch * channels)).reshape(u_HTBP.shape)
+
+
+def _single(u_HTBP: Tensor, ssm: Ssm) -> tuple[Tensor, Tensor]:
+    """A short sequence from a zero state: one block."""
+    heads, num_frames, batch, channels = u_HTBP.shape
+    steps = torch.arange(num_frames - 1, -1, -1, device=u_HTBP.device, dtype=ssm.skip_H.dtype)
+    y = _independent(u_HTBP, inner(ssm, num_frames), reverse=False)
+    state = torch.cat(powers(ssm, steps), 1).to(u_HTBP.dtype) @ u_HTBP.flatten(2)
+    return y, state.reshape(heads, -1, batch, channels)
+
+
+def _blocks(u_HTBP: Tensor, ssm: Ssm, state_H2NBP: Tensor | None) -> tuple[Tensor, Tensor]:
+    """A long sequence in blocks of L frames, padded with zeros to whole blocks.
+
+    The state that enters block c is a^(Lc) x0 + sum over c' < c of a^(L(c-1-c')) W u_c'.
+    """
+    heads, num_frames, batch, channels = u_HTBP.shape
+    num_modes, dtype = ssm.angle_HN.shape[1], u_HTBP.dtype
+    count = math.ceil(num_frames / _BLOCK) if isinstance(num_frames, int) else -(-num_frames // _BLOCK)
+    padding = count * _BLOCK - num_frames
+    u = torch.nn.functional.pad(u_HTBP, (0, 0, 0, 0, 0, padding))
+    u = u.reshape(heads, count, _BLOCK, batch * channels)
+    ops = operators(ssm, _BLOCK)
+    written = ops.write_H2NL.to(dtype).unsqueeze(1) @ u
+    first = torch.zeros_like(written[:, :1]) if state_H2NBP is None else state_H2NBP.flatten(2).unsqueeze(1)
+    sources = torch.cat([first.to(dtype), written], 1)
+    entering = _carry(ssm, sources, num_modes)
+    y = ops.inner_HLL.to(dtype).unsqueeze(1) @ u + ops.read_HL2N.to(dtype).unsqueeze(1) @ entering
+    y = y.reshape(heads, count * _BLOCK, batch, channels)[:, :num_frames]
+    return y, _last_state(ssm, u, entering, num_frames, batch)
+
+
+def _carry(ssm: Ssm, sources_HC2NR: Tensor, num_modes: int) -> Tensor:
+    """States entering each block, from the first state and what every block wrote (count + 1)."""
+    count = sources_HC2NR.shape[1] - 1
+    index = torch.arange(count, device=sources_HC2NR.device)
+    lag = index[:, None] - index[None, :]
+    re, im = powers(ssm, (lag.clamp(min=0) * _BLOCK).to(ssm.skip_H.dtype))
+    keep = (lag >= 0).to(sources_HC2NR.dtype)
+    re, im = re.to(keep.dtype) * keep, im.to(keep.dtype) * keep
+    src_re, src_im = sources_HC2NR[:, :count].transpose(1, 2).split(num_modes, 1)
+    state = torch.cat([re @ src_re - im @ src_im, re @ src_im + im @ src_re], 1)
+    return state.transpose(1, 2)
+
+
+def _last_state(ssm: Ssm, u_HCLR: Tensor, entering_HC2NR: Tensor, num_frames: int, batch: int) -> Tensor:
+    """The state after the last true frame, which may lie inside the last block."""
+    heads, count, _, width = u_HCLR.shape
+    rest = num_frames - (count - 1) * _BLOCK
+    steps = torch.arange(_BLOCK, device=u_HCLR.device)
+    ago = (rest - 1 - steps).clamp(min=0).to(ssm.skip_H.dtype)
+    written = (torch.cat(powers(ssm, ago), 1).to(u_HCLR.dtype) * (steps < rest)) @ u_HCLR[:, -1]
+    re, im = entering_HC2NR[:, -1].chunk(2, 1)
+    c_re, c_im = (p.to(u_HCLR.dtype) for p in powers(ssm, steps[:1] * 0.0 + rest))
+    state = torch.cat([c_re * re - c_im * im, c_re * im + c_im * re], 1) + written
+    return state.reshape(heads, -1, batch, width // batch)

@@ -1,0 +1,120 @@
+"""The oracle: the whole lattice in memory, the recursion as Graves 2012 (eq. 16) writes it, autograd.
+
+Slow, and of size B x T x U x V. In float64 it is what the other implementations are held against.
+"""
+
+import torch
+from torch import Tensor
+
+from todm.kernels.rnnt_loss.problem import Divergence, Problem, RnntLoss, Topology
+
+
+def rnnt_loss(problem: Problem) -> RnntLoss:
+    """The op, see `todm.kernels.rnnt_loss.rnnt_loss`."""
+    p = problem
+    valid_BTU = p.valid_BTU()
+    # Where padded, zeros replace whatever is there: NaN times zero would be NaN.
+    enc_BTJ = p.enc_BTJ.masked_fill(~valid_BTU[:, :, :1], 0.0)
+    pred_BUJ = p.pred_BUJ.masked_fill(~valid_BTU[:, 0, :, None], 0.0)
+    logq_BTUV = _log_probs(enc_BTJ, pred_BUJ, p.weight_VJ, p.bias_V)
+    labels_BU = p.targets_BU.long().masked_fill(~valid_BTU[:, 0, 1:], 0)
+    labels_BTU = labels_BU[:, None, :].expand(-1, enc_BTJ.shape[1], -1)
+    blank_BTU = logq_BTUV[..., 0]
+    label_BTU = logq_BTUV[:, :, :-1].gather(3, labels_BTU[..., None]).squeeze(3)
+    label_BTU = label_BTU + p.fastemit * (label_BTU - label_BTU.detach())
+    label_BTU = label_BTU + p.delay_BT()[:, :, None]
+    loss_B = _losses(p, label_BTU, blank_BTU)
+    divergence_B = torch.zeros_like(loss_B)
+    if p.teacher is not None:
+        t = p.teacher
+        logp_BTUV = _log_probs(
+            t.enc_BTJ.masked_fill(~valid_BTU[:, :, :1], 0.0),
+            t.pred_BUJ.masked_fill(~valid_BTU[:, 0, :, None], 0.0),
+            t.weight_VJ,
+            t.bias_V,
+        )
+        padded_BTU = torch.nn.functional.pad(labels_BTU, (0, 1))
+        nodes_BTU = _divergence(logq_BTUV, logp_BTUV, padded_BTU, p.divergence)
+        divergence_B = (nodes_BTU * p.node_weights_BTU()).sum((1, 2))
+    return RnntLoss(loss_B, divergence_B, _occupancy(p, label_BTU.detach(), blank_BTU.detach()))
+
+
+def _log_probs(enc_BTJ: Tensor, pred_BUJ: Tensor, weight_VJ: Tensor, bias_V: Tensor) -> Tensor:
+    hidden_BTUJ = torch.tanh(enc_BTJ[:, :, None] + pred_BUJ[:, None])
+    return torch.nn.functional.linear(hidden_BTUJ, weight_VJ, bias_V).log_softmax(3)
+
+
+def _losses(p: Problem, label_BTU: Tensor, blank_BTU: Tensor) -> Tensor:
+    """Loss of each utterance."""
+    return torch.stack(
+        [
+            _path_sum(label_BTU[b, :T], blank_BTU[b, :T], U, p.topology)
+            for b, (T, U) in enumerate(zip(p.enc_lens, p.target_lens, strict=True))
+        ]
+    ).neg()
+
+
+def _path_sum(label_TU: Tensor, blank_TU: Tensor, U: int, topology: Topology) -> Tensor:
+    """log P: over t, then over u, one scalar at a time."""
+    step = 0 if topology == "standard" else 1  # frames a label takes
+    T = blank_TU.shape[0]
+    alpha = {(0, 0): blank_TU.new_zeros(())}
+    for t in range(T + 1):
+        for u in range(U + 1):
+            ways = []
+            if (t - 1, u) in alpha:
+                ways.append(alpha[t - 1, u] + blank_TU[t - 1, u])
+            if (t - step, u - 1) in alpha and t - step < T:
+                ways.append(alpha[t - step, u - 1] + label_TU[t - step, u - 1])
+            if ways:
+                alpha[t, u] = torch.logsumexp(torch.stack(ways), 0)
+    return alpha[T, U]
+
+
+def _occupancy(p: Problem, label_BTU: Tensor, blank_BTU: Tensor) -> Tensor:
+    """Each node's visits are those of its two arcs: minus the loss's gradients by their scores."""
+    with torch.enable_grad():
+        label_BTU.requires_grad_()
+        blank_BTU.requires_grad_()
+        loss = _losses(p, label_BTU, blank_BTU).sum()
+        arcs = torch.autograd.grad(loss, (label_BTU, blank_BTU), allow_unused=True)
+    label_grad, blank_grad = (torch.zeros_like(x) if x is None else x for x in arcs)
+    return -(torch.nn.functional.pad(label_grad, (0, 1)) + blank_grad)
+
+
+def _divergence(
+    logq_BTUV: Tensor, logp_BTUV: Tensor, labels_BTU: Tensor, config: Divergence
+) -> Tensor:
+    """Value, with the gradient of AlphaNet's surrogate -sum sg(q rho) log q. [B, T, U + 1]."""
+    if config.kind == "collapsed":
+        return _collapsed(logq_BTUV, logp_BTUV, labels_BTU)
+    logw, q = (logp_BTUV - logq_BTUV).detach(), logq_BTUV.detach().exp()
+    found = []
+    for alpha in (config.alpha_min, config.alpha_max) if config.kind == "alpha" else (1.0,):
+        if alpha == 1:
+            terms, rho = q * logw.exp() * logw, logw.exp()
+        elif alpha == 0:
+            terms, rho = -q * logw, logw
+        else:
+            power = (alpha * logw).exp().clamp(max=config.clip)
+            terms, rho = q * (power - 1) / (alpha * (alpha - 1)), power / alpha
+        surrogate = -(q * rho * logq_BTUV).sum(3)
+        found.append(terms.sum(3) + surrogate - surrogate.detach())
+    if len(found) == 1:
+        return found[0]
+    return torch.where(found[0].detach() > found[1].detach(), found[0], found[1])
+
+
+def _collapsed(logq_BTUV: Tensor, logp_BTUV: Tensor, labels_BTU: Tensor) -> Tensor:
+    """KL over {blank, label, rest}, by autograd."""
+    blank = torch.zeros_like(logq_BTUV, dtype=torch.bool)
+    blank[..., 0] = True
+    label = torch.zeros_like(blank).scatter(3, labels_BTU[..., None], value=True) & ~blank
+    total = torch.zeros_like(logq_BTUV[..., 0])
+    for members in (blank, label, ~blank & ~label):
+        q = logq_BTUV.exp().masked_fill(~members, 0.0).sum(3)
+        p = logp_BTUV.exp().masked_fill(~members, 0.0).sum(3)
+        some = members.any(3)
+        ratio = torch.where(some, p, 1.0) / torch.where(some, q, 1.0)
+        total = total + torch.xlogy(p, ratio)
+    return total

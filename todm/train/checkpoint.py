@@ -1,0 +1,55 @@
+"""Checkpoints of a running training: everything it needs to go on exactly where it was.
+
+A checkpoint is one file, written beside its place, synced and renamed; the last two are kept, so a
+crash or a full disk never destroys the last good one. Read with `weights_only`, never unpickled.
+"""
+
+import os
+import pickle
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from todm.errors import TrainingError
+
+KEEP = 2
+
+
+def write(directory: Path, update: int, state: dict[str, Any]) -> Path:
+    """Write the checkpoint taken after `update` updates, then drop all but the newest two."""
+    directory.mkdir(parents=True, exist_ok=True)
+    path = directory / f"update-{update:08d}.pt"
+    temporary = path.with_suffix(f".{os.getpid()}.tmp")
+    try:
+        with temporary.open("wb") as handle:
+            torch.save(state, handle)
+            handle.flush()
+            os.fsync(handle.fileno())
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+    for old in _all(directory)[:-KEEP]:
+        old.unlink()
+    return path
+
+
+def read_latest(directory: Path) -> dict[str, Any] | None:
+    """The newest checkpoint that can be read; None if there is none.
+
+    Raises:
+        TrainingError: checkpoints exist and none of them can be read.
+    """
+    paths = _all(directory)
+    for path in reversed(paths):
+        try:
+            return torch.load(path, map_location="cpu", weights_only=True)
+        except (OSError, EOFError, RuntimeError, pickle.UnpicklingError):
+            continue
+    if paths:
+        raise TrainingError(f"no checkpoint in {directory} can be read: remove it to start again")
+    return None
+
+
+def _all(directory: Path) -> list[Path]:
+    return sorted(directory.glob("update-*.pt"))

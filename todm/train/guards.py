@@ -1,0 +1,104 @@
+"""What every optimizer here shares: clipping by the median norm, skipped steps, state by name."""
+
+import math
+import statistics
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+
+from todm.errors import TrainingError
+
+PERIOD = 100
+FIRST = (10, 20, 40)  # early thresholds, with a slack: few norms are known by then
+SLACK = 2.0
+
+
+class MedianClip:
+    """How much to scale gradients down: to `scale` times the median norm of the last 100 steps.
+
+    The threshold is first set at steps 10, 20 and 40 with a slack of two, then every 100 steps.
+    """
+
+    def __init__(self, scale: float) -> None:
+        self.scale = scale
+        self.step = 0
+        self.threshold = math.inf
+        self.norms: list[float] = []
+
+    def factor(self, norm: float) -> float:
+        """Record a finite norm; the factor in (0, 1] for this step's gradients."""
+        self.norms = [*self.norms[1 - PERIOD :], norm]
+        if self.step in FIRST or (self.step and self.step % PERIOD == 0):
+            slack = SLACK if self.step in FIRST else 1.0
+            median = statistics.median(self.norms)
+            self.threshold = slack * self.scale * median if median else math.inf
+        self.step += 1
+        return min(1.0, self.threshold / max(norm, 1e-20)) if self.scale else 1.0
+
+
+class GuardedOptimizer(torch.optim.Optimizer):
+    """Abstract: a step with non-finite gradients changes nothing and is counted.
+
+    `num_skipped` counts such steps, `num_skipped_in_row` those since the last good one. `last_norm`
+    is the gradient norm of the last step, before clipping; `last_clip` the factor its gradients
+    were scaled with (0 if it was skipped). A group's `base_lr` is its peak learning rate.
+    """
+
+    _counters = ("num_skipped", "num_skipped_in_row", "last_norm", "last_clip")
+
+    def _setup(self) -> None:
+        self.num_skipped = 0
+        self.num_skipped_in_row = 0
+        self.last_norm = 0.0
+        self.last_clip = 1.0
+        for group in self.param_groups:
+            group["base_lr"] = group["lr"]
+
+    def _skip(self, norm: float) -> None:
+        self.num_skipped += 1
+        self.num_skipped_in_row += 1
+        self.last_norm, self.last_clip = norm, 0.0
+
+    def _accept(self, norm: float, clip: float) -> None:
+        self.num_skipped_in_row = 0
+        self.last_norm, self.last_clip = norm, clip
+
+    def state_dict(self) -> dict[str, Any]:
+        """As torch's, but keyed by parameter name, so that the order of parameters is free."""
+        state = super().state_dict()
+        names = _names(state["param_groups"])
+        state["state"] = {names[index]: value for index, value in state["state"].items()}
+        state["counters"] = {name: getattr(self, name) for name in self._counters}
+        return state
+
+    def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
+        """Take over a state written by `state_dict`, by name; tensors are taken, not copied.
+
+        Raises:
+            TrainingError: it belongs to other parameters or groups.
+        """
+        own = super().state_dict()["param_groups"]
+        names = _names(own)
+        saved = state_dict["param_groups"]
+        theirs = [sorted(group["param_names"]) for group in saved]
+        if theirs != [sorted(group["param_names"]) for group in own]:
+            raise TrainingError(
+                "the optimizer state is of another model: its parameters or their groups differ; "
+                "resume with the configuration of the checkpoint, or start a new run"
+            )
+        keep = ("params", "param_names")
+        groups = [
+            {**old, **{key: new[key] for key in keep}} for old, new in zip(saved, own, strict=True)
+        ]
+        state = {i: state_dict["state"][n] for i, n in names.items() if n in state_dict["state"]}
+        super().load_state_dict({"state": state, "param_groups": groups})
+        for name, value in state_dict["counters"].items():
+            setattr(self, name, value)
+
+
+def _names(groups: list[dict[str, Any]]) -> dict[int, str]:
+    """Index of torch's state to parameter name; unnamed parameters are called by their index."""
+    for group in groups:
+        group.setdefault("param_names", [str(index) for index in group["params"]])
+    return {i: n for g in groups for i, n in zip(g["params"], g["param_names"], strict=True)}

@@ -1,0 +1,113 @@
+"""Learning-rate schedules and ramps, as pure functions of the step.
+
+Every constant of `ScheduleConfig` is a fraction of the planned updates, so a short run is a long
+one in small. `eden` and `eden2` are the curves of icefall's Zipformer recipes, in absolute units.
+"""
+
+import dataclasses
+import math
+from typing import Literal
+
+from todm.config import Config
+from todm.errors import ConfigError
+
+MAX_FINAL = 0.05  # a run that ends at a high rate hands over noisy weights
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ScheduleConfig(Config):
+    """Warm-up, then a fall from exactly 1 to exactly `final`.
+
+    `warmup` is a fraction of the planned updates, `warmup_start` the factor of the first update.
+    `knee_updates` and `knee_epochs` are where Eden's two factors bend, as fractions of the updates
+    after warm-up; Eden2 uses the first only, the other kinds neither.
+    """
+
+    kind: Literal["eden", "eden2", "cosine", "linear"] = "eden2"
+    warmup: float = 0.05
+    warmup_start: float = 0.1
+    final: float = 0.02
+    knee_updates: float = 0.2
+    knee_epochs: float = 0.4
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.warmup < 1:
+            raise ConfigError(f"schedule.warmup is {self.warmup}: a fraction in [0, 1) is needed")
+        if not 0 < self.warmup_start <= 1:
+            raise ConfigError(
+                f"schedule.warmup_start is {self.warmup_start}: a factor in (0, 1] is needed"
+            )
+        if not 0 <= self.final <= MAX_FINAL:
+            raise ConfigError(
+                f"schedule.final is {self.final}: at most {MAX_FINAL} of the peak is allowed"
+            )
+        for name in ("knee_updates", "knee_epochs"):
+            if getattr(self, name) <= 0:
+                raise ConfigError(f"schedule.{name} is {getattr(self, name)}: it must be above 0")
+
+
+def lr_factor(step: int, total: int, *, config: ScheduleConfig) -> float:
+    """What to multiply the peak learning rate with.
+
+    Args:
+        step: the update about to be made, counted from 0.
+        total: the planned number of updates; later steps keep the last factor.
+        config: the curve.
+    """
+    warmup = config.warmup * total
+    if step < warmup:
+        return config.warmup_start + (1 - config.warmup_start) * step / warmup
+    at = min(1.0, (step - warmup) / max(total - 1 - warmup, 1))
+    shape = _SHAPES[config.kind]
+    end = shape(1.0, config)
+    return config.final + (1 - config.final) * (shape(at, config) - end) / (1 - end)
+
+
+def eden(
+    batch: float,
+    epoch: float,
+    *,
+    batches: float = 7500,
+    epochs: float = 3.5,
+    warmup_batches: float = 500,
+    warmup_start: float = 0.5,
+) -> float:
+    """Eden: the product of two inverse square-root-like falls, one in batches and one in epochs.
+
+    `((b^2 + B^2) / B^2)^-1/4 * ((e^2 + E^2) / E^2)^-1/4 * warm`. With `epochs=3.5` an epoch is a
+    pass over data in three speeds, in runs of 30 to 50 of them: shrink it in shorter runs.
+    """
+    falls = _knee(batch / batches, 0.25) * _knee(epoch / epochs, 0.25)
+    return falls * _warm(batch, warmup_batches, warmup_start)
+
+
+def eden2(
+    batch: float, *, batches: float = 7500, warmup_batches: float = 500, warmup_start: float = 0.5
+) -> float:
+    """Eden without epochs: `((b^2 + B^2) / B^2)^-1/2 * warm`."""
+    return _knee(batch / batches, 0.5) * _warm(batch, warmup_batches, warmup_start)
+
+
+def ramp(step: float, start: float, stop: float) -> float:
+    """0 up to `start`, 1 from `stop` on, linear between; for loss weights."""
+    if step >= stop:
+        return 1.0
+    if step <= start:
+        return 0.0
+    return (step - start) / (stop - start)
+
+
+def _knee(ratio: float, power: float) -> float:
+    return (ratio * ratio + 1) ** -power
+
+
+def _warm(batch: float, batches: float, start: float) -> float:
+    return 1.0 if batch >= batches else start + (1 - start) * batch / batches
+
+
+_SHAPES = {
+    "eden": lambda at, c: _knee(at / c.knee_updates, 0.25) * _knee(at / c.knee_epochs, 0.25),
+    "eden2": lambda at, c: _knee(at / c.knee_updates, 0.5),
+    "cosine": lambda at, _: (1 + math.cos(math.pi * at)) / 2,
+    "linear": lambda at, _: 1 - at,
+}
