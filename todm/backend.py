@@ -33,14 +33,14 @@ class Graph:
         module: called with the inputs in order, returns the outputs in order.
         inputs: with examples of batch 2.
         outputs: likewise.
-        metadata: what the runtime reads from the file.
+        metadata: written to the file, beside what the target asks for.
     """
 
     name: str
     module: nn.Module
     inputs: tuple[Port, ...]
     outputs: tuple[Port, ...]
-    metadata: Mapping[str, str]
+    metadata: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
 
 class Batches(Protocol):
@@ -65,6 +65,10 @@ class Backend(Protocol):
     @property
     def space(self) -> SearchSpace:
         """The subnets of the supernet."""
+        ...
+
+    def prepare(self) -> None:
+        """Do once what training needs before the first `build` (features); quick when it was done."""
         ...
 
     def build(self, subnet: Subnet | None) -> nn.Module:

@@ -66,4 +66,4 @@ for entry in "${budgets[@]}"; do
   todm evaluate "$run/bundles/$name" "$run/corpus" --out "$run/evaluation/$name"
 done
 todm report "$run"
-todm transcribe "$run/bundles/large" "$run/bundles/large/test.wav"
+"$bin/python" "$root/export/sherpa_onnx/run.py" "$run/bundles/large" "$run/bundles/large/test_wavs/0.wav"

@@ -18,7 +18,10 @@ CHUNK = 8
 class LeakyEncoder(nn.Module):
     """Four frames to one, a leaky sum of all the past by matmul, and a frame of history."""
 
-    def __init__(self, chunk=CHUNK, channels=24, joiner_dim=JOINER_DIM):
+    within: torch.Tensor
+    carry: torch.Tensor
+
+    def __init__(self, chunk=CHUNK, channels=12, joiner_dim=JOINER_DIM):
         super().__init__()
         self.chunk, self.channels = chunk, channels
         self.front = nn.Linear(5 * 80, channels)
@@ -114,7 +117,7 @@ def toy_graphs():
     """Encoder, decoder and joiner with random weights that emit often."""
     torch.manual_seed(3)
     modules = (LeakyEncoder().eval(), Decoder().eval(), Joiner().eval())
-    return graphs_of(*modules, state_sizes=(24, 80), vocab_size=VOCAB_SIZE, joiner_dim=JOINER_DIM)
+    return graphs_of(*modules, state_sizes=(12, 80), vocab_size=VOCAB_SIZE, joiner_dim=JOINER_DIM)
 
 
 @pytest.fixture(scope="session")
@@ -135,8 +138,16 @@ def write_assets():
 @pytest.fixture(scope="session")
 def toy_bundle(tmp_path_factory, toy_graphs, write_assets):
     """A whole bundle for sherpa-onnx, made once; tests copy it before they spoil it."""
-    from todm.export.bundle import ExportConfig, write_bundle
+    from todm.export.bundle import ExportConfig, Sample, write_bundle
+    from todm.export.verify import sample_signal
 
     path = tmp_path_factory.mktemp("bundle") / "toy"
-    write_bundle(path, toy_graphs, write_assets=write_assets, config=ExportConfig())
+    sample = Sample(samples_S=sample_signal(3.0), reference="NOTHING WAS SAID")
+    write_bundle(path, toy_graphs, write_assets=write_assets, config=ExportConfig(), sample=sample)
     return path
+
+
+@pytest.fixture(scope="session")
+def build_graphs():
+    """States encoder, decoder and joiner as graphs."""
+    return graphs_of

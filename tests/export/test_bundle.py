@@ -1,6 +1,22 @@
-"""Export end to end with random weights: what is written, and that real runtimes agree on it."""
+"""Export end to end with random weights: what is written, and what is refused."""
 
+import dataclasses
 import json
+import os
+import shutil
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from torch import nn
+
+from todm.device.audio import read_audio
+from todm.device.bundle import open_bundle
+from todm.errors import ArtifactError, BundleError, ConfigError
+from todm.export.bundle import ExportConfig, Sample, write_bundle
+from todm.export.to_onnx import graph_to_onnx
+from todm.export.verify import Report, sample_signal, verify
 
 
 def test_bundle_holds_what_the_contract_names(toy_bundle):
@@ -12,6 +28,128 @@ def test_bundle_holds_what_the_contract_names(toy_bundle):
         "offline/encoder.onnx", "offline/encoder.int8.onnx", "offline/encoder.int8.rr.onnx",
         "test_wavs/0.wav", "test_wavs/expected.json",
     }  # fmt: skip
-    print(json.dumps(json.loads((toy_bundle / "manifest.json").read_text())["metrics"], indent=1))
-    print((toy_bundle / "README.md").read_text())
-    print((toy_bundle / "test_wavs/expected.json").read_text()[:600])
+
+
+@pytest.mark.parametrize("name", ["encoder", "encoder.int8", "encoder.int8.rr"])
+def test_graphs_are_small_self_contained_and_old_enough(toy_bundle, name):
+    model = onnx.load(str(toy_bundle / f"{name}.onnx"), load_external_data=False)
+    metadata = {entry.key: entry.value for entry in model.metadata_props}
+    assert model.ir_version == 8
+    assert not any(t.external_data for t in model.graph.initializer)
+    assert not any(node.metadata_props for node in model.graph.node)
+    assert metadata["model_type"] == "lstm"
+    assert metadata["T"] == metadata["decode_chunk_len"] == "32"
+    axes = zip(model.graph.input, (0, 1, 1), strict=True)
+    batch = [value.type.tensor_type.shape.dim[axis].dim_param for value, axis in axes]
+    assert batch == ["N", "N", "N"]
+
+
+def test_manifest_and_card_carry_the_figures(toy_bundle):
+    metrics = json.loads((toy_bundle / "manifest.json").read_text())["metrics"]
+    assert metrics["checks"]["encoder chunk by chunk, torch and onnxruntime"] < 1e-4
+    assert metrics["checks"]["fp32, streaming in sherpa-onnx, log-probs"] < 1e-4
+    assert set(metrics["runtime"]) == {"fp32", "int8", "int8.rr"}
+    card = (toy_bundle / "README.md").read_text()
+    assert "0.68 s of silence" in card
+    assert "NOTHING WAS SAID" in card
+
+
+def test_seven_bit_weights_are_close_on_every_processor(toy_bundle):
+    metrics = json.loads((toy_bundle / "manifest.json").read_text())["metrics"]
+    assert metrics["checks"]["int8.rr encoder, signal-to-noise in dB"] > 25
+
+
+def test_golden_bundle_of_the_device_tests_is_what_export_writes(toy_bundle, repo):
+    """TODM_WRITE_GOLDEN=1 writes it anew."""
+    golden = repo / "tests" / "device" / "golden"
+    if os.environ.get("TODM_WRITE_GOLDEN"):
+        shutil.rmtree(golden, ignore_errors=True)
+        shutil.copytree(toy_bundle, golden)
+    ours, theirs = (
+        json.loads((path / "test_wavs" / "expected.json").read_text())["fp32"]
+        for path in (toy_bundle, golden)
+    )
+    assert ours["streaming"]["tokens"] == theirs["streaming"]["tokens"]
+    assert ours["offline"]["tokens"] == theirs["offline"]["tokens"]
+
+
+def test_graph_that_is_not_the_module_is_refused(toy_graphs, toy_bundle):
+    changed = [dataclasses.replace(g, module=_shifted(g.module)) for g in toy_graphs[:1]]
+    with pytest.raises(BundleError, match=r"encoder encoder_out.* differ by 1\.0e-02"):
+        verify(
+            [*changed, *toy_graphs[1:]],
+            open_bundle(toy_bundle),
+            sample_signal(1.0),
+            in_sherpa=False,
+        )
+
+
+def test_missing_graph_is_refused(tmp_path, toy_graphs, write_assets):
+    with pytest.raises(BundleError, match="no joiner"):
+        write_bundle(
+            tmp_path / "b", toy_graphs[:2], write_assets=write_assets, config=ExportConfig()
+        )
+
+
+@pytest.mark.parametrize(
+    ("spoil", "message"),
+    [
+        (lambda d: (d / "bpe.model").unlink(), "no file 'bpe.model'"),
+        (lambda d: (d / "tokens.txt").write_text("<blk> 0\na 1\n"), "2 tokens, and .* 24 logits"),
+    ],
+    ids=["no-tokenizer", "short-tokens"],
+)
+def test_failed_export_leaves_nothing(tmp_path, toy_graphs, write_assets, spoil, message):
+    def assets(directory):
+        write_assets(directory)
+        spoil(directory)
+
+    with pytest.raises(BundleError, match=message):
+        write_bundle(
+            tmp_path / "b",
+            toy_graphs,
+            write_assets=assets,
+            config=ExportConfig(target="onnx", int8=False),
+        )
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_other_peoples_directory_is_not_replaced(tmp_path, toy_graphs, write_assets):
+    (tmp_path / "thesis.txt").write_text("do not lose")
+    with pytest.raises(ArtifactError, match="is not an artifact"):
+        write_bundle(tmp_path, toy_graphs, write_assets=write_assets, config=ExportConfig())
+
+
+def test_dynamic_axis_with_example_of_one_is_refused(tmp_path, toy_graphs):
+    decoder = toy_graphs[1]
+    port = dataclasses.replace(decoder.inputs[0], example=torch.zeros(1, 2, dtype=torch.int64))
+    with pytest.raises(ValueError, match="give 2 or more"):
+        graph_to_onnx(dataclasses.replace(decoder, inputs=(port,)), tmp_path / "d.onnx")
+
+
+def test_tail_out_of_range_is_refused():
+    with pytest.raises(ConfigError, match="tail_seconds is -1"):
+        ExportConfig(tail_seconds=-1)
+
+
+def test_report_refuses_what_is_not_a_number():
+    with pytest.raises(BundleError, match="differ by nan"):
+        Report().close("x", np.zeros(3), np.full(3, np.nan), 1e-4)
+
+
+def test_sample_is_read_from_a_file(toy_bundle):
+    path = toy_bundle / "test_wavs" / "0.wav"
+    assert np.array_equal(Sample.read(path, "A").samples_S, read_audio(path))
+
+
+def _shifted(module):
+    class Shifted(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.module = module
+
+        def forward(self, *inputs):
+            first, *rest = self.module(*inputs)
+            return first + 0.01, *rest
+
+    return Shifted()

@@ -127,7 +127,8 @@ class Augmenter:
         if draw.chance(config.join_prob):
             batch = join_pairs(batch)
         if draw.chance(config.spec_prob):
-            mask(batch.features_BTF, batch.feature_lens_B, self._mean_F, config, generator)
+            masks = {"mean_F": self._mean_F, "config": config, "generator": generator}
+            mask(batch.features_BTF, batch.feature_lens_B, **masks)
         return batch
 
     def _mix(
@@ -214,6 +215,7 @@ def join_pairs(batch: Batch) -> Batch:
 def mask(
     features_BTF: Tensor,
     lens_B: Tensor,
+    *,
     mean_F: Tensor,
     config: AugmentConfig,
     generator: torch.Generator,

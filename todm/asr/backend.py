@@ -12,14 +12,16 @@ from torch import Tensor, distributed, nn
 
 from todm.artifact import Artifact
 from todm.asr import tokens
-from todm.asr.augment import AugmentConfig, Augmenter
+from todm.asr.augment import AugmentConfig
 from todm.asr.corpora.config import DataConfig
-from todm.asr.data import LoaderConfig, MapBatches, eval_batches
+from todm.asr.cuts import cut_text
+from todm.asr.data import LoaderConfig, eval_batches
 from todm.asr.decode import Hypothesis, beam_search, greedy_search
 from todm.asr.model import Rnnt, RnntConfig, extract
 from todm.asr.objective import ObjectiveConfig, RnntObjective, TrainingBatch
-from todm.asr.store import FeatureStore
+from todm.asr.store import FeatureStore, Progress
 from todm.asr.streaming import Decoder, Joiner, StreamingEncoder
+from todm.asr.streams import BatchStream, Statistics, make_augmenter, open_stream, prepare_features
 from todm.asr.wer import Wer, bootstrap, score
 from todm.backend import Graph, Port
 from todm.config import Config
@@ -41,6 +43,7 @@ class AsrConfig(Config):
         model: sizes that are not elastic; vocabulary and blocks are filled in.
         space: elastic sizes; the largest is the supernet.
         objective: loss terms.
+        noise: a folder of noise recordings to mix in; shaped Gaussian noise without one.
         chunks: chunk sizes C drawn in training, one a step; 0 is the whole utterance.
         chunk: C that subnets are evaluated, extracted and exported at.
     """
@@ -53,6 +56,7 @@ class AsrConfig(Config):
         depths=(3, 4, 5, 6), widths={"ffn": (128, 256, 384, 512), "pairs": (2, 4, 6, 8)}
     )
     objective: ObjectiveConfig = dataclasses.field(default_factory=ObjectiveConfig)
+    noise: str | None = None
     chunks: tuple[int, ...] = (8, 16, 32, 0)
     chunk: int = 16
 
@@ -92,6 +96,7 @@ class AsrBackend:
         self.tokenizer = tokens.load(assets, rule=config.data.tokens.normalise)
         self.supernet = config.supernet(self.tokenizer.vocab_size)
         self._stores: dict[str, FeatureStore] = {}
+        self._statistics: Statistics | None = None
 
     @property
     def space(self) -> SearchSpace:
@@ -103,11 +108,20 @@ class AsrBackend:
         if subnet is not None:
             return Rnnt(self.supernet.replace(encoder=self.supernet.encoder.narrow(subnet), ctc=False))
         model = Rnnt(self.supernet)
-        if self.corpus is not None:
-            store = self.store("train")
-            model.encoder.subsampling.mean.copy_(store.mean_F)
-            model.encoder.subsampling.scale.copy_(1 / store.std_F.clamp(min=0.1))
+        if self._statistics is not None:
+            model.encoder.subsampling.mean.copy_(self._statistics.mean_F)
+            model.encoder.subsampling.scale.copy_(1 / self._statistics.std_F.clamp(min=0.1))
         return model
+
+    def prepare(self) -> None:
+        """Features of the training data, or their statistics, before the first `build` of a training."""
+        self._statistics = prepare_features(
+            self._cuts("train"),
+            self._features("train"),
+            config=self.config.loader,
+            progress=self._progress("train"),
+        )
+        self.store("dev")
 
     def extract(self, model: nn.Module, subnet: Subnet) -> Rnnt:
         """A plain dense module whose outputs equal the supernet's with that subnet."""
@@ -121,12 +135,20 @@ class AsrBackend:
 
     def batches(self, *, rank: int, world_size: int, num_updates: int) -> "TrainingBatches":
         """Augmented training batches of one process."""
-        store = self.store("train")
-        stream = MapBatches(
-            store,
-            self._encode,
+        if self._statistics is None:
+            raise ConfigError("training batches need prepare() first")
+        augment = make_augmenter(
+            self.config.augment,
+            self._statistics,
+            noise_dir=Path(self.config.noise) if self.config.noise else None,
+            cache_dir=self._features("noise"),
+        )
+        stream = open_stream(
+            self._cuts("train"),
+            self._features("train"),
+            encode=self._encode,
             config=self.config.loader,
-            augment=Augmenter(self.config.augment, mean_F=store.mean_F),
+            augment=augment,
             num_updates=num_updates,
             rank=rank,
             world_size=world_size,
@@ -184,7 +206,7 @@ class AsrBackend:
         return (beam_search if search == "beam" else greedy_search)(model, enc_BTD, lens_B)
 
     def graphs(self, model: nn.Module) -> list[Graph]:
-        """Streaming encoder, decoder and joiner of a plain model, with sherpa-onnx's metadata."""
+        """Streaming encoder, decoder and joiner of a plain model, as sherpa-onnx's `lstm` host takes them."""
         assert isinstance(model, Rnnt)
         encoder = StreamingEncoder(model, self.config.chunk).eval()
         size0, size1 = encoder.state_sizes
@@ -206,21 +228,18 @@ class AsrBackend:
                 module=encoder,
                 inputs=(features, *states),
                 outputs=(enc, *(dataclasses.replace(s, name=f"new_{s.name}") for s in states)),
-                metadata=encoder_metadata(encoder),
             ),
             Graph(
                 name="decoder",
                 module=Decoder(model),
                 inputs=(labels,),
                 outputs=(dec,),
-                metadata={"vocab_size": str(model.config.vocab_size), "context_size": str(context)},
             ),
             Graph(
                 name="joiner",
                 module=Joiner(model),
                 inputs=(row, dec),
                 outputs=(logit,),
-                metadata={"joiner_dim": str(joiner_dim)},
             ),
         ]
 
@@ -230,20 +249,37 @@ class AsrBackend:
             shutil.copy(self.assets / name, directory / name)
 
     def store(self, split: str) -> FeatureStore:
-        """Features of a split, beside the corpus; computed when first asked for."""
-        if self.corpus is None:
-            raise ConfigError("this needs a corpus: give the directory that  todm prepare  wrote")
+        """Features of a split as it is, beside the corpus; computed when first asked for."""
         if split not in self._stores:
-            speeds = self.config.loader.speeds if split == "train" else (1.0,)
+            where = self._features(split if split != "train" else "train-unperturbed")
             self._stores[split] = FeatureStore.build(
-                self.corpus / f"cuts_{split}.jsonl.gz",
-                self.corpus.with_name(f"{self.corpus.name}-features") / split,
-                speeds=speeds,
-                progress=(lambda done, total: self._report(f"features of {split}", done, total))
-                if self._report
-                else None,
+                self._cuts(split), where, speeds=(1.0,), progress=self._progress(split)
             )
         return self._stores[split]
+
+    def example(self, split: str, *, seconds: float) -> tuple[Path, str]:
+        """Audio file and transcript of the first utterance of at least so long (or the last one)."""
+        from lhotse import CutSet
+
+        cut = None
+        for cut in CutSet.from_file(self._cuts(split)):
+            if cut.duration >= seconds:
+                break
+        if cut is None:
+            raise ConfigError(f"{self.corpus} has no {split} utterances")
+        return Path(cut.recording.sources[0].source), self._normal(cut_text(cut)[0])
+
+    def _cuts(self, split: str) -> Path:
+        if self.corpus is None:
+            raise ConfigError("this needs a corpus: give the directory that  todm prepare  wrote")
+        return self.corpus / f"cuts_{split}.jsonl.gz"
+
+    def _features(self, name: str) -> Path:
+        return self._cuts("train").parent.with_name(f"{self._cuts('train').parent.name}-features") / name
+
+    def _progress(self, split: str) -> Progress | None:
+        report = self._report
+        return None if report is None else lambda done, total: report(f"features of {split}", done, total)
 
     def _normal(self, text: str) -> str:
         return self.tokenizer.normalise(text)
@@ -251,16 +287,11 @@ class AsrBackend:
     def _encode(self, text: str) -> list[int]:
         return self.tokenizer.encode(self._normal(text))
 
-    @staticmethod
-    def of(found: Artifact, config: AsrConfig, corpus: Path | None = None) -> "AsrBackend":
-        """The backend of a supernet or subnet on disk."""
-        return AsrBackend(config, found.path, corpus=corpus)
-
 
 class TrainingBatches:
     """Batches with the chunk size of the step: the same on all ranks, exact on resume."""
 
-    def __init__(self, stream: MapBatches, chunks: tuple[int, ...], seed: int) -> None:
+    def __init__(self, stream: BatchStream, chunks: tuple[int, ...], seed: int) -> None:
         self._stream, self._chunks, self._seed = stream, chunks, seed
 
     def __iter__(self) -> Iterator[TrainingBatch]:
@@ -277,23 +308,6 @@ class TrainingBatches:
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go to a position."""
         self._stream.load_state(dict(state))
-
-
-def encoder_metadata(encoder: StreamingEncoder) -> dict[str, str]:
-    """What sherpa-onnx's `lstm` host reads; see export/sherpa_onnx/README.md."""
-    size0, size1 = encoder.state_sizes
-    frames = str(encoder.num_frames)
-    return {
-        "model_type": "lstm",
-        "version": "1",
-        "model_author": "todm",
-        "comment": "MH-SSM with its state packed as that of one LSTM layer",
-        "T": frames,
-        "decode_chunk_len": frames,
-        "num_encoder_layers": "1",
-        "d_model": str(size0),
-        "rnn_hidden_size": str(size1),
-    }
 
 
 def figures(result: Wer) -> dict[str, Any]:

@@ -13,8 +13,14 @@ from torch import Tensor
 from todm.asr.features import SAMPLE_RATE, fbank, num_frames
 from todm.errors import CorpusError
 
-# soundfile raises the first two, and lhotse wraps some errors of decoding and not others.
-_DECODER_ERRORS = (OSError, RuntimeError, ValueError, AssertionError)
+
+def decoding_errors() -> tuple[type[Exception], ...]:
+    """What reading audio that is missing or damaged may raise."""
+    from lhotse.audio.utils import AudioLoadingError, DurationMismatchError
+
+    # lhotse wraps some of what decoders raise and not the rest; soundfile's is a RuntimeError.
+    wrapped = (AudioLoadingError, DurationMismatchError)
+    return (*wrapped, OSError, RuntimeError, ValueError, AssertionError)
 
 
 def cut_features(cut: Any, speeds: Sequence[float]) -> list[Tensor]:  # noqa: ANN401 - a lhotse Cut
@@ -26,14 +32,13 @@ def cut_features(cut: Any, speeds: Sequence[float]) -> list[Tensor]:  # noqa: AN
     Raises:
         CorpusError: the audio cannot be read, is damaged or too short.
     """
-    from lhotse.audio.utils import AudioLoadingError, DurationMismatchError
     from lhotse.augmentation import Speed
 
     try:
         if cut.sampling_rate != SAMPLE_RATE:
             cut = cut.resample(SAMPLE_RATE)
         wave_CS = cut.load_audio()
-    except (AudioLoadingError, DurationMismatchError, *_DECODER_ERRORS) as error:
+    except decoding_errors() as error:
         raise CorpusError(f"unreadable audio: {_first_line(error)}") from None
     if not np.isfinite(wave_CS).all():
         raise CorpusError("the audio holds values that are not numbers")

@@ -117,7 +117,7 @@ class Subsampling(nn.Module):
 class Mixer(nn.Module):
     """Multi-head SSM: project into H heads, two stacked SSMs per head, one head of a pair gates the other.
 
-    Each of the two stages runs a forward and (with look-ahead) a backward recurrence, then GELU and
+    Each of the two stages runs a forward and (with look-ahead) a backward recurrence, then SiLU and
     a linear map of the head's own channels.
     """
 
@@ -139,7 +139,7 @@ class Mixer(nn.Module):
         self.mix = nn.Parameter(
             torch.randn(self.STAGES, self.directions, heads, width, width) / math.sqrt(self.directions * width)
         )
-        self.mix_bias = nn.Parameter(torch.zeros(self.STAGES, heads, width))
+        self.mix_bias = nn.Parameter(_small(self.STAGES, heads, width))
 
     @staticmethod
     def axes(config: EncoderConfig) -> Axes:
@@ -180,11 +180,14 @@ class Mixer(nn.Module):
         return self.w_out(gated.permute(2, 1, 0, 3).flatten(2))
 
     def after(self, ys: list[Tensor], stage: int) -> Tensor:
-        """GELU and the head's own linear map of the outputs of all directions: [H, T, B, P]."""
+        """SiLU and the head's own linear map of the outputs of all directions: [H, T, B, P].
+
+        MH-SSM has GELU; SiLU costs a quarter on a CPU (docs/log.md).
+        """
         heads, frames, batch, width = ys[0].shape
         out = self.mix_bias[stage, :heads, None]
         for direction, y in enumerate(ys):
-            active = F.gelu(y, approximate="tanh").reshape(heads, -1, width)
+            active = F.silu(y).reshape(heads, -1, width)
             out = torch.baddbmm(out, active, self.mix[stage, direction, :heads])
         return out.reshape(heads, frames, batch, width)
 
@@ -251,6 +254,9 @@ class Encoder(nn.Module):
         self.subsampling = Subsampling(config)
         self.blocks = nn.ModuleList(Block(config, f, p) for f, p in zip(config.ffn, config.pairs, strict=True))
         self.norm = nn.LayerNorm(config.d_model)
+        for module in self.modules():
+            if isinstance(module, nn.LayerNorm):
+                module.bias.data.copy_(_small(config.d_model))
 
     def forward(
         self, features_BTF: Tensor, lens_B: Tensor, *, subnet: Subnet | None = None, chunk: int = 16
@@ -293,6 +299,11 @@ def _plain_adam(value: Tensor) -> nn.Parameter:
     parameter = nn.Parameter(value)
     parameter._plain_adam = True  # pyright: ignore[reportAttributeAccessIssue]
     return parameter
+
+
+def _small(*shape: int) -> Tensor:
+    """Initial biases: ScaledAdam's steps are relative, so from zero they would hardly grow."""
+    return torch.empty(shape).uniform_(-0.02, 0.02)
 
 
 def _initial_steps(config: EncoderConfig, pairs: int, stages: int) -> Tensor:

@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from todm.asr.cuts import cut_features, cut_frames, cut_text
@@ -28,7 +29,8 @@ class OnTheFlyBatches:
     `short_first` has no effect.
 
     Attributes:
-        dropped: reasons for utterances left out so far, with counts (of the last epoch begun).
+        dropped: reasons for utterances left out, with counts.
+        num_utterances: what is left, every speed counted.
         rejected: reason for every cut whose audio could not be used, by id, as met so far.
     """
 
@@ -45,15 +47,15 @@ class OnTheFlyBatches:
         """A stream at the start of epoch 0; arguments as of `MapBatches`.
 
         Raises:
-            CorpusError: there is no such file.
+            CorpusError: there is no such file, or no utterance in it is usable.
         """
         if not Path(cuts_path).is_file():
             raise CorpusError(f"{cuts_path} does not exist: run  todm prepare  first")
         self._path, self._encode, self._config, self._augment = cuts_path, encode, config, augment
         self._rank, self._world_size = rank, world_size
         self._epoch = self._index = 0
-        self.dropped: Counter[str] = Counter()
         self.rejected: dict[str, str] = {}
+        self._read_lengths()
 
     def state(self) -> State:
         """Where the stream is: the epoch, and the index of the next batch in it."""
@@ -65,17 +67,11 @@ class OnTheFlyBatches:
 
     def __iter__(self) -> Iterator[Batch]:
         while True:
-            found = False
             for features, cuts, rejected in self._load(self._index):
-                found = True
                 self.rejected.update(rejected)
                 index, self._index = self._index, self._index + 1
                 if cuts:
                     yield self._make(features, cuts, index)
-            if not found and not self._index:
-                raise CorpusError(
-                    f"{self._path} has no usable utterances (left out: {dict(self.dropped)})"
-                )
             self._epoch, self._index = self._epoch + 1, 0
 
     def _make(self, features: list[torch.Tensor], cuts: list[tuple[str, str]], index: int) -> Batch:
@@ -104,8 +100,7 @@ class OnTheFlyBatches:
         from lhotse.dataset import DynamicBucketingSampler
 
         config = self._config
-        self.dropped = Counter()
-        corpus = CutSet.from_jsonl_lazy(self._path).filter(self._usable)
+        corpus = CutSet.from_jsonl_lazy(self._path).filter(self._is_usable)
         copies = [corpus if s == 1.0 else corpus.perturb_speed(s) for s in config.speeds]
         cuts = CutSet.mux(*copies, seed=config.seed) if len(copies) > 1 else copies[0]
         limit = config.max_frames
@@ -113,7 +108,7 @@ class OnTheFlyBatches:
             cuts,
             max_cuts=config.batch_size,
             max_duration=None if limit is None else limit * FRAME_SHIFT,
-            num_buckets=config.num_buckets,
+            duration_bins=self._bins,
             shuffle=True,
             seed=config.seed,
             world_size=self._world_size,
@@ -122,11 +117,28 @@ class OnTheFlyBatches:
         sampler.set_epoch(self._epoch)
         return sampler
 
-    def _usable(self, cut: Any) -> bool:  # noqa: ANN401 - a lhotse Cut
-        reason = fault(cut_frames(cut, max(self._config.speeds)), self._encode(cut_text(cut)[0]))
-        if reason:
-            self.dropped[reason] += 1
-        return reason is None
+    def _is_usable(self, cut: Any) -> bool:  # noqa: ANN401 - a lhotse Cut
+        return cut.id not in self._unusable
+
+    def _read_lengths(self) -> None:
+        """Read the manifest once: what is unusable, and the borders of the buckets."""
+        from lhotse import CutSet
+
+        speeds, seconds, faults = self._config.speeds, [], {}
+        for cut in CutSet.from_jsonl_lazy(self._path):
+            reason = fault(cut_frames(cut, max(speeds)), self._encode(cut_text(cut)[0]))
+            if reason:
+                faults[cut.id] = reason
+            else:
+                seconds += [cut.duration / s for s in speeds]
+        self.dropped, self._unusable = Counter(faults.values()), set(faults)
+        self.num_utterances = len(seconds)
+        if not seconds:
+            raise CorpusError(
+                f"{self._path} has no usable utterance (left out: {dict(self.dropped)})"
+            )
+        borders = np.quantile(seconds, np.linspace(0, 1, self._config.num_buckets + 1)[1:-1])
+        self._bins = sorted(set(borders.round(2).tolist()))
 
 
 class _From:

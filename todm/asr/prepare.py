@@ -33,6 +33,9 @@ def prepare(
 ) -> Artifact:
     """Make the corpus artifact `out`, or load it if it is there already.
 
+    A corpus made with other limits or tokens is replaced, and its audio is used again; audio made with
+    other settings is never overwritten.
+
     Args:
         config: the corpus.
         out: directory of the artifact; spoken audio goes to `OUT-audio`.
@@ -40,7 +43,8 @@ def prepare(
         processes: for speaking and checking audio; default all CPUs.
 
     Raises:
-        CorpusError: the source cannot be read, or nothing usable is left in a split.
+        CorpusError: the source cannot be read, nothing usable is left in a split, or the place of
+            the audio is taken.
         ArtifactError: `out` is something else than a corpus.
     """
     out = Path(out).absolute()
@@ -109,6 +113,8 @@ def _hash_file(path: Path) -> str:
 def _existing(config: DataConfig, out: Path, mark: str) -> Artifact | None:
     """The artifact at `out` if it was made from the same configuration and inputs, and is whole."""
     if not (out / artifact.MANIFEST).is_file():
+        if out.is_file() or (out.is_dir() and any(out.iterdir())):
+            raise ArtifactError(f"{out} holds something else: choose another --out or remove it")
         return None
     try:
         found = artifact.load(out)

@@ -20,8 +20,8 @@ from todm.kernels.rnnt_loss import Teacher, rnnt_loss
 
 CASES = ("torch", "torch + distillation", "torchaudio")
 SHAPES = {
-    "issue": dict(B=8, T=400, U=80, V=500, J=512),
-    "commands": dict(B=32, T=70, U=10, V=96, J=128),
+    "issue": {"B": 8, "T": 400, "U": 80, "V": 500, "J": 512},
+    "commands": {"B": 32, "T": 70, "U": 10, "V": 96, "J": 128},
 }
 
 
@@ -41,22 +41,24 @@ def make_inputs(
 
 
 def measure(case: str, shape: dict[str, int], *, repeats: int = 1) -> dict[str, float]:
-    """Seconds (the best of `repeats`) and MB above the inputs of one forward and backward."""
+    """Wall and CPU seconds (the best of `repeats`), MB above the inputs; forward and backward."""
     _check(case)
     inputs = make_inputs(**shape)
     # Every node weighs, which is the most work and memory that distillation can ask for.
     teacher = Teacher(
         *(x.detach() * 0.9 for x in inputs[:4]),
-        torch.ones(shape["B"], shape["T"], shape["U"] + 1),
+        occupancy=torch.ones(shape["B"], shape["T"], shape["U"] + 1),
     )
     before = _resident_mb()
-    seconds: list[float] = []
+    wall: list[float] = []
+    cpu: list[float] = []
     for _ in range(repeats):
-        begin = time.perf_counter()
+        begin, cpu_begin = time.perf_counter(), time.process_time()
         _run(case, inputs, teacher)
-        seconds.append(time.perf_counter() - begin)
+        wall.append(time.perf_counter() - begin)
+        cpu.append(time.process_time() - cpu_begin)
     peak = _to_mb(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
-    return {"seconds": min(seconds), "peak_mb": peak - before}
+    return {"seconds": min(wall), "cpu_seconds": min(cpu), "peak_mb": max(0.0, peak - before)}
 
 
 def run_case(case: str, shape: str, *, threads: int, repeats: int) -> dict[str, object]:
@@ -72,13 +74,16 @@ def run_case(case: str, shape: str, *, threads: int, repeats: int) -> dict[str, 
 
 def format_table(rows: list[dict[str, object]]) -> str:
     """Rows of `run_case` as a markdown table."""
-    lines = ["| B,T,U,V,J | loss | threads | seconds | peak MB above inputs |", "|--|--|--|--|--|"]
+    lines = [
+        "| B,T,U,V,J | loss | threads | s | CPU s | peak MB above inputs |",
+        "|--|--|--|--|--|--|",
+    ]
     for row in rows:
         shape = ",".join(str(row[k]) for k in "BTUVJ")
         figures = (
-            f"{row['seconds']:.3f} | {row['peak_mb']:.0f}"
+            f"{row['seconds']:.3f} | {row['cpu_seconds']:.3f} | {row['peak_mb']:.0f}"
             if "error" not in row
-            else f"{row['error']} |"
+            else f"{row['error']} | |"
         )
         lines.append(f"| {shape} | {row['case']} | {row['threads']} | {figures} |")
     return "\n".join(lines)
@@ -122,7 +127,7 @@ def _check(case: str) -> None:
     """A speed is worth nothing without this: the loss is the reference's."""
     inputs = make_inputs(B=2, T=6, U=3, V=11, J=8)
     wide = [x.double() if x.is_floating_point() else x for x in inputs]
-    teacher = Teacher(*(x.detach() for x in inputs[:4]), torch.ones(2, 6, 4))
+    teacher = Teacher(*(x.detach() for x in inputs[:4]), occupancy=torch.ones(2, 6, 4))
     torch.testing.assert_close(
         _run(case, inputs, teacher).double(),
         rnnt_loss(*wide, impl="reference").loss_B.detach(),

@@ -38,8 +38,9 @@ def run(args: argparse.Namespace) -> int:
         return 0
     with progress_report() as report:
         backend = AsrBackend(recipe.asr, corpus.path, corpus=corpus.path, report=report)
-        backend.store("train"), backend.store("dev")
-    done = train(backend, recipe.train, args.out, recipe=config, parent=corpus.hash)
+        backend.prepare()
+    info = {"corpus": str(corpus.path.absolute())}
+    done = train(backend, recipe.train, args.out, recipe=config, parent=corpus.hash, info=info)
     for name, row in done.metrics["dev"].items():
         print(f"{name}: dev WER {row['error']:.2%} [{row['low']:.2%}, {row['high']:.2%}]")
     print(f"supernet: {done.path}\ncurves: {args.out / 'curves.png'}")

@@ -102,7 +102,8 @@ def _decode(path: Path) -> tuple[NDArray[np.float32], int]:
     import soundfile
 
     try:
-        return soundfile.read(str(path), dtype="float32", always_2d=True)
+        samples, rate = soundfile.read(str(path), dtype="float32", always_2d=True)
+        return np.asarray(samples, np.float32), rate
     except (soundfile.SoundFileError, RuntimeError, ValueError) as error:
         raise CorpusError(f"{path} cannot be read as audio ({_reason(error)})") from None
 

@@ -1,12 +1,4 @@
-"""Bundles: open one, and find what is wrong before a runtime dies of it.
-
-sherpa-onnx ends the process without a message where an integer of the metadata is missing, and
-breaks at print time where tokens.txt is short. So everything it relies on is checked here first:
-the manifest, the metadata, the shapes of the graphs (by running them once) and the token count.
-
-Letters: N streams; T feature frames a chunk takes; L, S, R the axes of the two state tensors;
-J joiner width; K context size; V vocabulary.
-"""
+"""Bundles on disk: open one, load its graphs, read its tokens."""
 
 import dataclasses
 import platform
@@ -14,11 +6,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-import numpy as np
 from numpy.typing import NDArray
 
 from todm import artifact
-from todm.device.features import NUM_BINS
 from todm.errors import ArtifactError, BundleError
 
 if TYPE_CHECKING:
@@ -29,23 +19,6 @@ PRECISIONS: tuple[Precision, ...] = ("fp32", "int8", "int8.rr")
 KIND = "bundle"
 BLANK = "<blk>"
 UNKNOWN = "<unk>"
-STREAMING_MODEL_TYPE = "lstm"
-OFFLINE_MODEL_TYPE = "zipformer2"
-_STREAMING_KEYS = ("T", "decode_chunk_len", "num_encoder_layers", "d_model", "rnn_hidden_size")
-_DECODER_KEYS = ("vocab_size", "context_size")
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class StreamingSpec:
-    """What the metadata of a streaming bundle says, held against its graphs."""
-
-    chunk_frames: int
-    shift_frames: int
-    state0_shape: tuple[int, int]
-    state1_shape: tuple[int, int]
-    joiner_dim: int
-    vocab_size: int
-    context_size: int
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -181,70 +154,6 @@ def open_bundle(path: str | Path) -> Bundle:
     return Bundle(path=path, info=found.info)
 
 
-def validate(bundle: Bundle) -> StreamingSpec:
-    """Check all graphs of a bundle, in every precision, streaming and offline.
-
-    Raises:
-        BundleError: what is wrong, and in which file.
-    """
-    for precision in bundle.precisions():
-        streaming_spec(bundle.networks(precision), bundle.path)
-        if bundle.has_offline():
-            check_offline(bundle.networks(precision, offline=True), bundle.path)
-    return streaming_spec(bundle.networks(), bundle.path)
-
-
-def streaming_spec(networks: Networks, where: Path) -> StreamingSpec:
-    """The sizes of a streaming transducer, after checking that graphs, metadata and tokens agree.
-
-    Args:
-        networks: the loaded graphs.
-        where: the bundle, for messages.
-
-    Raises:
-        BundleError: the first thing that does not fit.
-    """
-    _check_model_type(networks.encoder, STREAMING_MODEL_TYPE, where)
-    sizes = _integers(networks.encoder, "encoder", _STREAMING_KEYS, where)
-    layers = sizes["num_encoder_layers"]
-    spec = StreamingSpec(
-        chunk_frames=sizes["T"],
-        shift_frames=sizes["decode_chunk_len"],
-        state0_shape=(layers, sizes["d_model"]),
-        state1_shape=(layers, sizes["rnn_hidden_size"]),
-        **_check_search_graphs(networks, where),
-    )
-    if spec.shift_frames > spec.chunk_frames:
-        raise BundleError(
-            f"{where}: the encoder advances {spec.shift_frames} frames (decode_chunk_len) and reads "
-            f"only {spec.chunk_frames} (T): export the bundle again"
-        )
-    _check_streaming_run(networks, spec, where)
-    return spec
-
-
-def check_offline(networks: Networks, where: Path) -> int:
-    """Check an offline transducer.
-
-    Returns:
-        Its context size.
-
-    Raises:
-        BundleError: the first thing that does not fit.
-    """
-    _check_model_type(networks.encoder, OFFLINE_MODEL_TYPE, where)
-    sizes = _check_search_graphs(networks, where)
-    joiner_dim = sizes["joiner_dim"]
-    frames = np.zeros((1, 7, NUM_BINS), np.float32)
-    out, lens = run(networks.encoder, [frames, np.array([7], np.int64)], "offline encoder", where)
-    if out.ndim != 3 or out.shape[2] != joiner_dim or lens.shape != (1,) or lens[0] > out.shape[1]:
-        raise BundleError(
-            f"{where}: the offline encoder gives {list(out.shape)} and lengths {lens.tolist()}, and "
-            f"the joiner takes width {joiner_dim}: export the bundle again"
-        )
-    return sizes["context_size"]
-
-
 def read_tokens(path: Path) -> tuple[str, ...]:
     """The symbols of tokens.txt in the order of their ids.
 
@@ -279,7 +188,7 @@ def load_session(path: Path, *, num_threads: int = 1) -> "onnxruntime.InferenceS
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = num_threads
     options.inter_op_num_threads = 1
-    options.log_severity_level = 3
+    options.log_severity_level = 4  # its errors come back as exceptions
     try:
         return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
     except Exception as error:  # noqa: BLE001 - onnxruntime's classes share no base but this
@@ -301,103 +210,13 @@ def run(
         )
     try:
         feed = {port.name: value for port, value in zip(ports, inputs, strict=True)}
-        return session.run(None, feed)
+        return list(session.run(None, feed))  # pyright: ignore[reportReturnType] - tensors only
     except Exception as error:  # noqa: BLE001 - as in load_session
         shapes = ", ".join(str(list(value.shape)) for value in inputs)
         raise BundleError(
             f"{where}: the {name} does not accept inputs of shape {shapes}, which its metadata "
             f"promises ({_first_line(error)})"
         ) from None
-
-
-def _check_search_graphs(networks: Networks, where: Path) -> dict[str, int]:
-    """Sizes of decoder and joiner: joiner_dim, vocab_size, context_size."""
-    sizes = _integers(networks.decoder, "decoder", _DECODER_KEYS, where)
-    vocab_size, context_size = sizes["vocab_size"], sizes["context_size"]
-    if len(networks.tokens) != vocab_size:
-        raise BundleError(
-            f"{where}/tokens.txt has {len(networks.tokens)} tokens, and the decoder's vocab_size is "
-            f"{vocab_size}: export the bundle again"
-        )
-    context = start_context(context_size)[None]
-    (decoder_out,) = _run_counted(networks.decoder, [context], 1, "decoder", where)
-    if decoder_out.ndim != 2:
-        raise BundleError(f"{where}: the decoder gives rank {decoder_out.ndim}, and 2 is needed")
-    encoder_out = np.zeros_like(decoder_out)
-    (logits,) = _run_counted(networks.joiner, [encoder_out, decoder_out], 1, "joiner", where)
-    if logits.shape != (1, vocab_size):
-        raise BundleError(
-            f"{where}: the joiner gives logits {list(logits.shape)}, and vocab_size is {vocab_size}"
-        )
-    return {
-        "joiner_dim": decoder_out.shape[1],
-        "vocab_size": vocab_size,
-        "context_size": context_size,
-    }
-
-
-def _check_streaming_run(networks: Networks, spec: StreamingSpec, where: Path) -> None:
-    # Two streams: a batch axis that was frozen at export shows here.
-    inputs = [np.zeros((2, spec.chunk_frames, NUM_BINS), np.float32), *zero_states(spec, 2)]
-    out, state0, state1 = _run_counted(networks.encoder, inputs, 3, "encoder", where)
-    if out.ndim != 3 or out.shape[0] != 2 or out.shape[2] != spec.joiner_dim:
-        raise BundleError(
-            f"{where}: the encoder gives {list(out.shape)} for 2 streams, and the joiner takes width "
-            f"{spec.joiner_dim}: export the bundle again"
-        )
-    if state0.shape != inputs[1].shape or state1.shape != inputs[2].shape:
-        raise BundleError(
-            f"{where}: the encoder's states change their shape: export the bundle again"
-        )
-
-
-def _run_counted(
-    session: "onnxruntime.InferenceSession",
-    inputs: list[NDArray[Any]],
-    num_outputs: int,
-    name: str,
-    where: Path,
-) -> list[NDArray[Any]]:
-    found = run(session, inputs, name, where)
-    if len(found) != num_outputs:
-        raise BundleError(
-            f"{where}: the {name} has {len(found)} outputs, and {num_outputs} are expected"
-        )
-    return found
-
-
-def start_context(context_size: int) -> NDArray[np.int64]:
-    """The context at the start of a stream, int64 [K]: -1 for `nothing yet`, then blank."""
-    return np.array([-1] * (context_size - 1) + [0], np.int64)
-
-
-def zero_states(spec: StreamingSpec, num_streams: int) -> list[NDArray[np.float32]]:
-    """The two states at the start of a stream: float32 [L, N, S] and [L, N, R]."""
-    shapes = (spec.state0_shape, spec.state1_shape)
-    return [np.zeros((layers, num_streams, size), np.float32) for layers, size in shapes]
-
-
-def _check_model_type(encoder: "onnxruntime.InferenceSession", wanted: str, where: Path) -> None:
-    found = encoder.get_modelmeta().custom_metadata_map.get("model_type")
-    if found != wanted:
-        given = "no model_type" if found is None else f"model_type {found!r}"
-        raise BundleError(
-            f"{where}: the encoder's metadata has {given}, and {wanted!r} is needed here: "
-            "this is not a bundle of todm, or a broken one"
-        )
-
-
-def _integers(
-    session: "onnxruntime.InferenceSession", name: str, keys: tuple[str, ...], where: Path
-) -> dict[str, int]:
-    metadata = session.get_modelmeta().custom_metadata_map
-    for key in keys:
-        if not metadata.get(key, "").isdecimal() or int(metadata[key]) < 1:
-            raise BundleError(
-                f"{where}: the {name}'s metadata has {key} = {metadata.get(key)!r}, and a whole "
-                "number of at least 1 is needed: export the bundle again"
-            )
-    return {key: int(metadata[key]) for key in keys}
 
 
 def _first_line(error: Exception) -> str:

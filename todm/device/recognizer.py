@@ -10,15 +10,8 @@ from collections.abc import Sequence
 import numpy as np
 
 from todm.device.audio import SAMPLE_RATE, Samples
-from todm.device.bundle import (
-    Bundle,
-    Networks,
-    Precision,
-    check_offline,
-    run,
-    streaming_spec,
-    zero_states,
-)
+from todm.device.bundle import Bundle, Networks, Precision, run
+from todm.device.contract import check_offline, streaming_spec, zero_states
 from todm.device.features import OnlineFeatures, fbank
 from todm.device.search import (
     FRAME_SECONDS,

@@ -11,7 +11,8 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from todm.device.bundle import UNKNOWN, Networks, run, start_context
+from todm.device.bundle import UNKNOWN, Networks, run
+from todm.device.contract import start_context
 
 FRAME_SECONDS = 0.04
 _BLANK_ID = 0

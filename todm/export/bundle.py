@@ -15,9 +15,10 @@ from todm.artifact import Artifact
 from todm.backend import Graph
 from todm.config import Config
 from todm.device.audio import Samples, read_audio, write_wav
-from todm.device.bundle import KIND, STREAMING_MODEL_TYPE, Bundle, Precision, graph_name
+from todm.device.bundle import KIND, Bundle, Precision, graph_name, read_tokens
+from todm.device.contract import STREAMING_MODEL_TYPE
 from todm.device.features import FRAMES_PER_SECOND
-from todm.device.recognizer import OfflineRecognizer, StreamingRecognizer, Transcript
+from todm.device.recognizer import OfflineRecognizer, StreamingRecognizer, Transcript, pad_tail
 from todm.device.timing import time_bundle
 from todm.errors import BundleError, ConfigError
 from todm.export.card import card
@@ -144,16 +145,15 @@ class _Job:
         self._graphs, self._config, self._sample = graphs, config, sample
         self._progress = progress or (lambda done, total: None)
         self.chunk_frames = graphs["encoder"].inputs[0].example.shape[1]
-        self.tail_seconds = config.tail_seconds
-        if self.tail_seconds is None:
-            self.tail_seconds = round(self.chunk_frames / FRAMES_PER_SECOND + _LATE_SECONDS, 2)
+        chunk_seconds = self.chunk_frames / FRAMES_PER_SECOND
+        given = config.tail_seconds
+        self.tail_seconds = round(chunk_seconds + _LATE_SECONDS, 2) if given is None else given
 
     def fill(self, folder: Path, info: Mapping[str, Any]) -> dict[str, Any]:
         """Write all files into a directory that holds the assets; returns the measured figures."""
         bundle = Bundle(path=folder, info=info)
         in_sherpa = self._config.target == "sherpa-onnx"
-        for name in _ASSETS:
-            bundle.file(name)
+        self._check_assets(bundle)
         steps: list[Callable[[], object]] = [
             lambda: self._write_graphs(folder),
             lambda: self._write_int8(folder),
@@ -178,6 +178,17 @@ class _Job:
         (folder / "README.md").write_text(text, encoding="utf-8")
         self._progress(len(steps), len(steps))
         return figures
+
+    def _check_assets(self, bundle: Bundle) -> None:
+        for name in _ASSETS:
+            bundle.file(name)
+        tokens = read_tokens(bundle.file("tokens.txt"))
+        vocab_size = self._graphs["joiner"].outputs[0].example.shape[1]
+        if len(tokens) != vocab_size:
+            raise BundleError(
+                f"tokens.txt has {len(tokens)} tokens, and the joiner gives {vocab_size} logits: the "
+                "tokenizer is not the one this model was trained with"
+            )
 
     def _write_graphs(self, folder: Path) -> None:
         for name in _GRAPHS:
@@ -212,7 +223,8 @@ class _Job:
         """The recording, and what each form of the bundle makes of it."""
         folder = bundle.path / "test_wavs"
         folder.mkdir()
-        write_wav(folder / "0.wav", self._sample.samples_S)
+        # With its tail, so that a program that adds none gives the whole transcript too.
+        write_wav(folder / "0.wav", pad_tail(self._sample.samples_S, self.tail_seconds))
         samples = read_audio(folder / "0.wav")  # 16 bits, as others will read it
         expected: dict[str, Any] = {"reference": self._sample.reference}
         for precision in self._config.precisions:

@@ -31,7 +31,7 @@ todm transcribe BUNDLE a.wav b.flac            # no torch; --int8, --offline, --
 ```
 {sherpa}
 ## Check it
-`test_wavs/0.wav` must give: "{text}"{reference}
+`test_wavs/0.wav`, which has its tail already, must give: "{text}"{reference}
 All tokens, timestamps and log-probabilities, per precision, are in `test_wavs/expected.json`.
 
 ## Verified when it was made
@@ -48,6 +48,7 @@ sherpa-onnx --tokens=tokens.txt --encoder={encoder} \\
 sherpa-onnx-offline --tokens=tokens.txt --encoder=offline/{encoder} \\
   --decoder={decoder} --joiner={joiner} test_wavs/0.wav
 ```
+(The first adds a tail of its own, 0.3 s in some versions: too short unless the file has one.)
 ```python
 import numpy as np, sherpa_onnx, soundfile
 recognizer = sherpa_onnx.OnlineRecognizer.from_transducer(

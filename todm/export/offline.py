@@ -12,12 +12,12 @@ Letters: N recordings, T frames, C encoder frames of a chunk, J joiner width.
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from todm.device.bundle import OFFLINE_MODEL_TYPE
+from todm.device.contract import OFFLINE_MODEL_TYPE
 from todm.device.features import NUM_BINS, SILENCE
 from todm.errors import BundleError
 from todm.export.to_onnx import save_model, set_metadata
@@ -115,11 +115,12 @@ class _Builder:
         self.nodes: list[onnx.NodeProto] = []
         self.constants: list[onnx.TensorProto] = []
 
-    def add(self, op: str, *inputs: str, **attributes: int) -> str:
+    def add(self, op: str, *inputs: str, axis: int | None = None) -> str:
         """Append a node; returns the name of its result."""
         from onnx import helper
 
         name = f"{_PREFIX}{op.lower()}{len(self.nodes)}"
+        attributes: dict[str, Any] = {} if axis is None else {"axis": axis}
         self.nodes.append(helper.make_node(op, list(inputs), [name], **attributes))
         return name
 

@@ -5,6 +5,7 @@ Letters: N streams, T frames of a chunk, J joiner width, K context, V vocabulary
 """
 
 import dataclasses
+import difflib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -14,15 +15,8 @@ from numpy.typing import NDArray
 
 from todm.backend import Graph
 from todm.device.audio import SAMPLE_RATE, Samples
-from todm.device.bundle import (
-    Bundle,
-    Precision,
-    graph_name,
-    load_session,
-    run,
-    start_context,
-    validate,
-)
+from todm.device.bundle import Bundle, Precision, graph_name, load_session, run
+from todm.device.contract import start_context, validate
 from todm.device.features import Frames, fbank
 from todm.device.recognizer import (
     OfflineRecognizer,
@@ -34,9 +28,10 @@ from todm.device.search import log_softmax
 from todm.errors import BundleError
 
 TOLERANCE = 1e-4
-# Rounding to int8 may fall the other way where a float differs in its last bit, so the two
-# onnxruntimes (ours, and the one inside sherpa-onnx) need not agree to the last bit.
-INT8_TOLERANCE = 5e-2
+# Rounding to int8 may fall the other way where a float differs in its last bit, and so may a near
+# tie between two symbols: two versions of onnxruntime need not agree on every token. That the
+# files are wired rightly is what float32 shows, exactly; int8 shows that they are not broken.
+INT8_TOKENS = 0.1
 
 
 @dataclasses.dataclass
@@ -59,13 +54,29 @@ class Report:
         self.figures[name] = max(gap, self.figures.get(name, 0.0))
         scale = max(1.0, float(np.abs(ours).max())) if ours.size else 1.0
         if not gap <= tolerance * scale:
-            at = np.unravel_index(int(np.nanargmax(np.abs(ours - theirs))), ours.shape)
+            at = np.unravel_index(int(np.argmax(np.abs(ours - theirs))), ours.shape)
             raise BundleError(
                 f"{name}: values differ by {gap:.1e} at {tuple(map(int, at))}, and {tolerance:.0e} is "
                 "allowed: the export is wrong and was not written"
             )
 
-    def same(self, name: str, ours: Transcript, theirs: Transcript, tolerance: float) -> None:
+    def similar(self, name: str, ours: Transcript, theirs: Transcript, share: float) -> None:
+        """Compare tokens, of which at most a share may differ.
+
+        Raises:
+            BundleError: more of them differ.
+        """
+        matcher = difflib.SequenceMatcher(None, ours.tokens, theirs.tokens, autojunk=False)
+        total = len(ours.tokens) + len(theirs.tokens)
+        unmatched = total - 2 * sum(block.size for block in matcher.get_matching_blocks())
+        self.figures[f"{name}, share of tokens that differ"] = unmatched / max(1, total)
+        if unmatched > max(2, share * total):  # one token replaced is always allowed
+            raise BundleError(
+                f"{name}: {unmatched} of {total} tokens have no match, and {share:.0%} is allowed: the "
+                "export is wrong and was not written"
+            )
+
+    def same(self, name: str, ours: Transcript, theirs: Transcript) -> None:
         """Compare tokens, timestamps and log-probabilities.
 
         Raises:
@@ -81,7 +92,7 @@ class Report:
             f"{name}, timestamps", np.array(ours.timestamps), np.array(theirs.timestamps), 1e-3
         )
         self.close(
-            f"{name}, log-probs", np.array(ours.log_probs), np.array(theirs.log_probs), tolerance
+            f"{name}, log-probs", np.array(ours.log_probs), np.array(theirs.log_probs), TOLERANCE
         )
 
 
@@ -221,7 +232,7 @@ def _check_batch(report: Report, streaming: StreamingRecognizer, samples_S: Samp
     recordings = three_streams(samples_S)
     for number, batched in enumerate(streaming.transcribe_batch(recordings)):
         alone = streaming.transcribe(recordings[number])
-        report.same("batch of 3 and one by one", batched, alone, TOLERANCE)
+        report.same("batch of 3 and one by one", batched, alone)
 
 
 def three_streams(samples_S: Samples) -> list[Samples]:
@@ -254,22 +265,27 @@ def _check_sherpa(report: Report, bundle: Bundle, precision: Precision, samples_
     """Tokens, timestamps and log-probs of sherpa-onnx against ours."""
     from todm.export import sherpa
 
-    tolerance = TOLERANCE if precision == "fp32" else INT8_TOLERANCE
+    def compare(name: str, ours: Transcript, theirs: Transcript) -> None:
+        if precision == "fp32":
+            report.same(name, ours, theirs)
+        else:
+            report.similar(name, ours, theirs, INT8_TOKENS)
+
     ours = StreamingRecognizer(bundle, precision=precision).transcribe(samples_S)
     recognizer = sherpa.online(bundle, precision)
     padded = pad_tail(samples_S, bundle.tail_seconds)
     theirs = sherpa.decode_online(recognizer, [padded])[0]
-    report.same(f"{precision}, streaming in sherpa-onnx", ours, theirs, tolerance)
+    compare(f"{precision}, streaming in sherpa-onnx", ours, theirs)
     if precision == "fp32":
         recordings = [pad_tail(s, bundle.tail_seconds) for s in three_streams(samples_S)]
         batched = sherpa.decode_online(recognizer, recordings)
         alone = [sherpa.decode_online(recognizer, [r])[0] for r in recordings]
         for one, other in zip(batched, alone, strict=True):
-            report.same("batch of 3 in sherpa-onnx and one by one", one, other, TOLERANCE)
+            report.same("batch of 3 in sherpa-onnx and one by one", one, other)
     if bundle.has_offline():
         ours = OfflineRecognizer(bundle, precision=precision).transcribe(samples_S)
         theirs = sherpa.decode_offline(sherpa.offline(bundle, precision), [samples_S])[0]
-        report.same(f"{precision}, offline in sherpa-onnx", ours, theirs, tolerance)
+        compare(f"{precision}, offline in sherpa-onnx", ours, theirs)
 
 
 def _first_difference(ours: Sequence[str], theirs: Sequence[str]) -> int:

@@ -39,7 +39,7 @@ def load_impl(op: str, names: tuple[str, ...], impl: str | None = None) -> Modul
         package = (error.name or "").partition(".")[0]
         if package in ("", "todm"):
             raise
-        raise MissingExtra(package, package, f"{op} with impl={name!r}") from None
+        raise MissingExtra(package, "train", f"{op} with impl={name!r}") from None
 
 
 def _from_environment(op: str) -> str | None:

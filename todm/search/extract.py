@@ -74,6 +74,7 @@ def extract_subnet(
             "budget": budget.text,
             "compression": compression,
             "costs": dict(best.costs),
+            "corpus": found.info["corpus"],
             "candidates": [_row(c) for c in ranked],
         },
         tensors=plain.state_dict(),

@@ -40,7 +40,7 @@ class AdaptiveDropout:
     def __call__(self, x: Tensor, *, ratio: float, training: bool) -> Tensor:
         """Drop elements of `x`, where ratio = c / c_max of the active subnet."""
         p = self.rate(ratio)
-        return F.dropout(x, p) if training and p > 0 else x
+        return drop(x, p) if training and p > 0 else x
 
     def rate(self, ratio: float) -> float:
         """The dropout rate at a width ratio."""
@@ -49,6 +49,20 @@ class AdaptiveDropout:
         if self.rule == "off_for_students":
             return self.p_max if ratio == 1 else 0.0
         return self.p_max * ratio
+
+
+def drop(x: Tensor, p: float) -> Tensor:
+    """Dropout; on a CPU with the rate rounded to 1/256.
+
+    A CPU draws random numbers one by one on one thread, which took a fifth of a training step; one
+    64-bit draw serves eight elements here.
+    """
+    if x.device.type != "cpu":
+        return F.dropout(x, p)
+    dropped = max(1, round(p * 256))
+    words = torch.empty(-(-x.numel() // 8), dtype=torch.int64).random_(-(2**63), None)
+    keep = words.view(torch.uint8)[: x.numel()].view(x.shape) >= dropped
+    return x * (keep.to(x.dtype) * (256 / (256 - dropped)))
 
 
 # For every parameter of a block: which axes are elastic, by which width, and how many entries one

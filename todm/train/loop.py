@@ -15,7 +15,7 @@ from types import FrameType
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from todm import artifact
 from todm.artifact import Artifact
@@ -88,6 +88,7 @@ def train(
     *,
     recipe: dict[str, Any],
     parent: str,
+    info: dict[str, Any] | None = None,
 ) -> Artifact:
     """Train a supernet and write it to `out/supernet`; continues where an earlier call stopped.
 
@@ -97,6 +98,7 @@ def train(
         out: directory of the run: checkpoints, metrics, curves, the artifact.
         recipe: the whole configuration, kept in checkpoints and in the artifact.
         parent: hash of the corpus.
+        info: anything a later stage needs, kept in the artifact.
 
     Raises:
         ConfigError: the run was started with other settings.
@@ -105,7 +107,7 @@ def train(
     """
     with World().joined() as world:
         trainer = _Trainer(backend, config, out, world, {"recipe": recipe, "parent": parent})
-        return trainer.run()
+        return trainer.run(info or {})
 
 
 class _Trainer:
@@ -117,6 +119,8 @@ class _Trainer:
         self.backend, self.config, self.out, self.world, self.origin = backend, config, out, world, origin
         if config.num_threads:
             torch.set_num_threads(config.num_threads)
+        with world.lead_first():
+            backend.prepare()
         torch.manual_seed(config.seed)
         self.model = backend.build(None).to(world.device)
         self.objective = world.wrap(backend.objective(self.model))
@@ -126,7 +130,7 @@ class _Trainer:
         self.update = 0
         torch.manual_seed(config.seed + 1000 * world.rank)
 
-    def run(self) -> Artifact:
+    def run(self, info: dict[str, Any]) -> Artifact:
         """Train to the end, from the last checkpoint if there is one."""
         self.out.mkdir(parents=True, exist_ok=True)
         self._restore()
@@ -146,7 +150,7 @@ class _Trainer:
                     saved = time.monotonic()
                 if stop.raised:
                     raise KeyboardInterrupt
-            return self._finish(monitor)
+            return self._finish(monitor, info)
 
     def _remaining(self) -> Iterator[Any]:
         stream = iter(self.batches)
@@ -255,7 +259,7 @@ class _Trainer:
         torch.set_rng_state(state["random"])
         torch.cuda.set_rng_state_all(state["random_cuda"][: torch.cuda.device_count()])
 
-    def _finish(self, monitor: Monitor | None) -> Artifact:
+    def _finish(self, monitor: Monitor | None, info: dict[str, Any]) -> Artifact:
         """Average, evaluate, write the artifact (rank 0; the others wait for it)."""
         self.average.apply_to(self.model)
         self.average = RunningAverage()
@@ -270,7 +274,7 @@ class _Trainer:
                 config=self.origin["recipe"],
                 parent=self.origin["parent"],
                 metrics={"dev": figures, "updates": self.update, "skipped": self.optimizer.num_skipped},
-                info={"seed": self.config.seed},
+                info={"seed": self.config.seed, **info},
                 tensors=self.model.state_dict(),
                 write=self.backend.write_assets,
             )
@@ -312,9 +316,3 @@ def _first_difference(a: Any, b: Any, where: str = "") -> str:  # noqa: ANN401 -
                 return _first_difference(a.get(key), b.get(key), f"{where}.{key}" if where else key)
     return f"{where.removeprefix('recipe.')}: {a!r} then, {b!r} now"
 
-
-def build_for_inference(backend: Backend, found: Artifact) -> nn.Module:
-    """The supernet of an artifact, ready to evaluate."""
-    model = backend.build(None)
-    model.load_state_dict(found.tensors())
-    return model.eval()

@@ -42,6 +42,15 @@ class World:
             return objective
         return DistributedDataParallel(objective, find_unused_parameters=True)
 
+    @contextlib.contextmanager
+    def lead_first(self) -> Iterator[None]:
+        """Rank 0 runs the body, then the others do: for work whose result is kept on disk."""
+        if self.rank:
+            self.barrier()
+        yield
+        if not self.rank:
+            self.barrier()
+
     def barrier(self) -> None:
         """Wait for all processes."""
         if self.size > 1:

@@ -94,7 +94,7 @@ class DataConfig(Config):
     verify_audio: Literal["auto", "decode", "header"] = "auto"
     speech: SpeechConfig = SpeechConfig()
     room: RoomConfig = RoomConfig()
-    tokens: TokensConfig = TokensConfig()
+    tokens: TokensConfig = dataclasses.field(default_factory=TokensConfig)
 
     def __post_init__(self) -> None:
         _check_at_least(self, 1, "num_train", "num_dev", "num_test")

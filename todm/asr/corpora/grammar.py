@@ -178,7 +178,9 @@ class _Line:
         while self._peek() not in (None, "|", ")", "]"):
             parts.append(self._part())
         if not parts:
-            raise CorpusError(f"{self.where}: an alternative is empty: write [..] for 'may be left out'")
+            raise CorpusError(
+                f"{self.where}: an alternative is empty: write [..] for 'may be left out'"
+            )
         return parts[0] if len(parts) == 1 else Sequence(tuple(parts))
 
     def _part(self) -> Node:
@@ -197,13 +199,17 @@ class _Line:
     def _closed(self, end: str) -> Node:
         node = self._choice()
         if self._peek() != end:
-            raise CorpusError(f"{self.where}: a {'(' if end == ')' else '['} is not closed: add {end!r}")
+            raise CorpusError(
+                f"{self.where}: a {'(' if end == ')' else '['} is not closed: add {end!r}"
+            )
         self.next += 1
         return node
 
     def _literal(self, token: str) -> Node:
         if not all(c.isalpha() or c in "'-" for c in token) or not any(map(str.isalpha, token)):
-            raise CorpusError(f"{self.where}: {token!r} is no word: write numbers and signs in letters")
+            raise CorpusError(
+                f"{self.where}: {token!r} is no word: write numbers and signs in letters"
+            )
         return Words(token)
 
     def _peek(self) -> str | None:
@@ -244,7 +250,9 @@ def _check_circles(definitions: dict[str, Node], lines: dict[str, str]) -> None:
     def visit(name: str, above: tuple[str, ...]) -> None:
         if name in above:
             circle = " -> ".join((*above[above.index(name) :], name))
-            raise CorpusError(f"{lines[name]}: {name!r} contains itself ({circle}): break the circle")
+            raise CorpusError(
+                f"{lines[name]}: {name!r} contains itself ({circle}): break the circle"
+            )
         if name not in done:
             for inner in _names(definitions[name]):
                 visit(inner, (*above, name))

@@ -76,12 +76,12 @@ def split_folders(root: Path, splits: Mapping[str, str]) -> list[tuple[Split, Pa
     for folder in sorted(p for p in root.iterdir() if p.is_dir()):
         match = _SPLIT_NAME.match(folder.name.lower())
         name = splits.get(folder.name, match[1] if match and not splits else None)
-        found += [(split, folder) for split in SPLITS if split == name]
+        found.extend((split, folder) for split in SPLITS if split == name)
     missing = [s for s in SPLITS if s not in {split for split, _ in found}]
     if missing:
         raise CorpusError(
             f"{root} has no folder for {', '.join(missing)}: folders are named train*, dev* and test*, "
-            "or named by  --set data.splits='{\"FOLDER\": \"train\"}'"
+            "or named by  --split FOLDER=train"
         )
     return found
 
@@ -90,14 +90,26 @@ def fingerprint(root: Path, splits: Mapping[str, str]) -> str:
     """A hash of names, sizes and times of all files: changes when the corpus does."""
     digest = hashlib.sha256()
     for _, folder in split_folders(root, splits):
-        for path in sorted(p for p in folder.rglob("*") if p.is_file()):
+        for path in _files(folder):
             stat = path.stat()
             digest.update(f"{path}\0{stat.st_size}\0{stat.st_mtime_ns}\n".encode())
     return digest.hexdigest()[:16]
 
 
+def _files(folder: Path) -> list[Path]:
+    """All files below `folder`, in order, without hidden ones and those in hidden folders."""
+    found = (p for p in folder.rglob("*") if p.is_file())
+    return sorted(
+        p for p in found if not any(n.startswith(".") for n in p.relative_to(folder).parts)
+    )
+
+
 def read(
-    config: DataConfig, root: Path, *, processes: int | None = None, progress: Progress | None = None
+    config: DataConfig,
+    root: Path,
+    *,
+    processes: int | None = None,
+    progress: Progress | None = None,
 ) -> tuple[list[Utterance], list[Rejected]]:
     """All usable utterances under `root`, in the order of their ids, and the rest.
 
@@ -118,7 +130,9 @@ def read(
         usable = [u for u in decoded if isinstance(u, Utterance)]
         rejected += [r for r in decoded if isinstance(r, Rejected)]
     order = {split: i for i, split in enumerate(SPLITS)}
-    return sorted(usable, key=lambda u: (order[u.split], u.id)), sorted(rejected, key=lambda r: r.id)
+    return sorted(usable, key=lambda u: (order[u.split], u.id)), sorted(
+        rejected, key=lambda r: r.id
+    )
 
 
 def scan(config: DataConfig, root: Path) -> tuple[list[Candidate], list[Rejected]]:
@@ -126,7 +140,7 @@ def scan(config: DataConfig, root: Path) -> tuple[list[Candidate], list[Rejected
     candidates: dict[str, Candidate] = {}
     rejected: list[Rejected] = []
     for split, folder in split_folders(root, config.splits):
-        audio = {p.stem: p for p in sorted(folder.rglob("*")) if p.suffix.lower() in SUFFIXES}
+        audio = {p.stem: p for p in _files(folder) if p.suffix.lower() in SUFFIXES}
         told: set[str] = set()
         for found in _transcripts(folder, audio, split, config.tokens.normalise):
             told.add(found.id)
@@ -136,14 +150,16 @@ def scan(config: DataConfig, root: Path) -> tuple[list[Candidate], list[Rejected
                 rejected.append(Rejected(found.id, str(found.path), "id occurs twice"))
             else:
                 candidates[found.id] = found
-        rejected += [Rejected(i, str(p), "no transcript") for i, p in audio.items() if i not in told]
+        rejected += [
+            Rejected(i, str(p), "no transcript") for i, p in audio.items() if i not in told
+        ]
     return list(candidates.values()), rejected
 
 
 def _transcripts(
     folder: Path, audio: Mapping[str, Path], split: Split, rule: Rule
 ) -> Iterator[Candidate | Rejected]:
-    for path in sorted(folder.rglob("*.trans.txt")):
+    for path in (p for p in _files(folder) if p.name.endswith(".trans.txt")):
         try:
             lines = path.read_text(encoding="utf-8-sig").splitlines()
         except (OSError, UnicodeDecodeError) as error:

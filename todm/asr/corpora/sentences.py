@@ -14,8 +14,8 @@ from todm.asr.tokens import Rule, normalise
 from todm.errors import CorpusError
 
 _LIBRISPEECH_ID = re.compile(r"\d+-\d+-\d+$")
-# Measured over espeak-ng's voices at 175 words a minute, spaces included.
-_LETTERS_PER_SECOND = 14.5
+# Measured over the train voices at the default rates, spaces included.
+_LETTERS_PER_SECOND = 20.0
 _CANDIDATES, _REPEATED = 20, 0.3
 
 
@@ -150,4 +150,4 @@ def _until(pool: list[str], config: DataConfig) -> list[str]:
 
 def estimate_seconds(text: str) -> float:
     """How long a sentence takes to say."""
-    return len(text) / _LETTERS_PER_SECOND + 0.2
+    return len(text) / _LETTERS_PER_SECOND + 0.1

@@ -28,7 +28,7 @@ MARKER = "todm-speech.json"
 _PER_CHAPTER = 40
 _NUM_TALKERS = 4
 # Changes whenever the same configuration would give other audio than before.
-VERSION = 2
+VERSION = 1
 
 
 @dataclasses.dataclass(frozen=True)
@@ -92,18 +92,22 @@ def plan(config: DataConfig, sentences: dict[Split, list[str]], root: Path) -> l
 
 
 def _claim(root: Path, mark: str) -> None:
-    """Make `root` the place of this speech; other speech of ours that lies there is removed.
+    """Make `root` the place of this speech, and clear away what a killed run left half written.
 
     Raises:
-        CorpusError: `root` holds files that are not ours.
+        CorpusError: `root` holds other files, or other speech.
     """
     marker = root / MARKER
     if root.exists() and any(root.iterdir()):
         if not marker.is_file():
             raise CorpusError(f"{root} holds other files: choose another --out or remove it")
-        if json.loads(marker.read_text()).get("fingerprint") == mark:
-            return
-        shutil.rmtree(root)
+        if json.loads(marker.read_text()).get("fingerprint") != mark:
+            raise CorpusError(
+                f"{root} holds speech made with other settings: choose another --out or remove it"
+            )
+        for leftover in root.glob("*/*/.*.tmp"):
+            shutil.rmtree(leftover)
+        return
     root.mkdir(parents=True, exist_ok=True)
     write_text(marker, json.dumps({"fingerprint": mark}) + "\n")
 
@@ -115,20 +119,22 @@ def _write_speakers(root: Path, chapters: list[Chapter]) -> None:
         if chapter.voice.speaker not in seen:
             seen.add(chapter.voice.speaker)
             split = chapter.folder.parts[-3]
-            lines.append(f"{chapter.voice.speaker} | - | {split} | 0 | espeak-ng {chapter.voice.name}\n")
+            lines.append(
+                f"{chapter.voice.speaker} | - | {split} | 0 | espeak-ng {chapter.voice.name}\n"
+            )
     write_text(root / "SPEAKERS.TXT", "".join(lines))
 
 
 def _speak_chapter(chapter: Chapter, *, config: DataConfig) -> None:
+    import soundfile
+
     temporary = chapter.folder.with_name(f".{chapter.folder.name}.{os.getpid()}.tmp")
     shutil.rmtree(temporary, ignore_errors=True)
     temporary.mkdir(parents=True)
     stem = f"{chapter.voice.speaker}-{chapter.number}"
-    lines: list[str] = []
-    import soundfile
-
     try:
         crowd = _Crowd(chapter, config)
+        lines: list[str] = []
         for index, sentence in enumerate(chapter.sentences):
             name = f"{stem}-{index:04d}"
             key = [config.seed, 3, chapter.voice.speaker, chapter.number, index]
@@ -170,7 +176,8 @@ def _low_pass() -> np.ndarray:
     """The filter that `resample_poly` would design for every utterance anew."""
     from scipy.signal import firwin
 
-    return firwin(2 * 10 * 441 + 1, 1 / 441, window=("kaiser", 5.0))
+    taps = firwin(2 * 10 * 441 + 1, 1 / 441, window=("kaiser", 5.0))  # pyright: ignore[reportArgumentType]
+    return np.asarray(taps)
 
 
 @functools.cache
@@ -189,7 +196,8 @@ class _Crowd:
         loops = self._loops
         starts = rng.integers([len(loop) for loop in loops])
         turns = [np.arange(start, start + num) for start in starts]
-        return sum(np.take(x, i, mode="wrap") for x, i in zip(loops, turns, strict=True))
+        talk = [np.take(x, i, mode="wrap") for x, i in zip(loops, turns, strict=True)]
+        return np.sum(talk, axis=0)
 
     @functools.cached_property
     def _loops(self) -> list[np.ndarray]:

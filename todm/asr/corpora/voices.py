@@ -29,20 +29,29 @@ ACCENTS = (
     "en-gb-x-gbcwmd",
 )
 VARIANTS: dict[Split, tuple[str, ...]] = {
-    "train": tuple(
-        "m1 f2 klatt Andy f4 Denis Alex linda Jacky iven anika m3 adam Lee f5 Gene victor boris "
-        "Andrea Mario david max klatt3 ian john iven4 travis Diogo m6 antonio norbert Marco sandro "
-        "Nguyen shelby grandpa benjamin pedro iven2 Hugo m2 klatt4 m7 mike2 michel iven3".split()
+    "train": (
+        "m1", "f2", "klatt", "Andy", "f4", "Denis", "Alex", "linda", "Jacky", "iven",
+        "anika", "m3", "adam", "Lee", "f5", "Gene", "victor", "boris", "Andrea", "Mario",
+        "david", "max", "klatt3", "ian", "john", "iven4", "travis", "Diogo", "m6",
+        "antonio", "norbert", "Marco", "sandro", "Nguyen", "shelby", "grandpa", "benjamin",
+        "pedro", "iven2", "Hugo", "m2", "klatt4", "m7", "mike2", "michel", "iven3",
     ),
-    "dev": ("f1", "m8", "Annie", "ed", "rob"),
-    "test": tuple("f3 paul belinda quincy grandma m4 steph Michael edward pablo marcelo gustave".split()),
-}
+    "dev": (
+        "f1", "m8", "Annie", "ed", "rob",
+    ),
+    "test": (
+        "f3", "paul", "belinda", "quincy", "grandma", "m4", "steph", "Michael", "edward",
+        "pablo", "marcelo", "gustave",
+    ),
+}  # fmt: skip
 SAMPLE_RATE = 22_050
 # espeak-ng keeps the path of its data in a buffer of 160 bytes.
 _LONGEST_DATA_PATH = 140
 _SYNCHRONOUS, _DONT_EXIT, _UTF8 = 2, 0x8000, 1
 _RATE, _PITCH, _RANGE = 1, 3, 4
-_CALLBACK = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.POINTER(ctypes.c_short), ctypes.c_int, ctypes.c_void_p)
+_CALLBACK = ctypes.CFUNCTYPE(
+    ctypes.c_int, ctypes.POINTER(ctypes.c_short), ctypes.c_int, ctypes.c_void_p
+)
 
 
 class Voice(NamedTuple):
@@ -75,12 +84,15 @@ def voices(split: Split, num: int) -> list[Voice]:
     variants = VARIANTS[split]
     most = len(variants) * len(ACCENTS)
     if num > most:
-        raise CorpusError(f"{num} voices are asked for in {split}, and there are {most}: take fewer")
+        raise CorpusError(
+            f"{num} voices are asked for in {split}, and there are {most}: take fewer"
+        )
     base = {"train": 1000, "dev": 2000, "test": 3000}[split]
-    return [
-        Voice(base + i, ACCENTS[(i + i // len(variants)) % len(ACCENTS)], variants[i % len(variants)])
-        for i in range(num)
-    ]
+    found = []
+    for index in range(num):
+        turn, which = divmod(index, len(variants))
+        found.append(Voice(base + index, ACCENTS[(which + turn) % len(ACCENTS)], variants[which]))
+    return found
 
 
 class Synthesizer:
@@ -94,7 +106,7 @@ class Synthesizer:
         try:
             import espeakng_loader
         except ImportError:
-            raise MissingExtra("espeakng-loader", "asr", "speaking a corpus") from None
+            raise MissingExtra("espeakng-loader", "train", "speaking a corpus") from None
         self._library = espeakng_loader.get_library_path()
         self._data = _short_path(espeakng_loader.get_data_path())
         self._parts: list[np.ndarray] = []
@@ -109,8 +121,14 @@ class Synthesizer:
         self._parts.clear()
         with self._loaded() as library:
             if library.espeak_SetVoiceByName(voice.name.encode()) != 0:
-                raise CorpusError(f"espeak-ng has no voice {voice.name!r}: reinstall espeakng-loader")
-            for key, value in ((_RATE, manner.rate), (_PITCH, manner.pitch), (_RANGE, manner.pitch_range)):
+                raise CorpusError(
+                    f"espeak-ng has no voice {voice.name!r}: reinstall espeakng-loader"
+                )
+            for key, value in (
+                (_RATE, manner.rate),
+                (_PITCH, manner.pitch),
+                (_RANGE, manner.pitch_range),
+            ):
                 library.espeak_SetParameter(key, value, 0)
             data = text.lower().encode()
             library.espeak_Synth(data, len(data) + 1, 0, 0, 0, _UTF8, None, None)
@@ -121,18 +139,19 @@ class Synthesizer:
     @contextlib.contextmanager
     def _loaded(self) -> Any:  # noqa: ANN401 - a ctypes library has no type
         library = ctypes.CDLL(self._library)
-        # Breath noise is drawn from the C library's generator.
-        ctypes.CDLL(None).srand(1)
         try:
             if library.espeak_Initialize(_SYNCHRONOUS, 0, os.fsencode(self._data), _DONT_EXIT) <= 0:
                 raise CorpusError(f"espeak-ng does not start with its data in {self._data}")
+            # Breath and friction are noise from two generators; one is seeded by the clock.
+            library.espeak_ng_SetRandSeed(ctypes.c_long(1))
+            ctypes.CDLL(None).srand(1)
             library.espeak_SetSynthCallback(self._callback)
             yield library
             library.espeak_Terminate()
         finally:
             _unload(library)
 
-    def _receive(self, samples: Any, num: int, events: Any) -> int:  # noqa: ANN401, ARG002 - C types
+    def _receive(self, samples: Any, num: int, events: Any) -> int:  # noqa: ANN401 - C types
         if samples and num > 0:
             self._parts.append(np.ctypeslib.as_array(samples, (num,)).copy())
         return 0
@@ -151,7 +170,10 @@ def _short_path(path: str) -> str:
     """`path`, or a link to it where espeak-ng's buffer is too small for it."""
     if len(os.fsencode(path)) <= _LONGEST_DATA_PATH:
         return path
-    link = Path(tempfile.gettempdir()) / f"todm-espeak-{os.getuid()}-{zlib.crc32(os.fsencode(path)):08x}"
+    link = (
+        Path(tempfile.gettempdir())
+        / f"todm-espeak-{os.getuid()}-{zlib.crc32(os.fsencode(path)):08x}"
+    )
     temporary = link.with_name(f"{link.name}.{os.getpid()}")
     temporary.symlink_to(path)
     temporary.replace(link)

@@ -1,6 +1,7 @@
 """RNN-T loss over the whole lattice, with distillation node by node.
 
-    loss = -log sum over alignments of prod exp(score),   score = log_softmax(W tanh(enc + pred) + b)
+    loss = -log sum over alignments of prod exp(score)
+    score = log_softmax(W tanh(enc + pred) + b)
 
 Graves 2012 (arXiv 1211.3711); the maths, the letters and the figures are in README.md.
 """
@@ -36,7 +37,8 @@ def rnnt_loss(  # noqa: PLR0913 - the joiner's four tensors, the batch's three, 
 
     Args:
         enc_BTJ: Projected encoder output. Frames beyond an utterance's length are never read.
-        pred_BUJ: Projected predictor output, U + 1 positions: before the first label to after the last.
+        pred_BUJ: Projected predictor output, U + 1 positions: before the first label to after
+            the last.
         weight_VJ: Joiner's output layer; blank is row 0.
         bias_V: Its bias.
         targets_BU: Labels 1..V-1, padded with anything.

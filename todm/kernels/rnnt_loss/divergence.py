@@ -3,7 +3,8 @@
 Letters: N nodes, V vocabulary. p teacher, q student, w = p/q. The alpha-divergence and, in closed
 form, its gradient with respect to the student's logits (AlphaNet, arXiv 2102.07954, eq. 3):
 
-    D = E_q[(w^alpha - 1)] / (alpha (alpha - 1)),   dD/dlogit = q (E_q[rho] - rho),   rho = w^alpha / alpha
+    D = E_q[(w^alpha - 1)] / (alpha (alpha - 1))
+    dD/dlogit = q (E_q[rho] - rho),   rho = w^alpha / alpha
 
 with the limits KL(p | q) at alpha = 1 and KL(q | p) at 0, where rho = log w. w^alpha is clipped,
 in value and gradient, except at those limits. With m = q rho the gradient is q sum(m) - m, and
@@ -41,10 +42,10 @@ def node_divergence(
         config.alpha_min, ratio_NV, q_NV, logp_NV, config.clip
     )
     low_wins_N = low_N > value_N
-    low_weight_N, weight_high_N = weight_N * low_wins_N, weight_N * ~low_wins_N
-    grad_NV = q_NV.mul_((low_weight_N * low_mean_N + weight_high_N * mean_N)[:, None])
+    low_weight_N, high_weight_N = weight_N * low_wins_N, weight_N * ~low_wins_N
+    grad_NV = q_NV.mul_((low_weight_N * low_mean_N + high_weight_N * mean_N)[:, None])
     grad_NV.addcmul_(low_mass_NV, -low_weight_N[:, None])
-    grad_NV.addcmul_(mass_NV, -weight_high_N[:, None])
+    grad_NV.addcmul_(mass_NV, -high_weight_N[:, None])
     return torch.maximum(low_N, value_N) * weight_N, grad_NV
 
 

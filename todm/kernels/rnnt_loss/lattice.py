@@ -41,7 +41,7 @@ def occupancy(
     The gradients of `log_prob_B` are the occupancies of the arcs: `label_BTU` for the label
     scores, `node_BTU - label_BTU` for the blanks.
     """
-    B, T, _ = label_BTU.shape
+    B = label_BTU.shape[0]
     reverse_BN = _reversal(label_BTU, enc_lens_B, target_lens_B)
     arrive_TBU = torch.cat([_shift(label_BTU), _reverse(label_BTU, reverse_BN)]).transpose(0, 1)
     arrive_TBU = arrive_TBU.contiguous()

@@ -94,8 +94,8 @@ class Problem:
             self.target_lens, device=device
         )
 
-    def valid_BTU(self) -> Tensor:
-        """True at the nodes inside an utterance."""
+    def valid(self) -> Tensor:
+        """True at the nodes [B, T, U + 1] inside an utterance."""
         enc_lens_B, target_lens_B = self.lens()
         t = torch.arange(self.enc_BTJ.shape[1], device=self.enc_BTJ.device)
         u = torch.arange(self.pred_BUJ.shape[1], device=self.enc_BTJ.device)
@@ -103,16 +103,16 @@ class Problem:
         in_labels = u <= target_lens_B[:, None]
         return in_time[:, :, None] & in_labels[:, None, :]
 
-    def delay_BT(self) -> Tensor:
-        """What is added to the label scores of each frame: early labels gain, late ones lose."""
+    def delay(self) -> Tensor:
+        """What is added to the label scores of each frame [B, T]: late labels lose."""
         enc_lens_B, _ = self.lens()
         t = torch.arange(self.enc_BTJ.shape[1], device=self.enc_BTJ.device)
         return self.delay_penalty * ((enc_lens_B[:, None] - 1) / 2 - t)
 
-    def node_weights_BTU(self) -> Tensor:
-        """What each node's divergence is multiplied by; zero outside the utterance."""
+    def node_weights(self) -> Tensor:
+        """What each node's divergence is multiplied by, [B, T, U + 1]; zero outside."""
         assert self.teacher is not None
-        valid_BTU = self.valid_BTU()
+        valid_BTU = self.valid()
         weights_BTU = self.teacher.occupancy.detach().masked_fill(~valid_BTU, 0.0)
         if self.divergence.weighting == "uniform":
             total_B = weights_BTU.sum((1, 2)) / valid_BTU.sum((1, 2))

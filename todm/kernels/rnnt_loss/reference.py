@@ -1,4 +1,4 @@
-"""The oracle: the whole lattice in memory, the recursion as Graves 2012 (eq. 16) writes it, autograd.
+"""The oracle: the whole lattice in memory, the recursion of Graves 2012 (eq. 16), autograd.
 
 Slow, and of size B x T x U x V. In float64 it is what the other implementations are held against.
 """
@@ -12,7 +12,7 @@ from todm.kernels.rnnt_loss.problem import Divergence, Problem, RnntLoss, Topolo
 def rnnt_loss(problem: Problem) -> RnntLoss:
     """The op, see `todm.kernels.rnnt_loss.rnnt_loss`."""
     p = problem
-    valid_BTU = p.valid_BTU()
+    valid_BTU = p.valid()
     # Where padded, zeros replace whatever is there: NaN times zero would be NaN.
     enc_BTJ = p.enc_BTJ.masked_fill(~valid_BTU[:, :, :1], 0.0)
     pred_BUJ = p.pred_BUJ.masked_fill(~valid_BTU[:, 0, :, None], 0.0)
@@ -22,7 +22,7 @@ def rnnt_loss(problem: Problem) -> RnntLoss:
     blank_BTU = logq_BTUV[..., 0]
     label_BTU = logq_BTUV[:, :, :-1].gather(3, labels_BTU[..., None]).squeeze(3)
     label_BTU = label_BTU + p.fastemit * (label_BTU - label_BTU.detach())
-    label_BTU = label_BTU + p.delay_BT()[:, :, None]
+    label_BTU = label_BTU + p.delay()[:, :, None]
     loss_B = _losses(p, label_BTU, blank_BTU)
     divergence_B = torch.zeros_like(loss_B)
     if p.teacher is not None:
@@ -35,7 +35,7 @@ def rnnt_loss(problem: Problem) -> RnntLoss:
         )
         padded_BTU = torch.nn.functional.pad(labels_BTU, (0, 1))
         nodes_BTU = _divergence(logq_BTUV, logp_BTUV, padded_BTU, p.divergence)
-        divergence_B = (nodes_BTU * p.node_weights_BTU()).sum((1, 2))
+        divergence_B = (nodes_BTU * p.node_weights()).sum((1, 2))
     return RnntLoss(loss_B, divergence_B, _occupancy(p, label_BTU.detach(), blank_BTU.detach()))
 
 
@@ -55,7 +55,7 @@ def _losses(p: Problem, label_BTU: Tensor, blank_BTU: Tensor) -> Tensor:
 
 
 def _path_sum(label_TU: Tensor, blank_TU: Tensor, U: int, topology: Topology) -> Tensor:
-    """log P: over t, then over u, one scalar at a time."""
+    """Log-probability of the labels: over t, then over u, one scalar at a time."""
     step = 0 if topology == "standard" else 1  # frames a label takes
     T = blank_TU.shape[0]
     alpha = {(0, 0): blank_TU.new_zeros(())}
@@ -77,8 +77,9 @@ def _occupancy(p: Problem, label_BTU: Tensor, blank_BTU: Tensor) -> Tensor:
         label_BTU.requires_grad_()
         blank_BTU.requires_grad_()
         loss = _losses(p, label_BTU, blank_BTU).sum()
-        arcs = torch.autograd.grad(loss, (label_BTU, blank_BTU), allow_unused=True)
-    label_grad, blank_grad = (torch.zeros_like(x) if x is None else x for x in arcs)
+        arcs = (label_BTU, blank_BTU)
+        # With no label, or no room for a blank, one kind of arc takes no part in the loss.
+        label_grad, blank_grad = torch.autograd.grad(loss, arcs, materialize_grads=True)
     return -(torch.nn.functional.pad(label_grad, (0, 1)) + blank_grad)
 
 

@@ -36,7 +36,9 @@ def rnnt_loss(
         tile_bytes=tile_bytes or _TILE_BYTES.get(kind, 256 << 20),
         keep_bytes=_KEEP_BYTES.get(kind, 512 << 20) if keep_bytes is None else keep_bytes,
     )
-    return RnntLoss(*_Loss.apply(p.enc_BTJ, p.pred_BUJ, p.weight_VJ, p.bias_V, work))
+    # The dtype is settled; autocast would make some of the float32 sums bfloat16 too.
+    with torch.autocast(kind, enabled=False):
+        return RnntLoss(*_Loss.apply(p.enc_BTJ, p.pred_BUJ, p.weight_VJ, p.bias_V, work))
 
 
 class _Rectangle(NamedTuple):
@@ -112,7 +114,7 @@ class _Work:
     def plan(cls, p: Problem, *, tile_bytes: int, keep_bytes: int) -> "_Work":
         dtype = _matmul_dtype(p)
         row_bytes = (p.weight_VJ.shape[0] + p.weight_VJ.shape[1]) * dtype.itemsize
-        valid_BTU = p.valid_BTU()
+        valid_BTU = p.valid()
         nodes_N = valid_BTU.flatten().nonzero().squeeze(1)
         return cls(
             problem=p,
@@ -122,7 +124,7 @@ class _Work:
             valid_BTU=valid_BTU,
             nodes_N=nodes_N,
             label_N=_labels(p).flatten()[nodes_N],
-            weight_N=None if p.teacher is None else p.node_weights_BTU().flatten()[nodes_N],
+            weight_N=None if p.teacher is None else p.node_weights().flatten()[nodes_N],
         )
 
     def joiner(self, tensors: tuple[Tensor, ...] | Teacher) -> _Joiner:
@@ -209,7 +211,10 @@ class _Loss(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, *upstream: Tensor) -> tuple[Tensor | None, ...]:  # noqa: ANN401
+    def backward(  # pyright: ignore[reportIncompatibleMethodOverride]
+        ctx: Any,  # noqa: ANN401 - torch's context
+        *upstream: Tensor,
+    ) -> tuple[Tensor | None, ...]:
         work, tensors, weights_2N = ctx.work, ctx.saved_tensors[:4], ctx.saved_tensors[4]
         kept = iter(ctx.saved_tensors[5:])
         student, teacher = work.joiner(tensors), work.teacher()
@@ -304,7 +309,7 @@ def _sum_paths(work: _Work, scores_2N: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     scores_2BTU = torch.zeros(2, *work.valid_BTU.shape, dtype=wide, device=scores_2N.device)
     scores_2BTU.view(2, -1)[:, work.nodes_N] = scores_2N.to(wide)
     if work.problem.delay_penalty:
-        scores_2BTU[0] += work.problem.delay_BT()[:, :, None]
+        scores_2BTU[0] += work.problem.delay()[:, :, None]
     enc_lens_B, target_lens_B = work.problem.lens()
     log_prob_B, node_BTU, label_BTU = occupancy(
         scores_2BTU[0],

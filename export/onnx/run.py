@@ -1,0 +1,83 @@
+"""Transcribe with a bundle in plain onnxruntime: no torch, no todm, the whole loop on one page.
+
+pip install onnxruntime kaldi-native-fbank numpy soundfile
+python run.py BUNDLE a.wav [--precision fp32|int8]            (16 kHz audio)
+"""
+
+import argparse
+import json
+from pathlib import Path
+
+import kaldi_native_fbank as knf
+import numpy as np
+import onnxruntime
+import soundfile
+
+BLANK = 0
+
+
+def main() -> None:
+    """Print one line per recording: its path, a tab, its transcript."""
+    parser = argparse.ArgumentParser(description="Transcribe with a bundle in plain onnxruntime.")
+    parser.add_argument("bundle", type=Path)
+    parser.add_argument("audio", nargs="+")
+    parser.add_argument("--precision", choices=("fp32", "int8"), default="fp32")
+    args = parser.parse_args()
+    middle = "" if args.precision == "fp32" else ".int8"
+    graphs = [
+        onnxruntime.InferenceSession(str(args.bundle / f"{name}{middle}.onnx"))
+        for name in ("encoder", "decoder", "joiner")
+    ]
+    lines = (args.bundle / "tokens.txt").read_text(encoding="utf-8").splitlines()
+    tokens = [line.rpartition(" ")[0] for line in lines]
+    tail_seconds = json.loads((args.bundle / "manifest.json").read_text())["info"]["tail_seconds"]
+    for path in args.audio:
+        samples, rate = soundfile.read(path, dtype="float32", always_2d=True)
+        if rate != 16000:
+            raise SystemExit(f"{path} has {rate} samples a second: this page reads 16000 only")
+        tail = np.zeros(round(tail_seconds * rate), np.float32)
+        ids = decode(graphs, tokens, features(np.concatenate([samples.mean(axis=1), tail])))
+        text = "".join(tokens[i] for i in ids).replace("\u2581", " ").strip()
+        print(f"{path}\t{text}")
+
+
+def features(samples: np.ndarray) -> np.ndarray:
+    """80 log-mel bins, float32 [T, 80], as sherpa-onnx computes them."""
+    options = knf.FbankOptions()
+    options.frame_opts.dither = 0
+    options.frame_opts.snip_edges = False
+    options.mel_opts.num_bins = 80
+    options.mel_opts.high_freq = -400
+    fbank = knf.OnlineFbank(options)
+    fbank.accept_waveform(16000, samples.tolist())
+    fbank.input_finished()
+    return np.stack([fbank.get_frame(i) for i in range(fbank.num_frames_ready)])
+
+
+def decode(graphs: list, tokens: list[str], frames: np.ndarray) -> list[int]:
+    """Greedy search, at most one symbol a frame, the encoder's two states carried along."""
+    encoder, decoder, joiner = graphs
+    sizes = {
+        k: int(v) for k, v in encoder.get_modelmeta().custom_metadata_map.items() if v.isdecimal()
+    }
+    context_size = int(decoder.get_modelmeta().custom_metadata_map["context_size"])
+    layers = sizes["num_encoder_layers"]
+    state0 = np.zeros((layers, 1, sizes["d_model"]), np.float32)
+    state1 = np.zeros((layers, 1, sizes["rnn_hidden_size"]), np.float32)
+    silent = {BLANK, tokens.index("<unk>") if "<unk>" in tokens else BLANK}
+    ids = [-1] * (context_size - 1) + [BLANK]
+    (predicted,) = decoder.run(None, {"y": np.array([ids])})
+    for start in range(0, len(frames) - sizes["T"], sizes["decode_chunk_len"]):
+        chunk = frames[None, start : start + sizes["T"]]
+        out, state0, state1 = encoder.run(None, {"x": chunk, "state0": state0, "state1": state1})
+        for frame in range(out.shape[1]):
+            inputs = {"encoder_out": out[:, frame], "decoder_out": predicted}
+            best = int(joiner.run(None, inputs)[0].argmax())
+            if best not in silent:
+                ids.append(best)
+                (predicted,) = decoder.run(None, {"y": np.array([ids[-context_size:]])})
+    return ids[context_size:]
+
+
+if __name__ == "__main__":
+    main()

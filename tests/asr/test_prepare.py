@@ -1,0 +1,212 @@
+import json
+import shutil
+
+import pytest
+from lhotse import CutSet
+
+from todm.asr import prepare as stage
+from todm.asr import tokens
+from todm.asr.corpora import synthesis
+from todm.asr.corpora.config import DataConfig, SpeechConfig
+from todm.asr.prepare import audio_folder, is_prepared, prepare
+from todm.asr.tokens import TokensConfig
+from todm.cli import main as cli
+from todm.errors import ArtifactError, CorpusError
+
+SMALL = DataConfig(
+    num_train=40,
+    num_dev=4,
+    num_test=6,
+    speech=SpeechConfig(train_voices=4, dev_voices=2, test_voices=3),
+    tokens=TokensConfig(vocab_size=48),
+)
+
+
+WORDS = [a + b for a in ("LA", "TAN", "BAN", "NAL") for b in ("BAT", "TAB", "NAB", "LAT")]
+
+
+@pytest.fixture(scope="module")
+def spoken(tmp_path_factory):
+    return prepare(SMALL, tmp_path_factory.mktemp("spoken") / "corpus", processes=1)
+
+
+@pytest.fixture
+def copy(spoken, tmp_path):
+    """A corpus that a test may change."""
+    shutil.copytree(spoken.path, tmp_path / "corpus")
+    shutil.copytree(audio_folder(spoken.path), tmp_path / "corpus-audio")
+    return tmp_path / "corpus"
+
+
+def _must_not_run(*args, **kwargs):
+    raise AssertionError("nothing is to be spoken")
+
+
+def _cuts(corpus, split):
+    return list(CutSet.from_file(corpus.file(f"cuts_{split}.jsonl.gz")))
+
+
+def test_commands_become_cuts(spoken):
+    splits = spoken.info["splits"]
+    assert {s: row["num"] for s, row in splits.items()} == {"train": 40, "dev": 4, "test": 6}
+    assert {s: row["speakers"] for s, row in splits.items()} == {"train": 4, "dev": 2, "test": 3}
+    for cut in _cuts(spoken, "dev"):
+        samples = cut.load_audio()
+        assert samples.shape == (1, cut.num_samples)
+        assert cut.sampling_rate == 16000
+        assert cut.recording.sources[0].source.startswith(str(audio_folder(spoken.path)))
+    assert sum(c.duration for c in _cuts(spoken, "train")) == pytest.approx(
+        splits["train"]["hours"] * 3600, abs=1
+    )
+
+
+def test_every_transcript_can_be_encoded(spoken):
+    tokenizer = tokens.load(spoken.path)
+    assert tokenizer.vocab_size == spoken.info["vocab_size"]
+    for split in ("train", "dev", "test"):
+        for cut in _cuts(spoken, split):
+            assert tokens.UNK_ID not in tokenizer.encode(cut.supervisions[0].text)
+
+
+def test_again_is_done_at_once(copy, monkeypatch):
+    assert is_prepared(SMALL, copy)
+    monkeypatch.setattr(stage, "_save", None)
+    assert prepare(SMALL, copy).info["vocab_size"] <= 48
+
+
+def test_a_damaged_corpus_is_made_again_from_its_audio(copy, monkeypatch):
+    (copy / "cuts_dev.jsonl.gz").write_bytes(b"")
+    monkeypatch.setattr(synthesis, "_speak_chapter", _must_not_run)
+    assert not is_prepared(SMALL, copy)
+    assert prepare(SMALL, copy, processes=1).info["splits"]["dev"]["num"] == 4
+
+
+def test_other_tokens_use_the_same_audio(copy, monkeypatch):
+    monkeypatch.setattr(synthesis, "_speak_chapter", _must_not_run)
+    other = SMALL.replace(tokens=TokensConfig(vocab_size=60))
+    assert prepare(other, copy, processes=1).info["vocab_size"] == 60
+
+
+def test_other_speech_needs_another_place(copy):
+    with pytest.raises(CorpusError, match="choose another --out"):
+        prepare(SMALL.replace(seed=5), copy, processes=1)
+
+
+def test_a_place_that_is_taken(tmp_path):
+    (tmp_path / "file.txt").write_text("mine")
+    with pytest.raises(ArtifactError, match="holds something else"):
+        prepare(SMALL, tmp_path)
+
+
+def test_sentences(tmp_path):
+    path = tmp_path / "text"
+    path.write_text(
+        "".join(
+            f"84-1-{i:04d} SAY THE {word} NUMBER {i % 7 * 'A' + 'B'}\n"
+            for i, word in enumerate(WORDS)
+        )
+        + "1-2-3 R2D2\n"
+    )
+    config = SMALL.replace(source="sentences", text=str(path), num_train=14)
+    corpus = prepare(config, tmp_path / "out", processes=1)
+    assert {s: row["num"] for s, row in corpus.info["splits"].items()}["train"] == 14
+    rejected = [json.loads(line) for line in corpus.file("rejected.jsonl").read_text().splitlines()]
+    assert rejected[0]["id"] == "line 17"
+    assert corpus.info["rejected"]["transcript outside the alphabet"] == 1
+
+
+def test_an_unknown_letter_in_dev_is_left_out_and_counted(copy, tmp_path):
+    root = audio_folder(copy)
+    path = next((root / "dev").rglob("*.trans.txt"))
+    first, *rest = path.read_text().splitlines()
+    path.write_text("\n".join([f"{first.split()[0]} QUIZZICAL JUKEBOX", *rest]) + "\n")
+    config = SMALL.replace(source="librispeech", data=str(root))
+    corpus = prepare(config, tmp_path / "real", processes=1)
+    assert corpus.info["rejected"] == {"transcript needs <unk>": 1}
+    assert corpus.info["splits"]["dev"]["num"] == 3
+
+
+def test_nothing_left(copy, tmp_path):
+    root = audio_folder(copy)
+    for path in (root / "test").rglob("*.flac"):
+        path.write_bytes(b"")
+    config = SMALL.replace(source="librispeech", data=str(root))
+    with pytest.raises(CorpusError, match="left in test: left out were 6 audio file empty"):
+        prepare(config, tmp_path / "real", processes=1)
+    assert not (tmp_path / "real").exists()
+
+
+def test_another_rate_is_resampled(make_corpus_at, tmp_path):
+    root = make_corpus_at(8000)
+    config = SMALL.replace(source="librispeech", data=str(root))
+    cut = _cuts(prepare(config, tmp_path / "out", processes=1), "train")[0]
+    assert cut.sampling_rate == 16000
+    assert cut.load_audio().shape == (1, 16000)
+
+
+@pytest.fixture
+def make_corpus_at(tmp_path):
+    """A one-second utterance in each split, at a sample rate."""
+    import numpy as np
+    import soundfile
+
+    def make(rate):
+        for split in ("train", "dev", "test"):
+            folder = tmp_path / "data" / split / "7" / "1"
+            folder.mkdir(parents=True)
+            soundfile.write(folder / f"{split}.wav", np.sin(np.arange(rate) * 0.1) * 0.1, rate)
+            (folder / "7-1.trans.txt").write_text(f"{split} HELLO THERE\n")
+        return tmp_path / "data"
+
+    return make
+
+
+def test_real_speech(shared_data, tmp_path):
+    config = DataConfig(
+        source="librispeech",
+        data=str(shared_data / "fsdd-connected"),
+        verify_audio="header",
+        tokens=TokensConfig(vocab_size=30),
+    )
+    corpus = prepare(config, tmp_path / "fsdd", processes=1)
+    assert {s: row["num"] for s, row in corpus.info["splits"].items()} == {
+        "train": 397,
+        "dev": 102,
+        "test": 96,
+    }
+    assert corpus.info["rejected"] == {}
+    cut = _cuts(corpus, "test")[0]
+    assert cut.load_audio().shape == (1, cut.num_samples)
+
+
+def test_the_verb(copy, capsys):
+    arguments = ["prepare", "--out", str(copy), "--config", "debug", "--processes", "1"]
+    for name, value in (
+        ("num_train", 40),
+        ("num_dev", 4),
+        ("num_test", 6),
+        ("tokens.vocab_size", 48),
+    ):
+        arguments += ["--set", f"asr.data.{name}={value}"]
+    for split, num in (("train", 4), ("dev", 2), ("test", 3)):
+        arguments += ["--set", f"asr.data.speech.{split}_voices={num}"]
+    assert cli.main(arguments) == 0
+    assert "done already" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--data", "/nowhere"], "/nowhere is not a directory"),
+        (["--corpus", "sentences"], "needs 'text'"),
+        (["--corpus", "sentences", "--grammar", "g"], "exclude each other"),
+        (["--data", "a", "--text", "b"], "give one of --text, --data"),
+        (["--grammar", "/nowhere/g"], "/nowhere/g cannot be read"),
+        (["--hours", "2"], "'hours' is not used"),
+        (["--data", "x", "--split", "train"], "write  --split FOLDER=train"),
+        (["--data", "x", "--split", "a=valid"], "allowed are train, dev, test"),
+    ],
+)
+def test_errors_of_the_verb(tmp_path, capsys, flags, message):
+    assert cli.main(["prepare", "--out", str(tmp_path / "out"), *flags]) == 2
+    assert message in capsys.readouterr().err

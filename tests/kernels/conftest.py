@@ -1,0 +1,42 @@
+"""One check for every op: outputs and gradients against the oracle, on memory filled with NaN."""
+
+import pytest
+import torch
+
+
+def _poisoned(real):
+    def empty(*args, **kwargs):
+        out = real(*args, **kwargs)
+        return out.fill_(float("nan")) if out.is_floating_point() and not out.requires_grad else out
+
+    return empty
+
+
+@pytest.fixture(autouse=True)
+def _poison(monkeypatch):
+    """Uninitialised memory reads as NaN, so what is never written shows."""
+    for owner, name in ((torch, "empty"), (torch, "empty_like"), (torch.Tensor, "new_empty")):
+        monkeypatch.setattr(owner, name, _poisoned(getattr(owner, name)))
+
+
+@pytest.fixture
+def check_op():
+    """`check(op, oracle, args, rtol=)`: the op as it is against its oracle in float64."""
+
+    def check(op, oracle, args, *, rtol):
+        args = [a.detach().requires_grad_(a.is_floating_point()) for a in args]
+        wide = [a.detach().double().requires_grad_() if a.is_floating_point() else a for a in args]
+        got, want = op(*args), oracle(*wide)
+        cotangent = torch.randn_like(got)
+        got.backward(cotangent)
+        want.backward(cotangent.double())
+        pairs = [("out", got, want)] + [
+            (f"grad of argument {i}", a.grad, w.grad)
+            for i, (a, w) in enumerate(zip(args, wide, strict=True))
+            if w.is_floating_point()
+        ]
+        for name, a, w in pairs:
+            err = (a.double() - w).norm() / w.norm().clamp_min(1e-12)
+            assert err < rtol, f"{name}: relative error {err:.2e}, allowed {rtol:.0e}"
+
+    return check

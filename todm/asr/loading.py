@@ -1,0 +1,77 @@
+"""From an artifact on disk to the backend and the model in it."""
+
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from todm import artifact
+from todm.artifact import Artifact
+from todm.asr.backend import AsrBackend, AsrConfig, Report
+from todm.asr.model import Rnnt
+from todm.errors import ArtifactError, ConfigError
+from todm.supernet.space import Subnet
+
+
+def backend_of(
+    found: Artifact, *, corpus: Path | None = None, with_data: bool = True, report: Report | None = None
+) -> AsrBackend:
+    """The backend that made a supernet or subnet.
+
+    Args:
+        found: the artifact.
+        corpus: its data; by default the corpus it was trained on.
+        with_data: whether a corpus is needed at all.
+        report: see `AsrBackend`.
+
+    Raises:
+        ArtifactError: the corpus is not where it was, or not a corpus.
+        ConfigError: the artifact's configuration is not one of this todm.
+    """
+    config = AsrConfig.from_json(found.config["asr"], where="asr.")
+    place = corpus
+    if with_data and corpus is None:
+        place = Path(found.info["corpus"])
+        if not (place / artifact.MANIFEST).is_file():
+            raise ArtifactError(f"the corpus {found.path} was trained on is not at {place}: give --corpus DIR")
+    if with_data:
+        artifact.load(place, kind="corpus")  # pyright: ignore[reportArgumentType]
+    return AsrBackend(config, found.path, corpus=place if with_data else None, report=report)
+
+
+def load_model(found: Artifact, backend: AsrBackend) -> Rnnt:
+    """The supernet, or the plain model of a subnet, ready to evaluate.
+
+    Raises:
+        ArtifactError: the weights do not fit the configuration.
+    """
+    subnet = Subnet.from_json(found.info["subnet"]) if found.kind == "subnet" else None
+    model = backend.build(subnet)
+    try:
+        model.load_state_dict(found.tensors())
+    except RuntimeError as error:
+        first = str(error).splitlines()[0]
+        raise ArtifactError(f"the weights in {found.path} do not fit its configuration: {first}") from None
+    return model.eval()
+
+
+def same_outputs(supernet: nn.Module, plain: nn.Module, subnet: Subnet) -> float:
+    """Largest difference between a supernet's subnet and the plain model, on fixed noise."""
+    assert isinstance(supernet, Rnnt)
+    assert isinstance(plain, Rnnt)
+    draws = torch.Generator().manual_seed(0)
+    mean, scale = plain.encoder.subsampling.mean, plain.encoder.subsampling.scale
+    features = torch.randn(3, 333, 80, generator=draws) / scale + mean
+    lens = torch.tensor([333, 200, 64])
+    ours, _ = supernet.encode(features, lens, subnet=subnet)
+    theirs, _ = plain.encode(features, lens)
+    joint = (m.output(torch.tanh(m.project(e))) for m, e in ((supernet, ours), (plain, theirs)))
+    a, b = joint
+    return float(max((ours - theirs).abs().max(), (a - b).abs().max()))
+
+
+def check_numbers(**values: int) -> None:
+    """Raise ConfigError for flags that must be at least 1."""
+    for name, value in values.items():
+        if value < 1:
+            raise ConfigError(f"--{name} is {value}: at least 1")

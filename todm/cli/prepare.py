@@ -1,0 +1,134 @@
+"""`todm prepare --config NAME --out DIR`: speak a corpus, or read one from disk."""
+
+import argparse
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from todm.cli.progress import progress_report
+
+if TYPE_CHECKING:
+    from todm.artifact import Artifact
+    from todm.asr.corpora.config import DataConfig
+
+_EPILOG = """
+A grammar is a text file with a phrase or pattern a line:
+
+  # a comment
+  room = (kitchen|bedroom|living room)
+  turn (on|off) the [<room>] lights
+
+(a|b) is a choice, [a] may be left out, <name> stands for the line `name = ..`. Numbers are written in
+words. Every pattern is drawn equally often, and rare words more often.
+
+LibriSpeech's layout is SPLIT/SPEAKER/CHAPTER/ID.flac (or wav, opus, ogg) with SPEAKER-CHAPTER.trans.txt,
+a line `ID TEXT` for each utterance. Top-level folders named train*, dev* and test* are the splits.
+"""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Flags of the verb."""
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    parser.epilog = _EPILOG
+    parser.add_argument("--config", default="commands", help="debug, commands, clean100 or full960")
+    parser.add_argument(
+        "--out",
+        type=Path,
+        required=True,
+        help="directory of the corpus; spoken audio goes to OUT-audio",
+    )
+    parser.add_argument("--corpus", choices=("commands", "sentences"), help="what is spoken")
+    parser.add_argument("--grammar", metavar="FILE", help="speak this command list, see below")
+    parser.add_argument(
+        "--text", metavar="FILE", help="speak these sentences, one a line, plain or gzip"
+    )
+    parser.add_argument("--hours", type=float, help="hours of training speech from --text")
+    parser.add_argument("--data", metavar="DIR", help="speech on disk, in LibriSpeech's layout")
+    parser.add_argument(
+        "--split",
+        action="append",
+        default=[],
+        metavar="FOLDER=SPLIT",
+        help="a folder of --data that is train, dev or test; may be repeated",
+    )
+    parser.add_argument("--processes", type=int, help="processes; default: one a CPU")
+    parser.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        metavar="A.B=C",
+        help="change a setting, such as asr.data.num_train=500",
+    )
+
+
+def run(args: argparse.Namespace) -> int:
+    """Make the corpus, or say that it is there; print what it holds."""
+    from todm.asr.prepare import is_prepared, prepare
+    from todm.recipe import named
+
+    config = data_config(named(args.config).override(args.set).asr.data, args)
+    there = is_prepared(config, args.out)
+    with progress_report() as report:
+        corpus = prepare(config, args.out, progress=report, processes=args.processes)
+    if there:
+        print(f"done already: {corpus.path}")
+    _show(corpus)
+    return 0
+
+
+def data_config(base: "DataConfig", args: argparse.Namespace) -> "DataConfig":
+    """`base` with what the flags say.
+
+    Raises:
+        ConfigError: flags that contradict each other or lack something.
+    """
+    from todm.errors import ConfigError
+
+    given = {name: getattr(args, name) for name in ("grammar", "text", "data")}
+    given = {name: value for name, value in given.items() if value is not None}
+    source = {"grammar": "commands", "text": "sentences", "data": "librispeech"}
+    if len(given) > 1:
+        raise ConfigError(f"give one of {', '.join('--' + n for n in given)}, not all of them")
+    chosen = next((source[name] for name in given), args.corpus or base.source)
+    if args.corpus and chosen != args.corpus:
+        raise ConfigError(f"--corpus {args.corpus} and --{next(iter(given))} exclude each other")
+    changes: dict[str, Any] = {"source": chosen, **given}
+    if chosen != base.source or given:
+        changes |= {name: given.get(name) for name in source}
+    if args.hours is not None:
+        changes["hours"] = args.hours
+    if args.split:
+        changes["splits"] = _splits(args.split)
+    return base.from_json({**base.to_json(), **changes})
+
+
+def _splits(items: list[str]) -> dict[str, str]:
+    from todm.errors import ConfigError
+
+    for item in items:
+        if "=" not in item:
+            raise ConfigError(f"--split {item!r} has no '=': write  --split FOLDER=train")
+    return dict(item.split("=", 1) for item in items)
+
+
+def _show(corpus: "Artifact") -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    console = Console()
+    table = Table("split", "utterances", "hours", "speakers", "words", "sentences not in train")
+    for split, row in corpus.info["splits"].items():
+        unseen = "-" if split == "train" else f"{row['unseen_sentences']:.1%}"
+        hours = f"{row['hours']:.2f}"
+        table.add_row(
+            split, str(row["num"]), hours, str(row["speakers"]), str(row["words"]), unseen
+        )
+    console.print(table)
+    rejected = corpus.info["rejected"]
+    if rejected:
+        left_out = Table("left out because", "number")
+        for reason, num in rejected.items():
+            left_out.add_row(reason, str(num))
+        console.print(left_out)
+        console.print(f"listed in {corpus.file('rejected.jsonl')}", soft_wrap=True)
+    console.print(f"vocabulary: {corpus.info['vocab_size']} tokens", highlight=False)
+    console.print(f"corpus: {corpus.path}", soft_wrap=True, highlight=False)

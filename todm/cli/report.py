@@ -1,0 +1,33 @@
+"""`todm report RUN`: the table and the plot of all bundles of a run, and where they are."""
+
+import argparse
+from pathlib import Path
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Flags of the verb."""
+    parser.add_argument("run", type=Path, help="directory of a run")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Write report.md and report.png, and print the table."""
+    from rich.console import Console
+    from rich.table import Table
+
+    from todm.artifact import write_text
+    from todm.bench.report import PLOT, TABLE, collect, plot, table
+
+    rows = collect(args.run)
+    write_text(args.run / TABLE, table(rows))
+    plot(rows, args.run / PLOT)
+    shown = Table("bundle", "precision", "parameters", "MB", "WER", "95 % interval", "real-time factor")
+    for r in rows:
+        interval = f"{r.low:.2%} to {r.high:.2%}"
+        shown.add_row(
+            r.name, r.precision, f"{r.params / 1e6:.2f}M", f"{r.megabytes:.2f}", f"{r.error:.2%}", interval, f"{r.rtf:.4f}"
+        )
+    Console().print(shown)
+    print(f"WER on {rows[0].words} words of held-out speakers; table: {args.run / TABLE}, plot: {args.run / PLOT}")
+    for path in dict.fromkeys(r.path for r in rows):
+        print(f"bundle: {path}")
+    return 0
