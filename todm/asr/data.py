@@ -231,7 +231,7 @@ def fault(num_frames: int, targets: list[int]) -> str | None:
         return "empty transcript"
     if UNKNOWN in targets:
         return "characters that the tokenizer cannot spell"
-    if math.ceil(num_frames / SUBSAMPLING) < len(targets):
+    if num_frames // SUBSAMPLING < len(targets):
         return "fewer frames than labels"
     return None
 

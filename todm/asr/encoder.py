@@ -25,6 +25,7 @@ from todm.supernet.space import Subnet
 
 SUBSAMPLING = 4
 NUM_BINS = 80
+_SILU_GAIN = 1.7  # 1 / rms(SiLU(x)) for a standard normal x
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -92,6 +93,10 @@ class Subsampling(nn.Module):
         self.scale: Tensor
         self.hidden = nn.Linear(config.context * NUM_BINS, config.d_model)
         self.out = nn.Linear(config.d_model, config.d_model)
+        # A gain of the signal adds a constant to all bins: zero-mean filters start blind to it.
+        nn.init.normal_(self.hidden.weight, std=(config.context * NUM_BINS) ** -0.5)
+        self.hidden.weight.data -= self.hidden.weight.data.mean(1, keepdim=True)
+        nn.init.normal_(self.out.weight, std=_SILU_GAIN * config.d_model**-0.5)
 
     @property
     def history(self) -> int:
@@ -134,11 +139,14 @@ class Mixer(nn.Module):
         self.log_dt = _plain_adam(_initial_steps(config, pairs, self.STAGES))
         self.log_neg_re = _plain_adam(torch.full((*shape, config.state), math.log(0.5)))
         self.im = _plain_adam(math.pi * torch.arange(config.state).float().expand(*shape, -1).clone())
-        self.skip = _plain_adam(torch.ones(shape))
+        direct = torch.tensor([1.0, 0.0])[: self.directions, None]  # one of the directions is enough
+        self.skip = _plain_adam(direct.expand(shape).clone())
         self.c = nn.Parameter(torch.randn(*shape, config.state, 2) / math.sqrt(2))
-        self.mix = nn.Parameter(
-            torch.randn(self.STAGES, self.directions, heads, width, width) / math.sqrt(self.directions * width)
-        )
+        # Chosen so that a mixer, as an FFN, starts at about half the scale of its input.
+        nn.init.normal_(self.w_in.weight, std=config.d_model**-0.5)
+        nn.init.normal_(self.w_out.weight, std=0.5 * (pairs * width) ** -0.5)
+        scale = (self.directions * width) ** -0.5
+        self.mix = nn.Parameter(scale * torch.randn(self.STAGES, self.directions, heads, width, width))
         self.mix_bias = nn.Parameter(_small(self.STAGES, heads, width))
 
     @staticmethod
@@ -219,6 +227,8 @@ class Block(nn.Module):
         self.up = ElasticLinear(config.d_model, ffn)
         self.down = ElasticLinear(ffn, config.d_model)
         self.ffn, self.pairs = ffn, pairs
+        nn.init.normal_(self.up.weight, std=config.d_model**-0.5)
+        nn.init.normal_(self.down.weight, std=0.5 * _SILU_GAIN * ffn**-0.5)
         self.dropout = AdaptiveDropout(config.dropout, config.dropout_rule)
 
     @staticmethod

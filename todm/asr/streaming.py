@@ -88,8 +88,7 @@ class StreamingEncoder(nn.Module):
         """
         encoder = self.model.encoder
         normal = encoder.subsampling.normalise(x_BTF)
-        history = state1[0, :, : self.history * NUM_BINS].reshape(-1, self.history, NUM_BINS)
-        x = encoder.subsampling(normal, history)
+        x = encoder.subsampling(normal, self._history(normal, state1))
         parts = torch.split(state0[0], self.sizes, 1)
         states = [p.reshape(-1, *shape) for p, shape in zip(parts, self.shapes, strict=True)]
         after: list[Tensor] = []
@@ -100,6 +99,11 @@ class StreamingEncoder(nn.Module):
             after += left
         out = self.model.project(encoder.norm(x))
         return out, torch.cat([a.flatten(1) for a in after], 1).unsqueeze(0), self._remember(normal, state1)
+
+    def _history(self, normal_BTF: Tensor, state1: Tensor) -> Tensor:
+        if not self.history:
+            return normal_BTF[:, :0]
+        return state1[0].reshape(-1, self.history, NUM_BINS)
 
     def _remember(self, normal_BTF: Tensor, state1: Tensor) -> Tensor:
         if not self.history:

@@ -55,19 +55,20 @@ def _of_model(found: "Artifact", args: argparse.Namespace, report: Report) -> di
 
 
 def _of_bundle(found: "Artifact", args: argparse.Namespace, report: Report) -> dict[str, tuple[Rows, dict[str, Any]]]:
-    """Decode with onnxruntime, chunk by chunk, in every precision; measure what it costs."""
+    """Decode with onnxruntime, chunk by chunk, in fp32 and int8; measure what it costs.
+
+    Of the two int8 encoders it is the one this processor computes right (`best_int8`).
+    """
     import dataclasses
 
     from todm.asr.evaluation import decode_bundle, references
     from todm.bench.runtime import measure
-    from todm.device.bundle import open_bundle
+    from todm.device.bundle import best_int8, open_bundle
 
     bundle = open_bundle(found.path)
     utterances = references(found, args.corpus, args.split, args.limit)
     results = {}
-    for precision in bundle.precisions():
-        if precision == "int8.rr":
-            continue  # the same weights with a bit less, for old x86 processors
+    for precision in ("fp32", best_int8(bundle)) if "int8" in bundle.precisions() else ("fp32",):
         rows = decode_bundle(
             bundle,
             utterances,
@@ -76,7 +77,7 @@ def _of_bundle(found: "Artifact", args: argparse.Namespace, report: Report) -> d
             progress=lambda done, total, name=precision: report(f"{found.path.name} {name}", done, total),
         )
         cost = measure(found.path, [u.audio for u in utterances[:20]], precision=precision)
-        results[precision] = (rows, dataclasses.asdict(cost))
+        results[precision.partition(".")[0]] = (rows, dataclasses.asdict(cost))
     return results
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Flags of the verb."""
-    parser.add_argument("run", type=Path, help="directory of a run")
+    parser.add_argument("directory", metavar="RUN", type=Path, help="directory of a run")
 
 
 def run(args: argparse.Namespace) -> int:
@@ -17,9 +17,9 @@ def run(args: argparse.Namespace) -> int:
     from todm.artifact import write_text
     from todm.bench.report import PLOT, TABLE, collect, plot, table
 
-    rows = collect(args.run)
-    write_text(args.run / TABLE, table(rows))
-    plot(rows, args.run / PLOT)
+    rows = collect(args.directory)
+    write_text(args.directory / TABLE, table(rows))
+    plot(rows, args.directory / PLOT)
     shown = Table("bundle", "precision", "parameters", "MB", "WER", "95 % interval", "real-time factor")
     for r in rows:
         interval = f"{r.low:.2%} to {r.high:.2%}"
@@ -27,7 +27,7 @@ def run(args: argparse.Namespace) -> int:
             r.name, r.precision, f"{r.params / 1e6:.2f}M", f"{r.megabytes:.2f}", f"{r.error:.2%}", interval, f"{r.rtf:.4f}"
         )
     Console().print(shown)
-    print(f"WER on {rows[0].words} words of held-out speakers; table: {args.run / TABLE}, plot: {args.run / PLOT}")
+    print(f"WER on {rows[0].words} words of held-out speakers; table: {args.directory / TABLE}, plot: {args.directory / PLOT}")
     for path in dict.fromkeys(r.path for r in rows):
         print(f"bundle: {path}")
     return 0

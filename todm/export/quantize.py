@@ -1,16 +1,21 @@
 """Post-training int8 of exported graphs: weights per output channel, activations as they come.
 
-Only a MatMul with its constant on the right is quantized, and the decoder's embedding. The SSM's
-chunk operators stand on the left, act on carried state, and stay float32: they are a few per cent
-of the file, and an error in them would last as long as the state does.
+Only a MatMul with a constant matrix on the right is quantized, and the decoder's embedding. The
+SSM's chunk operators stand on the left, act on carried state, and stay float32: an error in them
+would last as long as the state does. Stacks of small matrices (one per head) stay float32 too:
+onnxruntime's per-channel scales are for a single matrix, and a stack of them fails when it is run.
 """
 
 import tempfile
 from collections import Counter
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from todm.errors import BundleError
 from todm.export.to_onnx import quiet, save_model, set_metadata
+
+if TYPE_CHECKING:
+    import onnx
 
 _OPS = ("MatMul", "Gather")
 
@@ -43,6 +48,7 @@ def quantize_int8(source: Path, target: Path, *, reduce_range: bool = False) -> 
             per_channel=True,
             reduce_range=reduce_range,
             weight_type=QuantType.QInt8,
+            nodes_to_exclude=_excluded(original),
             extra_options={"MatMulConstBOnly": True},
         )
         model = onnx.load(str(scratch))
@@ -53,3 +59,17 @@ def quantize_int8(source: Path, target: Path, *, reduce_range: bool = False) -> 
     set_metadata(model, {entry.key: entry.value for entry in original.metadata_props})
     save_model(model, target)
     return done
+
+
+def _excluded(model: "onnx.ModelProto") -> list[str]:
+    """Names of the nodes that stay float32: see the head of this file.
+
+    A Gather by a constant picks a layer's weights out of a stack; only one by an input is a lookup.
+    """
+    ranks = {constant.name: len(constant.dims) for constant in model.graph.initializer}
+    return [
+        node.name
+        for node in model.graph.node
+        if (node.op_type == "MatMul" and ranks.get(node.input[1], 2) > 2)
+        or (node.op_type == "Gather" and node.input[1] in ranks)
+    ]

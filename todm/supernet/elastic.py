@@ -59,7 +59,7 @@ def drop(x: Tensor, p: float) -> Tensor:
     """
     if x.device.type != "cpu":
         return F.dropout(x, p)
-    dropped = max(1, round(p * 256))
+    dropped = min(255, max(1, round(p * 256)))
     words = torch.empty(-(-x.numel() // 8), dtype=torch.int64).random_(-(2**63), None)
     keep = words.view(torch.uint8)[: x.numel()].view(x.shape) >= dropped
     return x * (keep.to(x.dtype) * (256 / (256 - dropped)))

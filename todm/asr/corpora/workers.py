@@ -3,6 +3,7 @@
 import multiprocessing
 import os
 import signal
+import threading
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from typing import TypeVar
@@ -48,7 +49,7 @@ def _spawned(
     function: Callable[[Job], Result], jobs: list[Job], processes: int
 ) -> Iterator[Result]:
     pool = ProcessPoolExecutor(
-        processes, mp_context=multiprocessing.get_context("spawn"), initializer=_ignore_interrupt
+        processes, mp_context=multiprocessing.get_context("spawn"), initializer=_start_worker
     )
     waiting: set[Future[Result]] = set()
     try:
@@ -65,6 +66,15 @@ def _spawned(
         pool.shutdown(wait=True, cancel_futures=True)
 
 
-def _ignore_interrupt() -> None:
-    """Ctrl-C reaches the whole process group; only the parent acts on it."""
+def _start_worker() -> None:
+    """Ctrl-C reaches the whole process group, and only the parent acts on it; a killed parent ends us."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    threading.Thread(target=_follow_parent, daemon=True).start()
+
+
+def _follow_parent() -> None:
+    # A worker waits for jobs on a pipe that it holds open itself, so it would wait for ever.
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(1)

@@ -18,9 +18,10 @@ from todm.kernels.rnnt_loss.divergence import node_divergence
 from todm.kernels.rnnt_loss.lattice import occupancy
 from todm.kernels.rnnt_loss.problem import Problem, RnntLoss, Teacher
 
-# Small tiles stay in a CPU's cache; large ones fill a GPU. Bytes of hidden values and logits.
-_TILE_BYTES = {"cpu": 2 << 20, "cuda": 256 << 20}
-_KEEP_BYTES = {"cpu": 64 << 20, "cuda": 512 << 20}
+# Bytes of a tile's hidden values and logits. Small tiles stay in a core's cache; with threads
+# larger ones mean fewer barriers, which are what costs on a busy machine; a GPU wants them large.
+_TILE_BYTES = {"one thread": 2 << 20, "threads": 8 << 20, "gpu": 256 << 20}
+_KEEP_BYTES = {"cpu": 64 << 20, "gpu": 512 << 20}
 # Above this share of its nodes a tile is computed whole: choosing rows costs a copy.
 _DENSE = 0.7
 
@@ -31,10 +32,12 @@ def rnnt_loss(
     """The op, see `todm.kernels.rnnt_loss.rnnt_loss`; the sizes are for tests and tuning."""
     p = problem
     kind = p.enc_BTJ.device.type
+    place = "cpu" if kind == "cpu" else "gpu"
+    room = place if place == "gpu" else "one thread" if torch.get_num_threads() == 1 else "threads"
     work = _Work.plan(
         p,
-        tile_bytes=tile_bytes or _TILE_BYTES.get(kind, 256 << 20),
-        keep_bytes=_KEEP_BYTES.get(kind, 512 << 20) if keep_bytes is None else keep_bytes,
+        tile_bytes=_TILE_BYTES[room] if tile_bytes is None else tile_bytes,
+        keep_bytes=_KEEP_BYTES[place] if keep_bytes is None else keep_bytes,
     )
     # The dtype is settled; autocast would make some of the float32 sums bfloat16 too.
     with torch.autocast(kind, enabled=False):
