@@ -7,7 +7,7 @@ import dataclasses
 
 from todm.asr.augment import AugmentConfig
 from todm.asr.backend import AsrConfig
-from todm.asr.corpora.config import DataConfig
+from todm.asr.corpora.config import DataConfig, RoomConfig
 from todm.asr.data import LoaderConfig
 from todm.asr.encoder import EncoderConfig
 from todm.asr.model import RnntConfig
@@ -46,32 +46,53 @@ def commands() -> Recipe:
     return Recipe(
         name="commands",
         asr=AsrConfig(
-            data=DataConfig(),
-            loader=LoaderConfig(batch_size=32, short_first=0.2),
-            augment=AugmentConfig(
-                num_time_masks=2, time_mask_frames=15, freq_mask_bins=15, time_mask_share=0.1, max_tail=100
+            data=DataConfig(
+                room=RoomConfig(clean=0.4, snr_db=(10.0, 30.0)),
+                # Whole words: a closed vocabulary of some 80, each said over 100 times (docs/log.md).
+                tokens=TokensConfig(vocab_size=160, max_piece_length=16),
             ),
-            model=RnntConfig(joiner_dim=128, encoder=EncoderConfig(d_model=128, dropout=0.1)),
-            space=SpaceConfig(
-                depths=(3, 4, 5, 6), widths={"ffn": (128, 256, 384, 512), "pairs": (2, 4, 6, 8)}
+            loader=LoaderConfig(batch_size=16),
+            augment=AugmentConfig(
+                gain_db=(-6.0, 6.0),
+                noise_prob=0.3,
+                max_tail=60,
+                max_offset=20,
+                join_prob=0.1,
+                spec_prob=0.6,
+                num_time_masks=2,
+                time_mask_frames=12,
+                time_mask_share=0.1,
+                freq_mask_bins=12,
+            ),
+            model=RnntConfig(joiner_dim=96, encoder=EncoderConfig(d_model=96, dropout=0.05)),
+            space=SpaceConfig(depths=(3, 4, 5), widths={"ffn": (96, 192, 288, 384), "pairs": (2, 3, 4)}),
+            objective=ObjectiveConfig(
+                align_until=0.1, ctc_until=0.5, distill_from=0.4, distill_full=0.5
             ),
             chunks=(16,),
         ),
-        train=TrainConfig(num_updates=2400, optim=OptimConfig(lr=0.04), schedule=ScheduleConfig()),
+        train=TrainConfig(
+            num_updates=3000,
+            sandwich_from=0.35,
+            num_threads=1,
+            num_processes=2,
+            optim=OptimConfig(lr=0.04),
+            schedule=ScheduleConfig(kind="cosine"),
+        ),
     )
 
 
 def debug() -> Recipe:
     """Every stage in a minute or two; the result is no recogniser."""
     base = commands()
-    data = DataConfig(num_train=160, num_dev=24, num_test=24)
+    data = base.asr.data.replace(num_train=160, num_dev=24, num_test=24)
     asr = base.asr.replace(
         data=data,
-        loader=LoaderConfig(batch_size=16, speeds=(1.0,)),
+        loader=LoaderConfig(batch_size=8, speeds=(1.0,)),
         model=RnntConfig(joiner_dim=64, encoder=EncoderConfig(d_model=64, state=8)),
         space=SpaceConfig(depths=(2, 3), widths={"ffn": (64, 128), "pairs": (2, 4)}),
     )
-    return Recipe(name="debug", asr=asr, train=TrainConfig(num_updates=40, eval_every=0.5, log_every=5))
+    return Recipe(name="debug", asr=asr, train=base.train.replace(num_updates=40, eval_every=0.5, log_every=5))
 
 
 def clean100() -> Recipe:

@@ -58,3 +58,24 @@ def tiny_store(tiny_cuts):
 def encode():
     """Letters to ids from 3 on; what is no letter is unknown."""
     return lambda text: [ord(c) - 62 if c.isupper() else 2 for c in text.replace(" ", "")]
+
+
+@pytest.fixture(scope="session")
+def tiny_corpus(make_corpus, tmp_path_factory):
+    """Directory of a corpus artifact: 24, 6 and 6 utterances, and a tokenizer."""
+    from todm import artifact
+    from todm.asr import tokens
+
+    root = tmp_path_factory.mktemp("corpus")
+    cuts = {}
+    for seed, (split, num) in enumerate({"train": 24, "dev": 6, "test": 6}.items()):
+        (root / split).mkdir()
+        cuts[split] = make_corpus(root / split, num=num, seed=seed)
+
+    def write(folder: Path) -> None:
+        for split, path in cuts.items():
+            (folder / f"cuts_{split}.jsonl.gz").write_bytes(path.read_bytes())
+        config = tokens.TokensConfig(vocab_size=16)
+        tokens.train(["ON OFF UP DOWN", "DOWN UP"], config, folder)
+
+    return artifact.save(root / "corpus", kind="corpus", config={}, write=write).path

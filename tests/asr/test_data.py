@@ -137,7 +137,7 @@ def test_what_cannot_be_trained_on_is_counted(tiny_store):
 
 
 @pytest.mark.parametrize(
-    ("frames", "labels", "usable"), [(8, 2, True), (9, 3, True), (8, 3, False)]
+    ("frames", "labels", "usable"), [(8, 2, True), (12, 3, True), (11, 3, False)]
 )
 def test_one_symbol_a_frame_bounds_the_labels(frames, labels, usable):
     assert (fault(frames, [5] * labels) is None) == usable

@@ -116,7 +116,7 @@ def test_statistics_of_the_features_are_folded_in():
 
 
 def test_time_scales_of_every_prefix_span_slow_and_fast():
-    mixer = Mixer(SMALL, 8)
+    mixer = Mixer(SMALL.replace(step_range=(1e-3, 1e-1)), 8)
     for heads in (4, 8, 16):  # the value and the gate head of 2, 4 and 8 pairs
         steps = mixer.log_dt[0, 0, :heads].exp()
         assert steps.max() / steps.min() > 8

@@ -94,6 +94,10 @@ def test_largest_first_and_smallest_last(num_random):
 
 
 def test_draws_depend_on_seed_and_update_alone():
-    draws = {(s, u): tuple(draw_subnets(SPACE, seed=s, update=u, num_random=4)) for s in (1, 2) for u in (0, 1)}
+    draws = {
+        (s, u): tuple(draw_subnets(SPACE, seed=s, update=u, num_random=4))
+        for s in (1, 2)
+        for u in (0, 1)
+    }
     assert draws[1, 0] == tuple(draw_subnets(SPACE, seed=1, update=0, num_random=4))
     assert len(set(draws.values())) == 4

@@ -117,7 +117,7 @@ class AsrBackend:
         """Features of the training data, or their statistics, before the first `build` of a training."""
         self._statistics = prepare_features(
             self._cuts("train"),
-            self._features("train"),
+            self._training_features,
             config=self.config.loader,
             progress=self._progress("train"),
         )
@@ -131,7 +131,8 @@ class AsrBackend:
     def objective(self, model: nn.Module) -> RnntObjective:
         """The training loss around a model."""
         assert isinstance(model, Rnnt)
-        return RnntObjective(model, self.config.objective)
+        sizes = [max(1, len(symbol.removeprefix("\u2581"))) for symbol in self.tokenizer.symbols]
+        return RnntObjective(model, self.config.objective, label_sizes=sizes)
 
     def batches(self, *, rank: int, world_size: int, num_updates: int) -> "TrainingBatches":
         """Augmented training batches of one process."""
@@ -145,7 +146,7 @@ class AsrBackend:
         )
         stream = open_stream(
             self._cuts("train"),
-            self._features("train"),
+            self._training_features,
             encode=self._encode,
             config=self.config.loader,
             augment=augment,
@@ -251,9 +252,8 @@ class AsrBackend:
     def store(self, split: str) -> FeatureStore:
         """Features of a split as it is, beside the corpus; computed when first asked for."""
         if split not in self._stores:
-            where = self._features(split if split != "train" else "train-unperturbed")
             self._stores[split] = FeatureStore.build(
-                self._cuts(split), where, speeds=(1.0,), progress=self._progress(split)
+                self._cuts(split), self._features(split), speeds=(1.0,), progress=self._progress(split)
             )
         return self._stores[split]
 
@@ -276,6 +276,11 @@ class AsrBackend:
 
     def _features(self, name: str) -> Path:
         return self._cuts("train").parent.with_name(f"{self._cuts('train').parent.name}-features") / name
+
+    @property
+    def _training_features(self) -> Path:
+        """Named after the speeds, so that runs with others on the same corpus do not undo each other."""
+        return self._features("-".join(["train", *map(str, self.config.loader.speeds)]))
 
     def _progress(self, split: str) -> Progress | None:
         report = self._report

@@ -44,6 +44,8 @@ class EncoderConfig(Config):
         dropout_rule: how dropout follows the width.
         step_range: time steps of the forward heads, from slow to fast.
         backward_step_range: time steps of the backward heads.
+        ssm_init: `lag` starts every head as a smooth window a few steps back, so that a new mixer
+            is a bank of local filters at many scales; `random` is S4D-Lin's normal draw.
     """
 
     d_model: int = 128
@@ -55,8 +57,9 @@ class EncoderConfig(Config):
     lookahead: Literal["chunk", "none"] = "chunk"
     dropout: float = 0.1
     dropout_rule: Literal["adaptive", "constant", "off_for_students"] = "adaptive"
-    step_range: tuple[float, float] = (1e-3, 1e-1)
-    backward_step_range: tuple[float, float] = (2e-2, 2e-1)
+    step_range: tuple[float, float] = (4e-3, 6e-2)
+    backward_step_range: tuple[float, float] = (1e-2, 6e-2)
+    ssm_init: Literal["lag", "random"] = "lag"
 
     def __post_init__(self) -> None:
         if len(self.ffn) != len(self.pairs) or not self.ffn:
@@ -141,11 +144,11 @@ class Mixer(nn.Module):
         self.im = _plain_adam(math.pi * torch.arange(config.state).float().expand(*shape, -1).clone())
         direct = torch.tensor([1.0, 0.0])[: self.directions, None]  # one of the directions is enough
         self.skip = _plain_adam(direct.expand(shape).clone())
-        self.c = nn.Parameter(torch.randn(*shape, config.state, 2) / math.sqrt(2))
+        self.c = nn.Parameter(_initial_output(config, self.log_dt, self.log_neg_re, self.im))
         # Chosen so that a mixer, as an FFN, starts at about half the scale of its input.
         nn.init.normal_(self.w_in.weight, std=config.d_model**-0.5)
-        nn.init.normal_(self.w_out.weight, std=0.5 * (pairs * width) ** -0.5)
-        scale = (self.directions * width) ** -0.5
+        nn.init.normal_(self.w_out.weight, std=(pairs * width) ** -0.5)
+        scale = _SILU_GAIN * (self.directions * width) ** -0.5
         self.mix = nn.Parameter(scale * torch.randn(self.STAGES, self.directions, heads, width, width))
         self.mix_bias = nn.Parameter(_small(self.STAGES, heads, width))
 
@@ -171,16 +174,16 @@ class Mixer(nn.Module):
             self.c[:, :, :heads],
             self.skip[:, :, :heads],
         )
+        by_stage = zip(*(p.unbind(0) for p in ssm), strict=True)
         return [
-            [Ssm(*(p[stage, direction] for p in ssm)) for direction in range(self.directions)]
-            for stage in range(self.STAGES)
+            [Ssm(*parts) for parts in zip(*(p.unbind(0) for p in stage), strict=True)] for stage in by_stage
         ]
 
     def split(self, x_BTD: Tensor, pairs: int) -> Tensor:
         """Project into heads: [H, T, B, P]."""
         width = 2 * pairs * self.channels
         h = self.w_in(x_BTD, out_features=width)
-        return h.reshape(*x_BTD.shape[:2], 2 * pairs, self.channels).permute(2, 1, 0, 3)
+        return h.reshape(*x_BTD.shape[:2], 2 * pairs, self.channels).permute(2, 1, 0, 3).contiguous()
 
     def join(self, h_HTBP: Tensor) -> Tensor:
         """Gate one head of each pair with the other and project back: [B, T, D]."""
@@ -326,6 +329,28 @@ def _initial_steps(config: EncoderConfig, pairs: int, stages: int) -> Tensor:
     ranges = (config.step_range, config.backward_step_range)[: 2 if config.lookahead == "chunk" else 1]
     rows = [math.log(low) + at * (math.log(high) - math.log(low)) for low, high in ranges]
     return torch.stack(rows).expand(stages, -1, -1).clone()
+
+
+@torch.no_grad()
+def _initial_output(config: EncoderConfig, log_dt: Tensor, log_neg_re: Tensor, im: Tensor) -> Tensor:
+    """C of every head, [stages, directions, H, N, 2].
+
+    With gains g_n = exp(-i omega_n tau) the modes of S4D-Lin add up to a window around lag tau whose
+    width is 1 / (N dt) frames: one frame for the fastest heads. Windows are scaled by their sum, since
+    neighbouring frames are alike and a slow head would otherwise drown the others. C = g / (2 B).
+    """
+    if config.ssm_init == "random":
+        return torch.randn(*im.shape, 2) / math.sqrt(2)
+    dt = log_dt.double().exp().unsqueeze(-1)
+    pole = torch.complex(-log_neg_re.double().exp(), im.double())
+    transition = torch.exp(dt * pole)
+    lag = 3 * torch.rand(dt.shape, dtype=torch.float64) / (config.state * dt)
+    gain = torch.exp(-1j * im * dt * lag)
+    gain[..., 0] /= 2  # the other modes stand for themselves and their conjugates
+    steps = torch.arange(400, dtype=torch.float64)
+    kernel = (gain.unsqueeze(-1) * transition.unsqueeze(-1) ** steps).real.sum(-2)
+    gain = 2 * gain / kernel.abs().sum(-1, keepdim=True)
+    return torch.view_as_real(gain * pole / (2 * (transition - 1))).float()
 
 
 def _bit_reversed(count: int) -> list[int]:

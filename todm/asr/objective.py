@@ -4,15 +4,17 @@ Wraps the model, so that one call is one forward of one subnet, also under Distr
 """
 
 import dataclasses
+from collections.abc import Sequence
 from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812 - torch's own custom
 
-from todm.asr.data import Batch
-from todm.asr.model import Rnnt
+from todm.asr.data import SUBSAMPLING, Batch
+from todm.asr.model import BLANK, Rnnt
 from todm.config import Config
+from todm.errors import ConfigError
 from todm.kernels.rnnt_loss import Divergence, Teacher, rnnt_loss
 from todm.supernet.space import Subnet
 
@@ -53,6 +55,9 @@ class ObjectiveConfig(Config):
         ctc_start: weight of the CTC loss at the beginning.
         ctc_end: its weight from `ctc_until` on.
         ctc_until: where the CTC weight has come down.
+        align_until: until here the CTC head learns labels laid evenly over the speech instead
+            (a flat start: CTC and RNN-T alone find their first alignment only after hundreds of
+            updates, docs/log.md).
         distill: divergence of students from the largest net: alpha, kl, collapsed or none.
         distill_weight: lambda.
         distill_from: where distillation starts.
@@ -67,11 +72,20 @@ class ObjectiveConfig(Config):
     ctc_start: float = 1.0
     ctc_end: float = 0.2
     ctc_until: float = 0.3
+    align_until: float = 0.0
     distill: Literal["alpha", "kl", "collapsed", "none"] = "alpha"
     distill_weight: float = 1.0
     distill_from: float = 0.3
     distill_full: float = 0.4
     student_rnnt: bool = True
+
+    def __post_init__(self) -> None:
+        beyond = self.topology != "standard" or self.distill != "none" or self.fastemit or self.delay_penalty
+        if self.rnnt_impl == "torchaudio" and beyond:
+            raise ConfigError(
+                "objective.rnnt_impl 'torchaudio' knows the standard topology only, no distillation, fastemit or "
+                "delay_penalty: set topology=standard and distill=none, or leave rnnt_impl out"
+            )
 
 
 class Told(NamedTuple):
@@ -83,14 +97,17 @@ class Told(NamedTuple):
 class RnntObjective(nn.Module):
     """The loss of one subnet on one batch."""
 
-    def __init__(self, model: Rnnt, config: ObjectiveConfig) -> None:
+    def __init__(self, model: Rnnt, config: ObjectiveConfig, *, label_sizes: Sequence[int]) -> None:
+        """Wrap a model; `label_sizes` is the length of every label in letters, for the flat start."""
         super().__init__()
         self.model = model
         self.config = config
+        self.register_buffer("sizes_V", torch.tensor(label_sizes), persistent=False)
+        self.sizes_V: Tensor
 
     def forward(
         self, step: TrainingBatch, *, subnet: Subnet | None, teacher: Told | None, progress: float
-    ) -> tuple[dict[str, Tensor], Told]:
+    ) -> tuple[dict[str, Tensor], Told | None]:
         """Loss per label, and what students of this pass may learn from.
 
         Args:
@@ -100,13 +117,17 @@ class RnntObjective(nn.Module):
             progress: fraction of the planned updates done.
 
         Returns:
-            `loss` with its gradient, detached parts (`rnnt`, `ctc`, `divergence`), all per label.
+            `loss` with its gradient, detached parts (`rnnt`, `ctc`, `divergence`, `flat_start`), all
+            per label.
         """
         model, config, batch = self.model, self.config, step.batch
         enc, lens = model.encode(batch.features_BTF, batch.feature_lens_B, subnet=subnet, chunk=step.chunk)
+        if model.ctc is not None and progress < config.align_until:
+            loss = self._flat_start(enc, batch) / step.num_labels
+            return {"loss": loss, "flat_start": loss.detach()}, None
         projected = model.project_encoder(enc)
         pred = model.predict_sequence(batch.targets_BU)
-        distill = self._ramp(progress) if teacher is not None and config.distill != "none" else 0.0
+        distill = self._ramp(progress) if teacher is not None else 0.0
         result = rnnt_loss(
             projected,
             pred,
@@ -144,6 +165,15 @@ class RnntObjective(nn.Module):
             logits, batch.targets_BU, lens_B, batch.target_lens_B, reduction="sum", zero_infinity=True
         )
 
+    def _flat_start(self, enc_BTD: Tensor, batch: Batch) -> Tensor:
+        """Cross entropy with the labels of `flat_alignment`, scaled to one term per label."""
+        assert self.model.ctc is not None
+        labels_BT = flat_alignment(batch, self.sizes_V, enc_BTD.shape[1])
+        logits = self.model.ctc(enc_BTD).float()
+        total = F.cross_entropy(logits.transpose(1, 2), labels_BT, ignore_index=-1, reduction="sum")
+        frames = (labels_BT >= 0).sum().clamp(min=1)
+        return total * (batch.target_lens_B.sum() / frames)
+
     def _ctc_weight(self, progress: float) -> float:
         at = min(1.0, progress / max(self.config.ctc_until, 1e-9))
         return self.config.ctc_start + at * (self.config.ctc_end - self.config.ctc_start)
@@ -151,5 +181,41 @@ class RnntObjective(nn.Module):
     def _ramp(self, progress: float) -> float:
         """Weight of the distillation, 0 before `distill_from`."""
         config = self.config
+        if config.distill == "none":
+            return 0.0
         at = (progress - config.distill_from) / max(config.distill_full - config.distill_from, 1e-9)
         return config.distill_weight * min(1.0, max(0.0, at))
+
+
+@torch.no_grad()
+def flat_alignment(batch: Batch, sizes_V: Tensor, num_frames: int) -> Tensor:
+    """Labels laid over the loud part of each utterance in proportion to their letters.
+
+    The loud part is between the first and the last frame whose mean log energy is above the middle
+    between the utterance's quiet and loud frames (10th and 90th percentile).
+
+    Args:
+        batch: features (before subsampling) and labels.
+        sizes_V: letters of every label.
+        num_frames: frames after subsampling.
+
+    Returns:
+        Labels, int64 [B, num_frames]: blank in the quiet parts, -1 beyond the end.
+    """
+    energy_BT = batch.features_BTF.mean(-1)
+    steps = torch.arange(energy_BT.shape[1], device=energy_BT.device)
+    inside_BT = steps < batch.feature_lens_B[:, None]
+    masked = energy_BT.masked_fill(~inside_BT, float("nan"))
+    low, high = (torch.nanquantile(masked, q, 1) for q in (0.1, 0.9))
+    loud_BT = inside_BT & (energy_BT > ((low + high) / 2)[:, None])
+    first_B = torch.where(loud_BT, steps, steps[-1]).amin(1) / SUBSAMPLING
+    last_B = torch.where(loud_BT, steps + 1, 0).amax(1) / SUBSAMPLING
+    frames = torch.arange(num_frames, device=energy_BT.device) + 0.5
+    share_BT = (frames - first_B[:, None]) / (last_B - first_B).clamp(min=1)[:, None]
+    used_BU = torch.arange(batch.targets_BU.shape[1], device=frames.device) < batch.target_lens_B[:, None]
+    ends_BU = (sizes_V[batch.targets_BU] * used_BU).cumsum(1)
+    at_BT = share_BT * ends_BU[:, -1:]
+    index_BT = torch.searchsorted(ends_BU.to(at_BT.dtype), at_BT, right=True)
+    labels_BT = batch.targets_BU.gather(1, index_BT.clamp(max=batch.targets_BU.shape[1] - 1))
+    labels_BT = labels_BT.masked_fill((share_BT < 0) | (share_BT >= 1), BLANK)
+    return labels_BT.masked_fill(frames * SUBSAMPLING >= batch.feature_lens_B[:, None], -1)

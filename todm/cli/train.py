@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import os
 from pathlib import Path
 
 from todm.cli.progress import progress_report
@@ -19,11 +20,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Train, or say that it is done."""
+    # Threads that wait busily for each other make a step many times slower when a core is shared.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     from todm import artifact
     from todm.asr.backend import AsrBackend
     from todm.errors import ConfigError
     from todm.recipe import named
     from todm.train.loop import SUPERNET, train
+    from todm.train.parallel import helpers
 
     recipe = named(args.config).override(args.set)
     corpus = artifact.load(args.corpus, kind="corpus")
@@ -40,7 +44,10 @@ def run(args: argparse.Namespace) -> int:
         backend = AsrBackend(recipe.asr, corpus.path, corpus=corpus.path, report=report)
         backend.prepare()
     info = {"corpus": str(corpus.path.absolute())}
-    done = train(backend, recipe.train, args.out, recipe=config, parent=corpus.hash, info=info)
+    verb = ["train", str(args.corpus), "--config", args.config, "--out", str(args.out)]
+    verb += [word for item in args.set for word in ("--set", item)]
+    with helpers(recipe.train.num_processes, verb, args.out):
+        done = train(backend, recipe.train, args.out, recipe=config, parent=corpus.hash, info=info)
     for name, row in done.metrics["dev"].items():
         print(f"{name}: dev WER {row['error']:.2%} [{row['low']:.2%}, {row['high']:.2%}]")
     print(f"supernet: {done.path}\ncurves: {args.out / 'curves.png'}")

@@ -9,7 +9,7 @@ from torch import nn
 from todm.backend import Backend
 from todm.errors import BudgetError
 from todm.search.budget import Budget
-from todm.search.cost import Compression, costs
+from todm.search.cost import Compression, StackCosts, costs
 from todm.supernet.space import SearchSpace, Subnet
 
 _DRAWS = 400
@@ -45,8 +45,11 @@ def candidates(backend: Backend, budget: Budget, *, num: int, seed: int, compres
         )
     if budget.holds((largest := priced(space.largest)).costs):
         return [largest]
-    found = [c for s in _draws(space, seed) if budget.holds((c := priced(s)).costs)] or [smallest]
-    return sorted(found, key=lambda c: -budget.use(c.costs))[:num]
+    estimate = StackCosts(backend.build, compression)
+    drawn = [(budget.use(estimate(s)), s) for s in _draws(space, seed)]
+    fitting = sorted((d for d in drawn if d[0] <= 1), key=lambda d: -d[0])
+    found = [c for _, s in fitting[:num] if budget.holds((c := priced(s)).costs)]
+    return found or [smallest]
 
 
 def choose(

@@ -51,7 +51,8 @@ class TrainConfig(Config):
         log_every: updates between logged figures.
         checkpoint_minutes: time between checkpoints.
         max_bad_steps: non-finite steps in a row after which training stops.
-        num_threads: CPU threads; 0 leaves it to torch.
+        num_threads: CPU threads of a process; 0 leaves it to torch.
+        num_processes: data-parallel processes on a CPU, each with batches of its own.
         optim: the optimizer.
         schedule: the learning rate over time.
     """
@@ -68,15 +69,21 @@ class TrainConfig(Config):
     checkpoint_minutes: float = 1.0
     max_bad_steps: int = 20
     num_threads: int = 0
+    num_processes: int = 1
     optim: OptimConfig = dataclasses.field(default_factory=OptimConfig)
     schedule: ScheduleConfig = dataclasses.field(default_factory=ScheduleConfig)
 
     def __post_init__(self) -> None:
-        if self.num_updates < 1:
-            raise ConfigError(f"train.num_updates is {self.num_updates}: at least 1")
+        for name in ("num_updates", "log_every", "max_bad_steps"):
+            if getattr(self, name) < 1:
+                raise ConfigError(f"train.{name} is {getattr(self, name)}: at least 1")
+        if not self.eval_every > 0:
+            raise ConfigError(f"train.eval_every is {self.eval_every}: a fraction above 0; above 1 for none")
         for name in ("sandwich_from", "average_last"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ConfigError(f"train.{name} is {getattr(self, name)}: a fraction from 0 to 1")
+        if self.num_processes < 1:
+            raise ConfigError(f"train.num_processes is {self.num_processes}: at least 1")
         if self.num_random < 0:
             raise ConfigError(f"train.num_random is {self.num_random}: 0 or more")
 
@@ -128,7 +135,6 @@ class _Trainer:
         self.average = RunningAverage()
         self.batches = backend.batches(rank=world.rank, world_size=world.size, num_updates=config.num_updates)
         self.update = 0
-        torch.manual_seed(config.seed + 1000 * world.rank)
 
     def run(self, info: dict[str, Any]) -> Artifact:
         """Train to the end, from the last checkpoint if there is one."""
@@ -136,7 +142,7 @@ class _Trainer:
         self._restore()
         lead = self.world.rank == 0
         monitor = Monitor(self.out, self.config.num_updates) if lead else None
-        with monitor or contextlib.nullcontext(), _StopFlag() as stop:
+        with monitor or contextlib.nullcontext(), _StopFlag(ignore=not lead) as stop:
             if monitor:
                 monitor.resume(self.update)
             saved = time.monotonic()
@@ -161,6 +167,8 @@ class _Trainer:
         """One optimizer step."""
         config, update = self.config, self.update
         started = time.monotonic()
+        # Dropout is a function of the update and the rank: nothing to keep in checkpoints.
+        torch.manual_seed((config.seed * self.world.size + self.world.rank) * 2**32 + update)
         self.model.train()
         self.optimizer.zero_grad(set_to_none=True)
         set_lr(self.optimizer, lr_factor(update, config.num_updates, config=config.schedule))
@@ -237,8 +245,6 @@ class _Trainer:
                 "optimizer": self.optimizer.state_dict(),
                 "average": self.average.state_dict(),
                 "batches": self.batches.state_dict(),
-                "random": torch.get_rng_state(),
-                "random_cuda": torch.cuda.get_rng_state_all(),
             },
         )
 
@@ -256,8 +262,6 @@ class _Trainer:
         self.optimizer.load_state_dict(state["optimizer"])
         self.average.load_state_dict(_to_device(state["average"], self.world.device))
         self.batches.load_state_dict(state["batches"])
-        torch.set_rng_state(state["random"])
-        torch.cuda.set_rng_state_all(state["random_cuda"][: torch.cuda.device_count()])
 
     def _finish(self, monitor: Monitor | None, info: dict[str, Any]) -> Artifact:
         """Average, evaluate, write the artifact (rank 0; the others wait for it)."""
@@ -283,15 +287,19 @@ class _Trainer:
 
 
 class _StopFlag:
-    """Turns the first Ctrl-C into a flag, so that an update is never cut in half."""
+    """Turns the first Ctrl-C into a flag, so that an update is never cut in half.
 
-    def __init__(self) -> None:
+    Processes other than the first ignore it: the first one ends them once its checkpoint is written.
+    """
+
+    def __init__(self, *, ignore: bool) -> None:
         self.raised = False
+        self._ignore = ignore
         self._before: Any = None
 
     def __enter__(self) -> "_StopFlag":
         with contextlib.suppress(ValueError):  # only the main thread may set handlers
-            self._before = signal.signal(signal.SIGINT, self._raise)
+            self._before = signal.signal(signal.SIGINT, signal.SIG_IGN if self._ignore else self._raise)
         return self
 
     def __exit__(self, *_: object) -> None:

@@ -112,7 +112,7 @@ def plot_curves(metrics: Path, out: Path) -> None:
     train = [r for r in rows if r["kind"] == "train"]
     evals = [r for r in rows if r["kind"] == "eval"]
     figure, axes = plt.subplots(2, 2, figsize=(11, 7), constrained_layout=True)
-    losses = [k for k in ("rnnt", "rnnt smallest", "ctc", "divergence") if any(k in r for r in train)]
+    losses = [k for k in ("rnnt", "rnnt smallest", "ctc", "flat_start", "divergence") if any(k in r for r in train)]
     for name in losses:
         _line(axes[0, 0], train, name)
     axes[0, 0].set(title="loss per label (largest unless said)", yscale="log")

@@ -1,12 +1,70 @@
-"""One process or several: torchrun's environment, the wrapped objective, rank 0's privileges."""
+"""One process or several: torchrun's environment, helpers of our own, the wrapped objective."""
 
 import contextlib
 import os
-from collections.abc import Iterator
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
 
 import torch
 from torch import distributed, nn
 from torch.nn.parallel import DistributedDataParallel
+
+from todm.errors import TrainingError
+
+
+@contextlib.contextmanager
+def helpers(num_processes: int, verb: Sequence[str], log_dir: Path) -> Iterator[None]:
+    """On a CPU, start the other processes of a data-parallel training; this one becomes rank 0.
+
+    Two processes of one thread are faster than one of two threads: they meet once a step instead of
+    at every operation, and lose little when something else wants a core. Does nothing under
+    `torchrun`, on a GPU, or with one process.
+
+    Args:
+        num_processes: processes in all.
+        verb: arguments of `todm` that start this very training.
+        log_dir: what a helper says goes to `process-N.log` there.
+
+    Raises:
+        TrainingError: a helper stopped.
+    """
+    if num_processes == 1 or "WORLD_SIZE" in os.environ or torch.cuda.is_available():
+        yield
+        return
+    log_dir.mkdir(parents=True, exist_ok=True)
+    place = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(_free_port()), "WORLD_SIZE": str(num_processes)}
+    started: list[subprocess.Popen[bytes]] = []
+    os.environ.update(place, RANK="0")
+    try:
+        for rank in range(1, num_processes):
+            with (log_dir / f"process-{rank}.log").open("wb") as log:
+                command = [sys.executable, "-m", "todm.cli.main", *verb]
+                env = {**os.environ, "RANK": str(rank)}
+                started.append(subprocess.Popen(command, env=env, stdin=subprocess.DEVNULL, stdout=log, stderr=log))
+        yield
+    except RuntimeError as error:  # what gloo raises when a peer is gone
+        gone = [rank for rank, process in enumerate(started, 1) if process.poll()]
+        if not gone:
+            raise
+        raise TrainingError(
+            f"training process {gone[0]} stopped: see {log_dir / f'process-{gone[0]}.log'}; "
+            "run the same command again to continue"
+        ) from error
+    finally:
+        for process in started:
+            process.terminate()
+            process.wait()
+        for name in (*place, "RANK"):
+            os.environ.pop(name, None)
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
 
 
 class World:

@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F  # noqa: N812 - torch's own custom
 
 from todm.kernels.mh_ssm import Ssm
 
@@ -45,11 +46,12 @@ def powers(ssm: Ssm, exponents: Tensor) -> tuple[Tensor, Tensor]:
 
 def inner(ssm: Ssm, length: int) -> Tensor:
     """The lower-triangular Toeplitz matrix K of the kernel, [H, L, L]."""
-    steps = torch.arange(length, device=ssm.skip_H.device)
-    re, im = powers(ssm, steps.to(ssm.skip_H.dtype))
+    steps = torch.arange(length, device=ssm.skip_H.device, dtype=ssm.skip_H.dtype)
+    re, im = powers(ssm, steps)
     kernel = (ssm.gain_re_HN.unsqueeze(1) @ re - ssm.gain_im_HN.unsqueeze(1) @ im).squeeze(1)
-    padded = torch.cat([torch.zeros_like(kernel[:, 1:]), kernel[:, :1] + ssm.skip_H[:, None], kernel[:, 1:]], 1)
-    return padded[:, steps[:, None] - steps[None, :] + length - 1]
+    backwards = torch.cat([kernel[:, 1:].flip(1), kernel[:, :1] + ssm.skip_H[:, None]], 1)
+    # Row t of K is the window of the reversed kernel that ends with k_0 at column t.
+    return F.pad(backwards, (0, length - 1)).unfold(1, length, 1).flip(1)
 
 
 def operators(ssm: Ssm, length: int) -> Operators:
@@ -122,7 +124,7 @@ def _blocks(u_HTBP: Tensor, ssm: Ssm, state_H2NBP: Tensor | None) -> tuple[Tenso
     num_modes, dtype = ssm.angle_HN.shape[1], u_HTBP.dtype
     count = math.ceil(num_frames / _BLOCK) if isinstance(num_frames, int) else -(-num_frames // _BLOCK)
     padding = count * _BLOCK - num_frames
-    u = torch.nn.functional.pad(u_HTBP, (0, 0, 0, 0, 0, padding))
+    u = F.pad(u_HTBP, (0, 0, 0, 0, 0, padding))
     u = u.reshape(heads, count, _BLOCK, batch * channels)
     ops = operators(ssm, _BLOCK)
     written = ops.write_H2NL.to(dtype).unsqueeze(1) @ u

@@ -1,0 +1,196 @@
+import itertools
+import shutil
+
+import pytest
+import torch
+
+from todm.asr.augment import AugmentConfig
+from todm.asr.backend import ASSETS, AsrBackend, AsrConfig
+from todm.asr.data import LoaderConfig
+from todm.asr.encoder import EncoderConfig
+from todm.asr.loading import same_outputs
+from todm.asr.model import RnntConfig
+from todm.errors import ConfigError
+from todm.supernet.space import SpaceConfig
+
+CONFIG = AsrConfig(
+    loader=LoaderConfig(batch_size=4, num_buckets=3, speeds=(1.0,)),
+    augment=AugmentConfig(join_prob=0.5),
+    model=RnntConfig(joiner_dim=16, encoder=EncoderConfig(d_model=32, state=4)),
+    space=SpaceConfig(depths=(2, 3), widths={"ffn": (16, 32), "pairs": (1, 2)}),
+    chunks=(8, 16, 0),
+)
+
+
+@pytest.fixture(scope="module")
+def backend(tiny_corpus):
+    """Prepared: features and their statistics are there."""
+    backend = AsrBackend(CONFIG, tiny_corpus, corpus=tiny_corpus)
+    backend.prepare()
+    return backend
+
+
+def _batches(backend, **changes):
+    return backend.batches(**{"rank": 0, "world_size": 1, "num_updates": 40, **changes})
+
+
+def _take(batches, num):
+    """Batches, and the state after each of them."""
+    return [(b, batches.state_dict()) for b in itertools.islice(batches, num)]
+
+
+def _same(a, b):
+    return (
+        a.chunk == b.chunk
+        and a.num_labels == b.num_labels
+        and a.ids == b.ids
+        and torch.equal(a.batch.features_BTF, b.batch.features_BTF)
+        and torch.equal(a.batch.targets_BU, b.batch.targets_BU)
+    )
+
+
+@pytest.mark.parametrize("after", [1, 5, 6, 7, 11])
+def test_batches_resume_exactly(backend, after):
+    """Six batches are an epoch."""
+    whole = _take(_batches(backend), 14)
+    resumed = _batches(backend)
+    resumed.load_state_dict(whole[after - 1][1])
+    again = _take(resumed, 14 - after)
+    for (got, got_state), (want, want_state) in zip(again, whole[after:], strict=True):
+        assert _same(got, want)
+        assert got_state == want_state
+
+
+def test_the_state_is_plain_json(backend):
+    assert all(isinstance(v, int) for v in _take(_batches(backend), 1)[0][1].values())
+
+
+def test_processes_share_chunks_and_no_utterances(backend):
+    ranks = [[b for b, _ in _take(_batches(backend, rank=r, world_size=2), 9)] for r in (0, 1)]
+    assert [b.chunk for b in ranks[0]] == [b.chunk for b in ranks[1]]
+    for one, two in zip(*ranks, strict=True):
+        assert not set(one.ids) & set(two.ids)
+
+
+def test_every_chunk_size_is_drawn(backend):
+    steps = [b for b, _ in _take(_batches(backend), 40)]
+    assert {b.chunk for b in steps} == {8, 16, 0}
+    assert all(b.num_labels == int(b.batch.target_lens_B.sum()) for b in steps)
+
+
+def test_the_supernet_normalises_with_the_corpus(backend):
+    model = backend.build(None)
+    assert model.config.vocab_size == backend.tokenizer.vocab_size
+    features = torch.cat([backend.store("train").features(i) for i in range(24)])
+    normal = model.encoder.subsampling.normalise(features)
+    assert normal.mean(0).abs().max() < 0.05
+    assert normal.std(0).max() < 1.05
+    assert model.ctc is not None
+
+
+@torch.no_grad()
+def test_a_subnet_is_built_as_it_is_extracted(backend):
+    space = backend.space
+    supernet = backend.build(None).eval()
+    for subnet in (space.largest, space.smallest):
+        plain = backend.extract(supernet, subnet)
+        assert same_outputs(supernet, plain, subnet) <= 1e-5
+        built = backend.build(subnet)
+        built.load_state_dict(plain.state_dict())
+        assert built.ctc is None
+
+
+@torch.no_grad()
+def test_the_wrong_subnet_has_other_outputs(backend):
+    space, supernet = backend.space, backend.build(None).eval()
+    plain = backend.extract(supernet, space.smallest)
+    assert same_outputs(supernet, plain, space.largest) > 1e-3
+
+
+@pytest.mark.parametrize("search", ["greedy", "beam"])
+def test_evaluation(backend, search):
+    model = backend.build(None).train()
+    figures = backend.evaluate(model, subnet=backend.space.smallest, split="dev", search=search)
+    assert (figures["utterances"], figures["words"]) == (6, 12)
+    mistakes = sum(figures[k] for k in ("insertions", "deletions", "substitutions"))
+    assert figures["error"] == pytest.approx(mistakes / 12)
+    assert figures["low"] <= figures["error"] <= figures["high"]
+    assert model.training
+
+
+def test_evaluation_can_be_limited(backend):
+    model = backend.build(None)
+    assert backend.evaluate(model, subnet=None, split="test", limit=2)["utterances"] == 2
+
+
+def test_recognition_gives_every_utterance_once(backend):
+    _, rows = backend.recognise(backend.build(None), subnet=None, split="test")
+    assert sorted(name for name, _, _ in rows) == [f"utt-{i:03d}" for i in range(6)]
+    assert all(len(reference.split()) == 2 for _, reference, _ in rows)
+
+
+def test_graphs_state_what_their_modules_do(backend):
+    plain = backend.build(backend.space.smallest).eval()
+    graphs = backend.graphs(plain)
+    assert [g.name for g in graphs] == ["encoder", "decoder", "joiner"]
+    for graph in graphs:
+        with torch.no_grad():
+            out = graph.module(*(port.example for port in graph.inputs))
+        outs = out if isinstance(out, tuple) else (out,)
+        for got, port in zip(outs, graph.outputs, strict=True):
+            assert (got.shape, got.dtype) == (port.example.shape, port.example.dtype)
+
+
+def test_assets_travel(backend, tmp_path):
+    backend.write_assets(tmp_path)
+    assert sorted(p.name for p in tmp_path.iterdir()) == sorted(ASSETS)
+
+
+def test_an_example_is_long_enough(backend):
+    import soundfile
+
+    path, text = backend.example("test", seconds=1.0)
+    assert soundfile.info(path).duration >= 1.0
+    assert len(text.split()) == 2
+    assert backend.example("test", seconds=60.0)[0].is_file()
+
+
+def test_progress_is_reported(tiny_corpus, tmp_path):
+    shutil.copytree(tiny_corpus, tmp_path / "corpus")
+    calls, corpus = [], tmp_path / "corpus"
+    report = lambda what, done, total: calls.append((what, done, total))  # noqa: E731
+    AsrBackend(CONFIG, corpus, corpus=corpus, report=report).store("dev")
+    assert calls[-1] == ("features of dev", 6, 6)
+
+
+def test_batches_need_features(tiny_corpus):
+    with pytest.raises(ConfigError, match=r"need prepare\(\) first"):
+        _batches(AsrBackend(CONFIG, tiny_corpus, corpus=tiny_corpus))
+
+
+def test_data_need_a_corpus(tiny_corpus):
+    with pytest.raises(ConfigError, match="this needs a corpus"):
+        AsrBackend(CONFIG, tiny_corpus).store("dev")
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"space": SpaceConfig(depths=(2,), widths={"ffn": (16,)})}, "ffn and pairs are needed"),
+        (
+            {"space": SpaceConfig(depths=(2,), widths={"ffn": (24,), "pairs": (1,)})},
+            "widths.ffn has 24: multiples of 16",
+        ),
+        ({"chunks": ()}, r"asr.chunks is \(\)"),
+        ({"chunks": (-1,)}, "frames of 40 ms"),
+        ({"chunk": 0}, "asr.chunk 0"),
+    ],
+    ids=["widths", "ffn", "no chunks", "negative chunk", "offline chunk"],
+)
+def test_settings_are_checked(changes, words):
+    with pytest.raises(ConfigError, match=words):
+        CONFIG.replace(**changes)
+
+
+def test_settings_are_json():
+    assert AsrConfig.from_json(CONFIG.to_json()) == CONFIG

@@ -1,0 +1,91 @@
+import shutil
+
+import pytest
+import torch
+
+from todm import artifact
+from todm.asr.backend import AsrBackend, AsrConfig
+from todm.asr.encoder import EncoderConfig
+from todm.asr.loading import backend_of, check_numbers, load_model
+from todm.asr.model import RnntConfig
+from todm.errors import ArtifactError, ConfigError
+from todm.supernet.space import SearchSpace, SpaceConfig
+
+CONFIG = AsrConfig(
+    model=RnntConfig(joiner_dim=16, encoder=EncoderConfig(d_model=32, state=4)),
+    space=SpaceConfig(depths=(2, 3), widths={"ffn": (16, 32), "pairs": (1, 2)}),
+)
+
+
+@pytest.fixture
+def save(tiny_corpus, tmp_path):
+    """Writes a supernet, or a subnet of it; returns the artifact and the model in it."""
+
+    def make(subnet=None, *, corpus=tiny_corpus, config=CONFIG):
+        backend = AsrBackend(CONFIG, tiny_corpus)
+        model = backend.build(subnet)
+        info = {"corpus": str(corpus)} | ({"subnet": subnet.to_json()} if subnet else {})
+        found = artifact.save(
+            tmp_path / "net",
+            kind="subnet" if subnet else "supernet",
+            config={"asr": config.to_json()},
+            info=info,
+            tensors=model.state_dict(),
+            write=backend.write_assets,
+        )
+        return found, model
+
+    return make
+
+
+@pytest.mark.parametrize("which", ["supernet", "largest", "smallest"])
+def test_a_model_comes_back_from_disk(save, which):
+    subnet = None if which == "supernet" else getattr(SearchSpace(CONFIG.space), which)
+    found, model = save(subnet)
+    backend = backend_of(found)
+    again = load_model(found, backend)
+    assert backend.config == CONFIG
+    assert not again.training
+    for (name, want), got in zip(
+        model.state_dict().items(), again.state_dict().values(), strict=True
+    ):
+        assert torch.equal(got, want), name
+
+
+def test_a_corpus_that_moved_is_named(save, tmp_path):
+    found, _ = save(corpus=tmp_path / "gone")
+    with pytest.raises(ArtifactError, match=r"gone: give --corpus DIR"):
+        backend_of(found)
+    backend_of(found, with_data=False)
+
+
+def test_another_corpus_can_be_given(save, tiny_corpus, tmp_path):
+    found, _ = save(corpus=tmp_path / "gone")
+    assert backend_of(found, corpus=tiny_corpus).corpus == tiny_corpus
+
+
+def test_a_damaged_corpus_is_refused(save, tiny_corpus, tmp_path):
+    shutil.copytree(tiny_corpus, tmp_path / "corpus")
+    (tmp_path / "corpus" / "cuts_dev.jsonl.gz").write_bytes(b"")
+    found, _ = save(corpus=tmp_path / "corpus")
+    with pytest.raises(ArtifactError, match="cuts_dev.jsonl.gz does not match"):
+        backend_of(found)
+
+
+def test_weights_of_another_size_are_refused(save):
+    found, _ = save(config=CONFIG.replace(model=CONFIG.model.replace(joiner_dim=32)))
+    with pytest.raises(ArtifactError, match="do not fit its configuration"):
+        load_model(found, backend_of(found))
+
+
+def test_settings_of_another_todm_are_named(save):
+    found, _ = save()
+    found.config["asr"]["chunky"] = 1
+    with pytest.raises(ConfigError, match=r"unknown setting 'asr.chunky': did you mean 'chunk'"):
+        backend_of(found)
+
+
+def test_numbers_below_one_are_refused():
+    check_numbers(limit=1)
+    with pytest.raises(ConfigError, match="--limit is 0: at least 1"):
+        check_numbers(limit=0)

@@ -1,0 +1,66 @@
+import pytest
+import torch
+
+from todm import artifact
+from todm.errors import ArtifactError, BudgetError
+from todm.search.budget import parse
+from todm.search.extract import extract_subnet
+from todm.supernet.space import Subnet
+
+
+@pytest.fixture
+def supernet(make_backend, tmp_path):
+    """The artifact of an untrained supernet."""
+    return artifact.save(
+        tmp_path / "supernet",
+        kind="supernet",
+        config={"asr": {}},
+        info={"seed": 1, "corpus": "/nowhere"},
+        tensors=make_backend().build(None).state_dict(),
+    )
+
+
+def _difference(supernet, plain, subnet):
+    features, lens = torch.randn(2, 64, 80), torch.tensor([64, 40])
+    ours, _ = supernet.encode(features, lens, subnet=subnet)
+    return float((ours - plain.encode(features, lens)[0]).abs().max())
+
+
+def _extract(backend, supernet, out, budget, **more):
+    options = {"same": _difference, "num_candidates": 4, "limit": 5, **more}
+    return extract_subnet(backend, supernet, parse(budget), out, **options)
+
+
+def test_the_best_candidate_is_written_as_a_plain_model(make_backend, supernet, tmp_path):
+    backend = make_backend()
+    found = _extract(backend, supernet, tmp_path / "subnet", "60k")
+    subnet = Subnet.from_json(found.info["subnet"])
+    plain = backend.build(subnet)
+    plain.load_state_dict(found.tensors())
+    whole = backend.build(None)
+    whole.load_state_dict(supernet.tensors())
+    with torch.no_grad():
+        assert _difference(whole.eval(), plain.eval(), subnet) <= 1e-5
+    assert found.kind == "subnet"
+    assert found.parent == supernet.hash
+    assert found.metrics["dev"] == {"error": 0.25}
+    assert found.info["costs"]["params"] == sum(p.numel() for p in plain.parameters()) <= 60_000
+    assert found.info["budget"] == "60k"
+    assert found.info["corpus"] == "/nowhere"
+    rows = found.info["candidates"]
+    assert rows[0]["subnet"] == found.info["subnet"]
+    assert [r["error"] for r in rows] == sorted(r["error"] for r in rows)
+    assert found.file("tokens.txt").is_file()
+
+
+@pytest.mark.parametrize("difference", [1e-3, float("nan")])
+def test_a_model_that_differs_is_not_written(make_backend, supernet, tmp_path, difference):
+    with pytest.raises(ArtifactError, match="differs from it by"):
+        _extract(make_backend(), supernet, tmp_path / "out", "60k", same=lambda *_: difference)
+    assert not (tmp_path / "out").exists()
+
+
+def test_an_impossible_budget_writes_nothing(make_backend, supernet, tmp_path):
+    with pytest.raises(BudgetError, match="the smallest"):
+        _extract(make_backend(), supernet, tmp_path / "out", "1k")
+    assert not (tmp_path / "out").exists()

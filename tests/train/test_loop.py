@@ -1,0 +1,209 @@
+import os
+import shutil
+import signal
+import subprocess
+import sys
+
+import pytest
+import torch
+
+from todm import artifact
+from todm.errors import ConfigError, TrainingError
+from todm.train import loop
+from todm.train.checkpoint import read_latest
+from todm.train.loop import CHECKPOINTS, SUPERNET, TrainConfig
+from todm.train.monitor import CURVES, METRICS, read_metrics
+
+
+@pytest.fixture(autouse=True)
+def _no_picture(monkeypatch):
+    """A picture takes longer than these trainings; that of `straight` is drawn."""
+    monkeypatch.setattr(loop, "plot_curves", lambda metrics, out: None)
+
+
+@pytest.fixture(scope="module")
+def straight(fake, tmp_path_factory):
+    """A training that nothing interrupted: its directory, and its backend."""
+    torch.set_num_threads(1)
+    out, backend = tmp_path_factory.mktemp("straight"), fake.FakeBackend()
+    fake.run(out, backend)
+    return out, backend
+
+
+def _weights(out):
+    return artifact.load(out / SUPERNET, kind="supernet").tensors()
+
+
+def _rows(out):
+    return [{k: v for k, v in r.items() if k != "seconds"} for r in read_metrics(out / METRICS)]
+
+
+def _assert_same(out, straight):
+    """Bit by bit the same weights, and the same metrics."""
+    want, got = _weights(straight), _weights(out)
+    assert want.keys() == got.keys()
+    assert all(torch.equal(got[name], want[name]) for name in want)
+    assert _rows(out) == _rows(straight)
+
+
+def _crash(at, error=RuntimeError):
+    def before(index):
+        if index == at:
+            raise error
+
+    return before
+
+
+def test_killed_and_resumed_is_as_if_nothing_had_been(fake, straight, tmp_path):
+    """In the window of the average: its sum, too, is taken up again."""
+    program = [sys.executable, fake.__file__, str(tmp_path / "run"), "17"]
+    killed = subprocess.run(program, cwd=os.getcwd(), env={**os.environ, "PYTHONPATH": "."})
+    assert killed.returncode == -signal.SIGKILL
+    assert not (tmp_path / "run" / SUPERNET).exists()
+    backend = fake.FakeBackend()
+    fake.run(tmp_path / "run", backend)
+    assert len(backend.seen) == 9  # three passes of each of the last three updates
+    _assert_same(tmp_path / "run", straight[0])
+
+
+@pytest.mark.parametrize("at", [1, 5, 16, 19])
+def test_crashed_and_resumed_is_as_if_nothing_had_been(fake, straight, tmp_path, at):
+    with pytest.raises(RuntimeError):
+        fake.run(tmp_path, fake.FakeBackend(_crash(at)))
+    fake.run(tmp_path)
+    _assert_same(tmp_path, straight[0])
+
+
+def test_a_damaged_checkpoint_costs_an_update_and_no_more(fake, straight, tmp_path):
+    with pytest.raises(RuntimeError):
+        fake.run(tmp_path, fake.FakeBackend(_crash(13)))
+    newest = max((tmp_path / CHECKPOINTS).iterdir())
+    newest.write_bytes(newest.read_bytes()[:1000])
+    fake.run(tmp_path)
+    _assert_same(tmp_path, straight[0])
+
+
+def test_an_interrupt_finishes_the_update_and_writes_a_checkpoint(fake, straight, tmp_path):
+    def interrupt(index):
+        if index == 8:
+            os.kill(os.getpid(), signal.SIGINT)
+
+    before = signal.getsignal(signal.SIGINT)
+    rare = fake.CONFIG.replace(checkpoint_minutes=1000.0)
+    run = lambda backend: fake.run(tmp_path, backend, config=rare)  # noqa: E731
+    with pytest.raises(KeyboardInterrupt):
+        run(fake.FakeBackend(interrupt))
+    assert signal.getsignal(signal.SIGINT) == before
+    assert read_latest(tmp_path / CHECKPOINTS)["update"] == 9
+    run(fake.FakeBackend())
+    _assert_same(tmp_path, straight[0])
+
+
+def test_a_finished_training_is_not_trained_again(fake, straight, tmp_path):
+    """As after a crash between the last checkpoint and the artifact."""
+    shutil.copytree(straight[0] / CHECKPOINTS, tmp_path / CHECKPOINTS)
+    backend = fake.FakeBackend()
+    fake.run(tmp_path, backend)
+    assert backend.seen == []
+    want = _weights(straight[0])
+    assert all(torch.equal(v, want[k]) for k, v in _weights(tmp_path).items())
+
+
+def test_the_largest_net_is_alone_at_first(fake, straight):
+    _, backend = straight
+    space = fake.SPACE
+    assert [s for s, _ in backend.seen[:5]] == [space.largest] * 5
+    rest = backend.seen[5:]
+    assert len(rest) == 15 * 3
+    assert {s for s, _ in rest[0::3]} == {space.largest}
+    assert {s for s, _ in rest[2::3]} == {space.smallest}
+    assert [p for _, p in rest[0::3]] == [u / 20 for u in range(5, 20)]
+
+
+def test_a_plain_model_is_trained_without_sandwich(fake, tmp_path):
+    backend = fake.FakeBackend()
+    done = fake.run(tmp_path, backend, config=fake.CONFIG.replace(sandwich=False, num_updates=4))
+    assert {s for s, _ in backend.seen} == {fake.SPACE.largest}
+    assert list(done.metrics["dev"]) == ["largest"]
+
+
+def test_the_artifact(fake, straight):
+    out, backend = straight
+    done = artifact.load(out / SUPERNET, kind="supernet")
+    assert done.parent == "a corpus"
+    assert done.config == {"train": fake.CONFIG.to_json()}
+    assert done.info["seed"] == 3
+    assert (done.metrics["updates"], done.metrics["skipped"]) == (20, 0)
+    assert set(done.metrics["dev"]) == {"largest", "smallest"}
+    assert done.file("labels.txt").read_text() == "none\n"
+    average = read_latest(out / CHECKPOINTS)["average"]
+    assert average["num"] == 4
+    assert all(torch.equal(v, average["mean"][k]) for k, v in done.tensors().items())
+
+
+def test_metrics_are_logged(straight):
+    rows = _rows(straight[0])
+    train = [r for r in rows if r["kind"] == "train"]
+    assert [r["update"] for r in train] == list(range(2, 21, 2))
+    assert {"loss", "rnnt", "lr", "grad_norm", "clip", "skipped"} <= set(train[0])
+    assert {"rnnt smallest", "divergence"} <= set(train[-1])
+    assert [r["update"] for r in rows if r["kind"] == "eval"] == [5, 10, 15, 20]
+
+
+def test_training_learns(fake, tmp_path):
+    optim = fake.CONFIG.optim.replace(lr=0.05)
+    config = fake.CONFIG.replace(num_updates=300, checkpoint_minutes=100.0, optim=optim)
+    fake.run(tmp_path, fake.FakeBackend(dropout=0.0), config=config)
+    losses = [r["rnnt"] for r in _rows(tmp_path) if r["kind"] == "train"]
+    assert sum(losses[-10:]) < 0.5 * sum(losses[:10])
+
+
+def test_a_picture_of_the_curves_is_left(straight):
+    assert (straight[0] / CURVES).read_bytes().startswith(b"\x89PNG")
+
+
+def test_other_settings_are_refused_and_named(fake, straight):
+    other = fake.CONFIG.replace(optim=fake.CONFIG.optim.replace(lr=0.5))
+    with pytest.raises(
+        ConfigError, match=r"\(train.optim.lr: 0.02 then, 0.5 now\): choose another"
+    ):
+        fake.run(straight[0], config=other)
+    with pytest.raises(ConfigError, match=r"\(parent: 'a corpus' then, 'another' now\)"):
+        fake.run(straight[0], parent="another")
+    with pytest.raises(ConfigError, match=r"\(more: None then, 1 now\)"):
+        fake.run(straight[0], recipe={"train": fake.CONFIG.to_json(), "more": 1})
+
+
+def test_a_bad_step_is_skipped_and_counted(fake, tmp_path):
+    backend = fake.FakeBackend(lambda index: float("nan") if index in (3, 9) else None)
+    done = fake.run(tmp_path, backend)
+    assert done.metrics["skipped"] == 2
+    assert all(v.isfinite().all() for v in done.tensors().values())
+
+
+def test_bad_steps_in_a_row_stop_the_training_and_name_the_batch(fake, tmp_path):
+    backend = fake.FakeBackend(lambda index: float("inf") if index >= 6 else None)
+    config = fake.CONFIG.replace(max_bad_steps=4)
+    with pytest.raises(
+        TrainingError, match=r"4 steps in a row .* \(update 9, batch row-9-0, row-9-1"
+    ):
+        fake.run(tmp_path, backend, config=config)
+    assert all(v.isfinite().all() for v in read_latest(tmp_path / CHECKPOINTS)["model"].values())
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"num_updates": 0}, "train.num_updates is 0: at least 1"),
+        ({"sandwich_from": 1.5}, "train.sandwich_from is 1.5: a fraction from 0 to 1"),
+        ({"average_last": -0.1}, "train.average_last is -0.1"),
+        ({"num_random": -1}, "train.num_random is -1: 0 or more"),
+        ({"log_every": 0}, "train.log_every is 0: at least 1"),
+        ({"max_bad_steps": 0}, "train.max_bad_steps is 0: at least 1"),
+        ({"eval_every": 0.0}, "train.eval_every is 0.0: a fraction above 0"),
+    ],
+    ids=lambda value: "" if isinstance(value, str) else next(iter(value)),
+)
+def test_settings_are_checked(changes, words):
+    with pytest.raises(ConfigError, match=words):
+        TrainConfig(**changes)

@@ -1,0 +1,76 @@
+import json
+
+import pytest
+
+from todm.train.monitor import CURVES, METRICS, Monitor, plot_curves, read_metrics
+
+FIGURES = {"loss": 2.5, "rnnt": 2.0, "ctc": 0.5, "grad_norm": 1.0, "lr": 0.01}
+
+
+def _train(monitor, *updates):
+    for update in updates:
+        monitor.trained(update, {**FIGURES, "rnnt smallest": 3.0, "divergence": 0.2})
+
+
+@pytest.fixture
+def run(tmp_path):
+    """A run of 100 updates with metrics up to update 40."""
+    with Monitor(tmp_path, 100) as monitor:
+        _train(monitor, 10, 20, 30, 40)
+        monitor.trained(35)
+        monitor.evaluated(20, {"largest": {"error": 0.5}, "smallest": {"error": 0.75}})
+    return tmp_path
+
+
+def test_rows_are_json_lines(run):
+    rows = [json.loads(line) for line in (run / METRICS).read_text().splitlines()]
+    assert [r["update"] for r in rows] == [10, 20, 30, 40, 20]
+    assert [r["kind"] for r in rows] == ["train"] * 4 + ["eval"]
+    assert rows[0]["loss"] == 2.5
+    assert rows[4]["largest"] == {"error": 0.5}
+
+
+def test_resuming_forgets_what_lies_beyond(run):
+    with Monitor(run, 100) as monitor:
+        monitor.resume(25)
+        _train(monitor, 30)
+    assert [r["update"] for r in read_metrics(run / METRICS)] == [10, 20, 20, 30]
+
+
+def test_a_new_run_starts_empty(run):
+    Monitor(run, 100).resume(0)
+    assert read_metrics(run / METRICS) == []
+
+
+def test_a_last_line_cut_by_a_crash_is_left_out(run):
+    path = run / METRICS
+    path.write_text(path.read_text()[:-20])
+    assert [r["update"] for r in read_metrics(path)] == [10, 20, 30, 40]
+    Monitor(run, 100).resume(40)
+    assert len(path.read_text().splitlines()) == 4
+
+
+def test_no_file_has_no_rows(tmp_path):
+    assert read_metrics(tmp_path / METRICS) == []
+
+
+@pytest.mark.parametrize("rows", ["run", "training alone", "nothing"])
+def test_curves_are_a_picture(run, rows):
+    path = run / METRICS
+    if rows != "run":
+        lines = path.read_text().splitlines(keepends=True)[:4]
+        path.write_text("".join(lines) if rows == "training alone" else "")
+    plot_curves(path, run / CURVES)
+    assert (run / CURVES).read_bytes().startswith(b"\x89PNG\r\n")
+
+
+def test_the_last_update_is_told_where_there_is_no_terminal(tmp_path, capsys):
+    with Monitor(tmp_path, 3) as monitor:
+        monitor.resume(0)
+        _train(monitor, 1, 2)
+        monitor.evaluated(2, {"largest": {"error": 0.125}})
+        assert "update" not in capsys.readouterr().err
+        _train(monitor, 3)
+    told = capsys.readouterr().err
+    assert "update 3 of 3  loss 2.500  dev WER largest 12.5%" in told
+    assert "0:00 left" in told

@@ -1,0 +1,124 @@
+"""What each of two processes does, and one alone: the gradients of a step, and a whole training.
+
+RANK=0 WORLD_SIZE=2 MASTER_ADDR=localhost python two_processes.py OUT PORT PORT ...
+"""
+
+import contextlib
+import importlib.util
+import os
+import sys
+from pathlib import Path
+
+import torch
+
+from todm.asr.backend import TrainingBatches
+from todm.asr.data import Batch
+from todm.asr.encoder import EncoderConfig
+from todm.asr.model import Rnnt, RnntConfig
+from todm.asr.objective import ObjectiveConfig, RnntObjective
+from todm.supernet.sandwich import sandwich_step
+from todm.supernet.space import SearchSpace, SpaceConfig
+from todm.train.parallel import World
+
+SPACE = SearchSpace(SpaceConfig(depths=(2, 3, 4), widths={"ffn": (16, 32), "pairs": (1, 2)}))
+MIXED = SPACE.subnet(3, {"ffn": (32, 16, 32), "pairs": (1, 2, 2)})
+SUBNETS = {
+    "a sandwich": [SPACE.largest, MIXED, SPACE.smallest],
+    "the largest alone": [SPACE.largest],
+    "the last pass wider than the one before": [SPACE.largest, SPACE.smallest, MIXED],
+}
+
+
+class Stream:
+    """One batch: some rows of six utterances of unequal length."""
+
+    def __init__(self, rows):
+        draws = torch.Generator().manual_seed(5)
+        lens, labels = [96, 40, 81, 64, 52, 77], [4, 1, 2, 5, 1, 3]
+        features = torch.randn(6, 96, 80, generator=draws)
+        targets = torch.randint(3, 11, (6, 5), generator=draws)
+        self.batch = Batch(
+            features_BTF=features[rows],
+            feature_lens_B=torch.tensor(lens)[rows],
+            targets_BU=targets[rows],
+            target_lens_B=torch.tensor(labels)[rows],
+            ids=list("abcdef")[rows],
+            texts=[""] * len(lens[rows]),
+        )
+
+    def __iter__(self):
+        yield self.batch
+
+    def state(self):
+        return {"epoch": 0, "index": 1}
+
+
+def gradients(world, subnets):
+    """Of one sandwich step, by parameter; zero where there is none."""
+    torch.manual_seed(2)
+    encoder = EncoderConfig(d_model=32, state=4, dropout=0.0).narrow(SPACE.largest)
+    model = Rnnt(RnntConfig(vocab_size=11, joiner_dim=16, encoder=encoder))
+    objective = world.wrap(RnntObjective(model, ObjectiveConfig(), label_sizes=[1] * 11))
+    rows = slice(world.rank, None, world.size)
+    step = next(iter(TrainingBatches(Stream(rows), (8,), seed=0)))
+    sandwich_step(objective, step, subnets=subnets, progress=0.8)
+    found = {
+        n: torch.zeros_like(p) if p.grad is None else p.grad for n, p in model.named_parameters()
+    }
+    return {"num_labels": step.num_labels, **found}
+
+
+def all_gradients(world):
+    """Of every case."""
+    return {name: gradients(world, subnets) for name, subnets in SUBNETS.items()}
+
+
+def _fake():
+    path = Path(__file__).with_name("fake_backend.py")
+    spec = importlib.util.spec_from_file_location("fake_backend", path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def trained(out):
+    """The final weights of the toy training, without dropout."""
+    fake = _fake()
+    return fake.run(out, fake.FakeBackend(dropout=0.0)).tensors()
+
+
+def resumed(out, next_port):
+    """With dropout, which every process draws for itself: trained straight, and after a crash."""
+    fake = _fake()
+    straight = fake.run(out / "straight").tensors()
+
+    def crash(index):
+        if index == 13:
+            raise InterruptedError
+
+    next_port()
+    with contextlib.suppress(InterruptedError):
+        fake.run(out / "crashed", fake.FakeBackend(crash))
+    next_port()
+    return {"straight": straight, "resumed": fake.run(out / "crashed").tensors()}
+
+
+def main(place, *ports):
+    """Each meeting of the processes has a port of its own, as each start of torchrun has."""
+    left, rank = list(ports), World().rank
+
+    def next_port():
+        os.environ["MASTER_PORT"] = left.pop()
+
+    next_port()
+    with World().joined() as world:
+        torch.save(all_gradients(world), place / f"gradients-{rank}.pt")
+    next_port()
+    torch.save(trained(place / "run"), place / f"weights-{rank}.pt")
+    next_port()
+    torch.save(resumed(place, next_port), place / f"resumed-{rank}.pt")
+
+
+if __name__ == "__main__":
+    torch.set_num_threads(1)
+    main(Path(sys.argv[1]), *sys.argv[2:])
