@@ -172,9 +172,10 @@ def test_training_goes_on_exactly_where_it_was_killed(run, tmp_path, monkeypatch
             raise InterruptedError
         return step(*args, **kwargs)
 
-    with monkeypatch.context() as patch, pytest.raises(InterruptedError):
-        patch.setattr(loop, "sandwich_step", crash)
+    monkeypatch.setattr(loop, "sandwich_step", crash)
+    with pytest.raises(InterruptedError):
         run.train(tmp_path)
+    monkeypatch.undo()
     assert not (tmp_path / "supernet").exists()
     status, _, err = run.train(tmp_path)
     assert status == 0, err

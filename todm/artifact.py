@@ -25,6 +25,15 @@ if TYPE_CHECKING:
 FORMAT_VERSION = 1
 MANIFEST = "manifest.json"
 WEIGHTS = "model.safetensors"
+_FIELDS = {
+    "kind": str,
+    "format_version": int,
+    "config": dict,
+    "parent": str | None,
+    "metrics": dict,
+    "info": dict,
+    "files": dict,
+}
 _TRACKED = ("todm", "torch", "numpy", "onnxruntime", "sherpa-onnx", "lhotse")
 
 
@@ -57,15 +66,16 @@ class Artifact:
         Raises:
             ArtifactError: the weights cannot be read.
         """
+        from safetensors import SafetensorError
         from safetensors.torch import load_file
 
         try:
             return load_file(self.file(WEIGHTS))
-        except Exception as error:  # safetensors raises its own untyped errors
+        except (OSError, ValueError, SafetensorError) as error:
             raise ArtifactError(f"{self.path}/{WEIGHTS} cannot be read: {error}") from None
 
 
-def save(  # noqa: PLR0913 - the fields of a manifest
+def save(
     path: str | Path,
     *,
     kind: str,
@@ -92,9 +102,16 @@ def save(  # noqa: PLR0913 - the fields of a manifest
         ArtifactError: `path` exists and is not an artifact.
     """
     path = Path(path)
-    if path.exists() and not (path / MANIFEST).is_file() and (path.is_file() or any(path.iterdir())):
-        raise ArtifactError(f"{path} exists and is not an artifact: choose another place or remove it")
+    if (
+        path.exists()
+        and not (path / MANIFEST).is_file()
+        and (path.is_file() or any(path.iterdir()))
+    ):
+        raise ArtifactError(
+            f"{path} exists and is not an artifact: choose another place or remove it"
+        )
     path.parent.mkdir(parents=True, exist_ok=True)
+    _tidy(path)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     shutil.rmtree(temporary, ignore_errors=True)
     temporary.mkdir()
@@ -102,7 +119,9 @@ def save(  # noqa: PLR0913 - the fields of a manifest
         if tensors is not None:
             from safetensors.torch import save_file
 
-            save_file({k: v.detach().cpu().contiguous() for k, v in tensors.items()}, temporary / WEIGHTS)
+            save_file(
+                {k: v.detach().cpu().contiguous() for k, v in tensors.items()}, temporary / WEIGHTS
+            )
         if write is not None:
             write(temporary)
         manifest = {
@@ -131,32 +150,48 @@ def load(path: str | Path, *, kind: str | tuple[str, ...] | None = None) -> Arti
         ArtifactError: not an artifact, of another kind or version, or a file is missing or changed.
     """
     path = Path(path)
-    try:
-        text = (path / MANIFEST).read_text()
-        manifest = json.loads(text)
-        files, found = manifest["files"], manifest["kind"]
-    except OSError:
-        raise ArtifactError(f"{path} is not an artifact: it has no {MANIFEST}") from None
-    except (ValueError, KeyError, TypeError):
-        raise ArtifactError(f"{path}/{MANIFEST} is damaged: make the artifact again") from None
+    _tidy(path)
+    text, manifest = _read_manifest(path)
     kinds = (kind,) if isinstance(kind, str) else kind
-    if kinds is not None and found not in kinds:
-        raise ArtifactError(f"{path} is a {found}, and a {' or '.join(kinds)} is needed here")
-    if manifest["format_version"] != FORMAT_VERSION:
+    if kinds is not None and manifest["kind"] not in kinds:
         raise ArtifactError(
-            f"{path} has format {manifest['format_version']}, this todm reads {FORMAT_VERSION}"
+            f"{path} is a {manifest['kind']}, and a {' or '.join(kinds)} is needed here"
         )
-    for name, entry in files.items():
+    for name, entry in manifest["files"].items():
         _check(path, name, entry)
     return Artifact(
         path=path,
-        kind=found,
+        kind=manifest["kind"],
         config=manifest["config"],
         metrics=manifest["metrics"],
         parent=manifest["parent"],
         info=manifest["info"],
         hash=hashlib.sha256(text.encode()).hexdigest(),
     )
+
+
+def _read_manifest(path: Path) -> tuple[str, dict[str, Any]]:
+    """The manifest as text and as a table with all its fields."""
+    damaged = ArtifactError(f"{path}/{MANIFEST} is damaged: make the artifact again")
+    try:
+        text = (path / MANIFEST).read_text(encoding="utf-8")
+        manifest = json.loads(text)
+    except OSError:
+        raise ArtifactError(f"{path} is not an artifact: it has no {MANIFEST}") from None
+    except ValueError:
+        raise damaged from None
+    if not isinstance(manifest, dict) or not all(
+        isinstance(manifest.get(name), kind) for name, kind in _FIELDS.items()
+    ):
+        raise damaged
+    if manifest["format_version"] != FORMAT_VERSION:
+        raise ArtifactError(
+            f"{path} has format {manifest['format_version']}, this todm reads {FORMAT_VERSION}"
+        )
+    entries = manifest["files"].values()
+    if not all(isinstance(e, dict) and {"bytes", "sha256"} <= e.keys() for e in entries):
+        raise damaged
+    return text, manifest
 
 
 def write_text(path: Path, text: str) -> None:
@@ -170,7 +205,9 @@ def write_text(path: Path, text: str) -> None:
 def _check(root: Path, name: str, entry: Mapping[str, Any]) -> None:
     file = root / name
     if Path(name).is_absolute() or ".." in Path(name).parts:
-        raise ArtifactError(f"{root} names a file outside itself ({name!r}): it is not to be trusted")
+        raise ArtifactError(
+            f"{root} names a file outside itself ({name!r}): it is not to be trusted"
+        )
     if not file.is_file():
         raise ArtifactError(f"{root} is incomplete: {name} is missing; make the artifact again")
     if file.stat().st_size != entry["bytes"] or _hash(file) != entry["sha256"]:
@@ -198,12 +235,43 @@ def _sync(file: Path) -> None:
 
 
 def _swap(temporary: Path, path: Path) -> None:
-    """Put `temporary` in the place of `path`; a crash in between leaves the old one beside it."""
+    """Put `temporary` in the place of `path`; a crash in between is mended by `_tidy`."""
     old = path.with_name(f".{path.name}.{os.getpid()}.old")
     if path.exists():
         path.rename(old)
     temporary.rename(path)
+    _sync_directory(path.parent)
     shutil.rmtree(old, ignore_errors=True)
+
+
+def _tidy(path: Path) -> None:
+    """Mend what a killed writer left: a half-written copy, or the old artifact moved out of the way."""
+    for left in path.parent.glob(f".{path.name}.*"):
+        pid, _, suffix = left.name.removeprefix(f".{path.name}.").partition(".")
+        if not pid.isdigit() or suffix not in ("tmp", "old") or _alive(int(pid)):
+            continue
+        if suffix == "old" and not path.exists():
+            left.rename(path)
+        elif left.is_dir():
+            shutil.rmtree(left, ignore_errors=True)
+
+
+def _alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except OSError:
+        return True
+    return True
+
+
+def _sync_directory(path: Path) -> None:
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
 
 
 def _versions() -> dict[str, str]:

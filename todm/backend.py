@@ -91,7 +91,9 @@ class Backend(Protocol):
         """Training batches of one process."""
         ...
 
-    def evaluate(self, model: nn.Module, *, subnet: Subnet | None, split: str, limit: int) -> dict[str, Any]:
+    def evaluate(
+        self, model: nn.Module, *, subnet: Subnet | None, split: str, limit: int
+    ) -> dict[str, Any]:
         """Figures of merit on (at most `limit` examples of) a split; `error` is what search minimises."""
         ...
 

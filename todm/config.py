@@ -67,7 +67,7 @@ class Config:
     def _assign(data: dict[str, Any], keys: list[str], value: object, path: str) -> None:
         for depth, key in enumerate(keys[:-1]):
             if not isinstance(data.get(key), dict):
-                raise ConfigError(_unknown(key, list(data), ".".join(keys[:depth] + [""])))
+                raise ConfigError(_unknown(key, list(data), ".".join([*keys[:depth], ""])))
             data = data[key]
         if keys[-1] not in data:
             raise ConfigError(_unknown(keys[-1], list(data), path[: -len(keys[-1])]))
@@ -109,13 +109,7 @@ def _convert(value: object, hint: Any, where: str) -> Any:  # noqa: ANN401 - JSO
             raise ConfigError(f"{where} is {value!r}: allowed are {', '.join(map(repr, args))}")
         return value
     if origin is tuple:
-        if not isinstance(value, (list, tuple)):
-            raise ConfigError(f"{where} is {value!r}: a list is needed, such as [1, 2]")
-        inner = args[0] if len(args) == 2 and args[1] is ... else None
-        kinds = [inner] * len(value) if inner is not None else list(args)
-        if len(kinds) != len(value):
-            raise ConfigError(f"{where} has {len(value)} values: {len(kinds)} are needed")
-        return tuple(_convert(v, k, where) for v, k in zip(value, kinds, strict=True))
+        return _convert_tuple(value, args, where)
     if origin is dict:
         if not isinstance(value, dict):
             raise ConfigError(f"{where} is {value!r}: a table is needed")
@@ -123,6 +117,16 @@ def _convert(value: object, hint: Any, where: str) -> Any:  # noqa: ANN401 - JSO
     if isinstance(hint, type) and issubclass(hint, Config):
         return hint.from_json(value, where=f"{where}.")  # pyright: ignore[reportArgumentType]
     return _scalar(value, hint, where)
+
+
+def _convert_tuple(value: object, args: tuple[Any, ...], where: str) -> tuple[Any, ...]:
+    if not isinstance(value, (list, tuple)):
+        raise ConfigError(f"{where} is {value!r}: a list is needed, such as [1, 2]")
+    items: list[Any] = list(value)  # pyright: ignore[reportUnknownArgumentType]
+    kinds = [args[0]] * len(items) if len(args) == 2 and args[1] is ... else list(args)
+    if len(kinds) != len(items):
+        raise ConfigError(f"{where} has {len(items)} values: {len(kinds)} are needed")
+    return tuple(_convert(v, k, where) for v, k in zip(items, kinds, strict=True))
 
 
 def _scalar(value: object, hint: type, where: str) -> object:

@@ -65,7 +65,9 @@ def commands() -> Recipe:
                 freq_mask_bins=12,
             ),
             model=RnntConfig(joiner_dim=96, encoder=EncoderConfig(d_model=96, dropout=0.05)),
-            space=SpaceConfig(depths=(3, 4, 5), widths={"ffn": (96, 192, 288, 384), "pairs": (2, 3, 4)}),
+            space=SpaceConfig(
+                depths=(3, 4, 5), widths={"ffn": (64, 128, 256, 384), "pairs": (2, 3, 4)}
+            ),
             objective=ObjectiveConfig(
                 align_until=0.1, ctc_until=0.5, distill_from=0.4, distill_full=0.5
             ),
@@ -92,7 +94,9 @@ def debug() -> Recipe:
         model=RnntConfig(joiner_dim=64, encoder=EncoderConfig(d_model=64, state=8)),
         space=SpaceConfig(depths=(2, 3), widths={"ffn": (64, 128), "pairs": (2, 4)}),
     )
-    return Recipe(name="debug", asr=asr, train=base.train.replace(num_updates=40, eval_every=0.5, log_every=5))
+    return Recipe(
+        name="debug", asr=asr, train=base.train.replace(num_updates=40, eval_every=0.5, log_every=5)
+    )
 
 
 def clean100() -> Recipe:
@@ -103,13 +107,19 @@ def clean100() -> Recipe:
             data=DataConfig(tokens=TokensConfig(vocab_size=500, max_piece_length=16)),
             loader=LoaderConfig(batch_size=None, max_frames=60_000),
             augment=AugmentConfig(warp_frames=80),
-            model=RnntConfig(joiner_dim=512, encoder=EncoderConfig(d_model=256, state=16, dropout=0.15)),
+            model=RnntConfig(
+                joiner_dim=512, encoder=EncoderConfig(d_model=256, state=16, dropout=0.15)
+            ),
             space=SpaceConfig(
                 depths=(6, 8, 10, 12), widths={"ffn": (256, 512, 768, 1024), "pairs": (4, 6, 8)}
             ),
-            objective=ObjectiveConfig(topology="standard", ctc_until=0.1, distill_from=0.1, distill_full=0.15),
+            objective=ObjectiveConfig(
+                topology="standard", ctc_until=0.1, distill_from=0.1, distill_full=0.15
+            ),
         ),
-        train=TrainConfig(num_updates=60_000, sandwich_from=0.05, eval_every=0.02, optim=OptimConfig(lr=0.04)),
+        train=TrainConfig(
+            num_updates=60_000, sandwich_from=0.05, eval_every=0.02, optim=OptimConfig(lr=0.04)
+        ),
     )
 
 
@@ -120,10 +130,15 @@ def full960() -> Recipe:
         loader=LoaderConfig(feature_mode="on_the_fly", batch_size=None, max_frames=100_000),
         model=RnntConfig(joiner_dim=512, encoder=EncoderConfig(d_model=512, state=16, dropout=0.1)),
         space=SpaceConfig(
-            depths=(8, 10, 12, 14, 16), widths={"ffn": (512, 1024, 1536, 2048), "pairs": (8, 12, 16)}
+            depths=(8, 10, 12, 14, 16),
+            widths={"ffn": (512, 1024, 1536, 2048), "pairs": (8, 12, 16)},
         ),
     )
-    return Recipe(name="full960", asr=asr, train=base.train.replace(num_updates=250_000, optim=OptimConfig(lr=0.045)))
+    return Recipe(
+        name="full960",
+        asr=asr,
+        train=base.train.replace(num_updates=250_000, optim=OptimConfig(lr=0.045)),
+    )
 
 
 RECIPES = {"debug": debug, "commands": commands, "clean100": clean100, "full960": full960}

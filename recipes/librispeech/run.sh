@@ -5,12 +5,13 @@ set -euo pipefail
 
 usage() {
   cat <<'TEXT'
-usage: recipes/librispeech/run.sh [--config NAME] [--data DIR] [--out DIR]
+usage: recipes/librispeech/run.sh [--config NAME] [--data DIR] [--out DIR] [--set A.B=C]...
 
   --config NAME  debug, commands, clean100 or full960 (default: commands; with --data: clean100)
   --data DIR     LibriSpeech or a corpus in its layout (flac, wav, opus); without it, the embedded
                  corpus is made with espeak-ng
   --out DIR      where all is kept (default: runs/NAME)
+  --set A.B=C    change a setting of the config, such as train.num_updates=500; may be repeated
 TEXT
 }
 
@@ -20,16 +21,21 @@ fail() {
 }
 
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/../.." && pwd)
-config='' data='' out=''
+config='' data='' out='' settings=()
 while [ $# -gt 0 ]; do
   case $1 in
     --help | -h) usage && exit ;;
+    --set)
+      [ -n "${2:-}" ] || fail "--set needs A.B=C: see --help"
+      settings+=(--set "$2")
+      shift 2
+      ;;
     --config | --data | --out)
       [ -n "${2:-}" ] || fail "$1 needs a value: see --help"
       printf -v "${1#--}" '%s' "$2"
       shift 2
       ;;
-    *) fail "unknown argument '$1': allowed are --config, --data, --out and --help" ;;
+    *) fail "unknown argument '$1': allowed are --config, --data, --out, --set and --help" ;;
   esac
 done
 if [ -n "$data" ]; then
@@ -51,13 +57,14 @@ todm() { "$bin/todm" "$@"; }
 
 # What a device may hold, in parameters: a name and a budget for each subnet.
 case $config in
-  debug) budgets=(large=0.4M medium=0.3M small=0.2M) ;;
-  commands) budgets=(large=2M medium=1.2M small=0.6M) ;;
-  *) budgets=(large=30M medium=15M small=8M) ;;
+  debug) budgets=(large=0.2M medium=0.15M small=0.11M) ;;
+  commands) budgets=(large=0.65M medium=0.4M small=0.205M) ;;
+  clean100) budgets=(large=9M medium=5M small=3M) ;;
+  full960) budgets=(large=43M medium=20M small=10M) ;;
 esac
 
-todm prepare --config "$config" ${data:+--data "$data"} --out "$run/corpus"
-todm train "$run/corpus" --config "$config" --out "$run"
+todm prepare --config "$config" ${data:+--data "$data"} --out "$run/corpus" "${settings[@]}"
+todm train "$run/corpus" --config "$config" --out "$run" "${settings[@]}"
 for entry in "${budgets[@]}"; do
   name=${entry%%=*}
   todm extract-subnet "$run/supernet" --budget "${entry#*=}" --corpus "$run/corpus" \

@@ -68,7 +68,7 @@ def test_a_damaged_corpus_is_refused(save, tiny_corpus, tmp_path):
     shutil.copytree(tiny_corpus, tmp_path / "corpus")
     (tmp_path / "corpus" / "cuts_dev.jsonl.gz").write_bytes(b"")
     found, _ = save(corpus=tmp_path / "corpus")
-    with pytest.raises(ArtifactError, match="cuts_dev.jsonl.gz does not match"):
+    with pytest.raises(ArtifactError, match=r"cuts_dev\.jsonl\.gz does not match"):
         backend_of(found)
 
 

@@ -184,25 +184,32 @@ def _speech(lens, loud, targets):
 
 
 def test_a_flat_start_lays_labels_over_the_loud_part():
-    """In proportion to their letters: label 3 has one, label 4 three."""
+    """In proportion to their letters: label 3 has one, label 4 three. Blanks around, -1 behind."""
     batch = _speech([80, 48], [(16, 48), (0, 32)], [[3, 4], [4]])
     sizes = torch.tensor([1, 1, 1, 1, 3])
     found = flat_alignment(batch, sizes, 20)
-    assert found[0].tolist() == [-1] * 4 + [3] * 2 + [4] * 6 + [-1] * 8
-    assert found[1].tolist() == [4] * 8 + [-1] * 12
+    assert found[0].tolist() == [0] * 4 + [3] * 2 + [4] * 6 + [0] * 8
+    assert found[1].tolist() == [4] * 8 + [0] * 4 + [-1] * 8
 
 
 def test_a_flat_start_survives_silence():
     batch = _speech([40, 40], [(0, 0), (0, 40)], [[3, 4], [3]])
     found = flat_alignment(batch, torch.ones(5, dtype=torch.int64), 10)
-    assert set(found.flatten().tolist()) <= {-1, 3, 4}
+    assert set(found.flatten().tolist()) <= {-1, 0, 3, 4}
 
 
-def test_the_flat_start_teaches_the_ctc_head_and_ends(model, step):
-    early, _, _ = _passes(model, step, progress=0.05, align_until=0.1)
-    late, _, _ = _passes(model, step, progress=0.1, align_until=0.1)
-    plain, _, _ = _passes(model, step, progress=0.1)
-    assert early["ctc"] != plain["ctc"]
-    assert torch.equal(late["ctc"], plain["ctc"])
+def test_the_flat_start_teaches_encoder_and_ctc_head_and_ends(model, step):
+    early, (student,), told = _passes(model, step, progress=0.05, align_until=0.1)
+    assert told is None
+    assert set(early) == set(student) == {"loss", "flat_start"}
     early["loss"].backward()
-    assert (model.ctc.weight.grad != 0).any()
+    grads = {n.partition(".")[0] for n, p in model.named_parameters() if p.grad is not None}
+    assert grads == {"encoder", "ctc"}
+    late, _, _ = _passes(model, step, progress=0.1, align_until=0.1)
+    assert set(late) == {"loss", "rnnt", "ctc"}
+
+
+def test_a_plain_model_has_no_flat_start(model, step):
+    model.ctc = None
+    out, _, _ = _passes(model, step, progress=0.0, align_until=1.0)
+    assert set(out) == {"loss", "rnnt"}

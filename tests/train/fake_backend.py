@@ -10,7 +10,7 @@ from pathlib import Path
 
 import torch
 from torch import nn
-from torch.nn import functional as F  # noqa: N812 - torch's own custom
+from torch.nn import functional as F
 
 from todm.supernet.space import SearchSpace, SpaceConfig
 from todm.train.loop import TrainConfig, train

@@ -45,7 +45,7 @@ def test_none_that_can_be_read_is_an_error(tmp_path):
     _write(tmp_path, 1, 2)
     for path in tmp_path.iterdir():
         path.write_bytes(b"")
-    with pytest.raises(TrainingError, match="no checkpoint in .* can be read: remove it"):
+    with pytest.raises(TrainingError, match=r"no checkpoint in .* can be read: remove it"):
         checkpoint.read_latest(tmp_path)
 
 

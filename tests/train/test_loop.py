@@ -128,7 +128,7 @@ def test_a_plain_model_is_trained_without_sandwich(fake, tmp_path):
 
 
 def test_the_artifact(fake, straight):
-    out, backend = straight
+    out, _ = straight
     done = artifact.load(out / SUPERNET, kind="supernet")
     assert done.parent == "a corpus"
     assert done.config == {"train": fake.CONFIG.to_json()}

@@ -138,28 +138,25 @@ def test_this_process_is_the_first_of_its_helpers(no_torchrun, tmp_path):
     assert (tmp_path / "run" / "process-1.log").is_file()
 
 
+def _fail_beside_a_helper(tmp_path, verb, *, said, message):
+    """What becomes of an error in this process once its helper has said something and is gone."""
+    with helpers(2, verb, tmp_path):
+        log = tmp_path / "process-1.log"
+        for _ in range(300):
+            time.sleep(0.1)
+            if said in log.read_text():
+                break
+        time.sleep(0.5)
+        raise RuntimeError(message)
+
+
 def test_a_helper_that_dies_is_named_with_its_log(no_torchrun, tmp_path):
-    log = tmp_path / "process-1.log"
-    with pytest.raises(TrainingError, match=f"training process 1 stopped: see {log}") as raised:
-        with helpers(2, ["no-such-verb"], tmp_path):
-            _wait_for(log, "invalid choice")
-            raise RuntimeError("Connection closed by peer")
-    assert "to continue" in str(raised.value)
+    words = f"training process 1 stopped: see {tmp_path / 'process-1.log'}; run the same command"
+    with pytest.raises(TrainingError, match=words):
+        _fail_beside_a_helper(tmp_path, ["no-such-verb"], said="invalid choice", message="closed")
     assert "WORLD_SIZE" not in os.environ
 
 
 def test_an_error_of_our_own_is_not_the_helpers(no_torchrun, tmp_path):
     with pytest.raises(RuntimeError, match="our own"):
-        with helpers(2, ["--version"], tmp_path):
-            _wait_for(tmp_path / "process-1.log", "todm")
-            raise RuntimeError("our own")
-
-
-def _wait_for(log, words):
-    """Until a helper has said something and is gone, or half a minute has passed."""
-    for _ in range(300):
-        time.sleep(0.1)
-        if words in log.read_text():
-            time.sleep(0.5)
-            return
-    pytest.fail(f"a helper did not say {words!r}")
+        _fail_beside_a_helper(tmp_path, ["--version"], said="todm", message="our own")

@@ -10,7 +10,6 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, distributed, nn
 
-from todm.artifact import Artifact
 from todm.asr import tokens
 from todm.asr.augment import AugmentConfig
 from todm.asr.corpora.config import DataConfig
@@ -52,8 +51,10 @@ class AsrConfig(Config):
     loader: LoaderConfig = dataclasses.field(default_factory=LoaderConfig)
     augment: AugmentConfig = dataclasses.field(default_factory=AugmentConfig)
     model: RnntConfig = dataclasses.field(default_factory=RnntConfig)
-    space: SpaceConfig = SpaceConfig(
-        depths=(3, 4, 5, 6), widths={"ffn": (128, 256, 384, 512), "pairs": (2, 4, 6, 8)}
+    space: SpaceConfig = dataclasses.field(
+        default_factory=lambda: SpaceConfig(
+            depths=(3, 4, 5, 6), widths={"ffn": (128, 256, 384, 512), "pairs": (2, 4, 6, 8)}
+        )
     )
     objective: ObjectiveConfig = dataclasses.field(default_factory=ObjectiveConfig)
     noise: str | None = None
@@ -62,7 +63,9 @@ class AsrConfig(Config):
 
     def __post_init__(self) -> None:
         if set(self.space.widths) != {"ffn", "pairs"}:
-            raise ConfigError(f"asr.space.widths has {sorted(self.space.widths)}: ffn and pairs are needed")
+            raise ConfigError(
+                f"asr.space.widths has {sorted(self.space.widths)}: ffn and pairs are needed"
+            )
         wrong = [w for w in self.space.widths["ffn"] if w % 16]
         if wrong:
             raise ConfigError(f"asr.space.widths.ffn has {wrong[0]}: multiples of 16 are needed")
@@ -82,7 +85,12 @@ class AsrBackend:
     """`todm.backend.Backend` for speech. Made of a recipe, and of a corpus where data are needed."""
 
     def __init__(
-        self, config: AsrConfig, assets: Path, *, corpus: Path | None = None, report: Report | None = None
+        self,
+        config: AsrConfig,
+        assets: Path,
+        *,
+        corpus: Path | None = None,
+        report: Report | None = None,
     ) -> None:
         """Read the tokenizer; features are opened (or computed) when first needed.
 
@@ -106,7 +114,9 @@ class AsrBackend:
     def build(self, subnet: Subnet | None) -> Rnnt:
         """A new plain model of a subnet (without CTC head), or the supernet."""
         if subnet is not None:
-            return Rnnt(self.supernet.replace(encoder=self.supernet.encoder.narrow(subnet), ctc=False))
+            return Rnnt(
+                self.supernet.replace(encoder=self.supernet.encoder.narrow(subnet), ctc=False)
+            )
         model = Rnnt(self.supernet)
         if self._statistics is not None:
             model.encoder.subsampling.mean.copy_(self._statistics.mean_F)
@@ -179,7 +189,13 @@ class AsrBackend:
 
     @torch.no_grad()
     def recognise(
-        self, model: nn.Module, *, subnet: Subnet | None, split: str, limit: int = 0, search: str = "greedy"
+        self,
+        model: nn.Module,
+        *,
+        subnet: Subnet | None,
+        split: str,
+        limit: int = 0,
+        search: str = "greedy",
     ) -> tuple[Wer, list[tuple[str, str, str]]]:
         """Decode a split: error counts, and (id, reference, hypothesis) of every utterance."""
         assert isinstance(model, Rnnt)
@@ -188,12 +204,18 @@ class AsrBackend:
         device = next(model.parameters()).device
         rows: list[tuple[str, str, str]] = []
         batches = eval_batches(
-            self.store(split), self._encode, tail_seconds=self.config.loader.tail_seconds, limit=limit or None
+            self.store(split),
+            self._encode,
+            tail_seconds=self.config.loader.tail_seconds,
+            limit=limit or None,
         )
         for batch in batches:
             on_device = batch.to(device)
             enc, lens = model.encode(
-                on_device.features_BTF, on_device.feature_lens_B, subnet=subnet, chunk=self.config.chunk
+                on_device.features_BTF,
+                on_device.feature_lens_B,
+                subnet=subnet,
+                chunk=self.config.chunk,
             )
             found = self._decode(model, enc, lens, search)
             texts = [self.tokenizer.decode(h.tokens) for h in found]
@@ -218,7 +240,9 @@ class AsrBackend:
             Port(name=f"state{i}", example=torch.zeros(1, 2, s), dynamic={1: "N"})
             for i, s in enumerate((size0, size1))
         ]
-        enc = Port(name="encoder_out", example=torch.zeros(2, encoder.chunk, joiner_dim), dynamic=batch)
+        enc = Port(
+            name="encoder_out", example=torch.zeros(2, encoder.chunk, joiner_dim), dynamic=batch
+        )
         row = Port(name="encoder_out", example=torch.zeros(2, joiner_dim), dynamic=batch)
         dec = Port(name="decoder_out", example=torch.zeros(2, joiner_dim), dynamic=batch)
         logit = Port(name="logit", example=torch.zeros(2, model.config.vocab_size), dynamic=batch)
@@ -253,7 +277,10 @@ class AsrBackend:
         """Features of a split as it is, beside the corpus; computed when first asked for."""
         if split not in self._stores:
             self._stores[split] = FeatureStore.build(
-                self._cuts(split), self._features(split), speeds=(1.0,), progress=self._progress(split)
+                self._cuts(split),
+                self._features(split),
+                speeds=(1.0,),
+                progress=self._progress(split),
             )
         return self._stores[split]
 
@@ -275,7 +302,10 @@ class AsrBackend:
         return self.corpus / f"cuts_{split}.jsonl.gz"
 
     def _features(self, name: str) -> Path:
-        return self._cuts("train").parent.with_name(f"{self._cuts('train').parent.name}-features") / name
+        return (
+            self._cuts("train").parent.with_name(f"{self._cuts('train').parent.name}-features")
+            / name
+        )
 
     @property
     def _training_features(self) -> Path:
@@ -284,7 +314,11 @@ class AsrBackend:
 
     def _progress(self, split: str) -> Progress | None:
         report = self._report
-        return None if report is None else lambda done, total: report(f"features of {split}", done, total)
+        return (
+            None
+            if report is None
+            else lambda done, total: report(f"features of {split}", done, total)
+        )
 
     def _normal(self, text: str) -> str:
         return self.tokenizer.normalise(text)
@@ -302,7 +336,7 @@ class TrainingBatches:
     def __iter__(self) -> Iterator[TrainingBatch]:
         for batch in self._stream:
             state = self._stream.state()
-            draw = random.Random(f"{self._seed}/{state['epoch']}/{state['index']}")  # noqa: S311
+            draw = random.Random(f"{self._seed}/{state['epoch']}/{state['index']}")
             labels = float(batch.target_lens_B.sum())
             yield TrainingBatch(batch, draw.choice(self._chunks), _mean_over_processes(labels))
 

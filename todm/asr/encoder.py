@@ -15,7 +15,7 @@ from typing import Literal
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F  # noqa: N812 - torch's own custom
+from torch.nn import functional as F
 
 from todm.config import Config
 from todm.errors import ConfigError
@@ -64,13 +64,16 @@ class EncoderConfig(Config):
     def __post_init__(self) -> None:
         if len(self.ffn) != len(self.pairs) or not self.ffn:
             raise ConfigError(
-                f"encoder.ffn has {len(self.ffn)} blocks and encoder.pairs {len(self.pairs)}: one entry per block"
+                f"encoder.ffn has {len(self.ffn)} blocks and encoder.pairs {len(self.pairs)}: "
+                "one entry per block is needed"
             )
         wrong = [w for w in (*self.ffn, self.d_model, self.head_channels) if w % 16]
         if wrong:
             raise ConfigError(f"encoder widths must be multiples of 16, not {wrong[0]}")
         if not SUBSAMPLING <= self.context <= 2 * SUBSAMPLING:
-            raise ConfigError(f"encoder.context is {self.context}: {SUBSAMPLING} to {2 * SUBSAMPLING}")
+            raise ConfigError(
+                f"encoder.context is {self.context}: {SUBSAMPLING} to {2 * SUBSAMPLING}"
+            )
         if not 0 <= self.dropout < 1:
             raise ConfigError(f"encoder.dropout is {self.dropout}: at least 0 and below 1")
 
@@ -141,15 +144,21 @@ class Mixer(nn.Module):
         self.w_out = ElasticLinear(pairs * width, config.d_model)
         self.log_dt = _plain_adam(_initial_steps(config, pairs, self.STAGES))
         self.log_neg_re = _plain_adam(torch.full((*shape, config.state), math.log(0.5)))
-        self.im = _plain_adam(math.pi * torch.arange(config.state).float().expand(*shape, -1).clone())
-        direct = torch.tensor([1.0, 0.0])[: self.directions, None]  # one of the directions is enough
+        self.im = _plain_adam(
+            math.pi * torch.arange(config.state).float().expand(*shape, -1).clone()
+        )
+        direct = torch.tensor([1.0, 0.0])[
+            : self.directions, None
+        ]  # one of the directions is enough
         self.skip = _plain_adam(direct.expand(shape).clone())
         self.c = nn.Parameter(_initial_output(config, self.log_dt, self.log_neg_re, self.im))
         # Chosen so that a mixer, as an FFN, starts at about half the scale of its input.
         nn.init.normal_(self.w_in.weight, std=config.d_model**-0.5)
         nn.init.normal_(self.w_out.weight, std=(pairs * width) ** -0.5)
         scale = _SILU_GAIN * (self.directions * width) ** -0.5
-        self.mix = nn.Parameter(scale * torch.randn(self.STAGES, self.directions, heads, width, width))
+        self.mix = nn.Parameter(
+            scale * torch.randn(self.STAGES, self.directions, heads, width, width)
+        )
         self.mix_bias = nn.Parameter(_small(self.STAGES, heads, width))
 
     @staticmethod
@@ -176,14 +185,17 @@ class Mixer(nn.Module):
         )
         by_stage = zip(*(p.unbind(0) for p in ssm), strict=True)
         return [
-            [Ssm(*parts) for parts in zip(*(p.unbind(0) for p in stage), strict=True)] for stage in by_stage
+            [Ssm(*parts) for parts in zip(*(p.unbind(0) for p in stage), strict=True)]
+            for stage in by_stage
         ]
 
     def split(self, x_BTD: Tensor, pairs: int) -> Tensor:
         """Project into heads: [H, T, B, P]."""
         width = 2 * pairs * self.channels
         h = self.w_in(x_BTD, out_features=width)
-        return h.reshape(*x_BTD.shape[:2], 2 * pairs, self.channels).permute(2, 1, 0, 3).contiguous()
+        return (
+            h.reshape(*x_BTD.shape[:2], 2 * pairs, self.channels).permute(2, 1, 0, 3).contiguous()
+        )
 
     def join(self, h_HTBP: Tensor) -> Tensor:
         """Gate one head of each pair with the other and project back: [B, T, D]."""
@@ -251,7 +263,9 @@ class Block(nn.Module):
         h = self.dropout(h, ratio=ratio, training=self.training)
         return x_BTD + self.dropout(self.down(h), ratio=ratio, training=self.training)
 
-    def forward(self, x_BTD: Tensor, mask_TB1: Tensor, *, ffn: int, pairs: int, chunk: int) -> Tensor:
+    def forward(
+        self, x_BTD: Tensor, mask_TB1: Tensor, *, ffn: int, pairs: int, chunk: int
+    ) -> Tensor:
         """A whole sequence at the given widths."""
         mixed = self.mixer(self.mixer_norm(x_BTD), mask_TB1, pairs=pairs, chunk=chunk)
         x = x_BTD + self.dropout(mixed, ratio=pairs / self.pairs, training=self.training)
@@ -265,7 +279,9 @@ class Encoder(nn.Module):
         super().__init__()
         self.config = config
         self.subsampling = Subsampling(config)
-        self.blocks = nn.ModuleList(Block(config, f, p) for f, p in zip(config.ffn, config.pairs, strict=True))
+        self.blocks = nn.ModuleList(
+            Block(config, f, p) for f, p in zip(config.ffn, config.pairs, strict=True)
+        )
         self.norm = nn.LayerNorm(config.d_model)
         for module in self.modules():
             if isinstance(module, nn.LayerNorm):
@@ -320,19 +336,23 @@ def _small(*shape: int) -> Tensor:
 
 
 def _initial_steps(config: EncoderConfig, pairs: int, stages: int) -> Tensor:
-    """log dt per stage, direction and head.
+    """Log dt per stage, direction and head.
 
     Pairs follow a bit-reversed order from slow to fast, so that every prefix spans both.
     """
     rank = torch.tensor(_bit_reversed(pairs)).float()
     at = ((rank + 0.5) / pairs).repeat_interleave(2)
-    ranges = (config.step_range, config.backward_step_range)[: 2 if config.lookahead == "chunk" else 1]
+    ranges = (config.step_range, config.backward_step_range)[
+        : 2 if config.lookahead == "chunk" else 1
+    ]
     rows = [math.log(low) + at * (math.log(high) - math.log(low)) for low, high in ranges]
     return torch.stack(rows).expand(stages, -1, -1).clone()
 
 
 @torch.no_grad()
-def _initial_output(config: EncoderConfig, log_dt: Tensor, log_neg_re: Tensor, im: Tensor) -> Tensor:
+def _initial_output(
+    config: EncoderConfig, log_dt: Tensor, log_neg_re: Tensor, im: Tensor
+) -> Tensor:
     """C of every head, [stages, directions, H, N, 2].
 
     With gains g_n = exp(-i omega_n tau) the modes of S4D-Lin add up to a window around lag tau whose

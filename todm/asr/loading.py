@@ -14,7 +14,11 @@ from todm.supernet.space import Subnet
 
 
 def backend_of(
-    found: Artifact, *, corpus: Path | None = None, with_data: bool = True, report: Report | None = None
+    found: Artifact,
+    *,
+    corpus: Path | None = None,
+    with_data: bool = True,
+    report: Report | None = None,
 ) -> AsrBackend:
     """The backend that made a supernet or subnet.
 
@@ -33,7 +37,9 @@ def backend_of(
     if with_data and corpus is None:
         place = Path(found.info["corpus"])
         if not (place / artifact.MANIFEST).is_file():
-            raise ArtifactError(f"the corpus {found.path} was trained on is not at {place}: give --corpus DIR")
+            raise ArtifactError(
+                f"the corpus {found.path} was trained on is not at {place}: give --corpus DIR"
+            )
     if with_data:
         artifact.load(place, kind="corpus")  # pyright: ignore[reportArgumentType]
     return AsrBackend(config, found.path, corpus=place if with_data else None, report=report)
@@ -51,7 +57,9 @@ def load_model(found: Artifact, backend: AsrBackend) -> Rnnt:
         model.load_state_dict(found.tensors())
     except RuntimeError as error:
         first = str(error).splitlines()[0]
-        raise ArtifactError(f"the weights in {found.path} do not fit its configuration: {first}") from None
+        raise ArtifactError(
+            f"the weights in {found.path} do not fit its configuration: {first}"
+        ) from None
     return model.eval()
 
 

@@ -8,7 +8,7 @@ import dataclasses
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F  # noqa: N812 - torch's own custom
+from torch.nn import functional as F
 
 from todm.asr.encoder import Block, Encoder, EncoderConfig
 from todm.config import Config
@@ -47,7 +47,9 @@ class Predictor(nn.Module):
         super().__init__()
         self.context_size = config.context_size
         self.embedding = nn.Embedding(config.vocab_size, config.joiner_dim)
-        self.taps = nn.Parameter(torch.randn(config.context_size, config.joiner_dim) / config.context_size**0.5)
+        self.taps = nn.Parameter(
+            torch.randn(config.context_size, config.joiner_dim) / config.context_size**0.5
+        )
         self.project = nn.Linear(config.joiner_dim, config.joiner_dim)
 
     def forward(self, labels_BUK: Tensor) -> Tensor:

@@ -9,7 +9,7 @@ from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F  # noqa: N812 - torch's own custom
+from torch.nn import functional as F
 
 from todm.asr.data import SUBSAMPLING, Batch
 from todm.asr.model import BLANK, Rnnt
@@ -80,11 +80,16 @@ class ObjectiveConfig(Config):
     student_rnnt: bool = True
 
     def __post_init__(self) -> None:
-        beyond = self.topology != "standard" or self.distill != "none" or self.fastemit or self.delay_penalty
+        beyond = (
+            self.topology != "standard"
+            or self.distill != "none"
+            or self.fastemit
+            or self.delay_penalty
+        )
         if self.rnnt_impl == "torchaudio" and beyond:
             raise ConfigError(
-                "objective.rnnt_impl 'torchaudio' knows the standard topology only, no distillation, fastemit or "
-                "delay_penalty: set topology=standard and distill=none, or leave rnnt_impl out"
+                "objective.rnnt_impl 'torchaudio' knows the standard topology only, no distillation, "
+                "fastemit or delay_penalty: set topology=standard and distill=none, or leave rnnt_impl out"
             )
 
 
@@ -121,7 +126,9 @@ class RnntObjective(nn.Module):
             per label.
         """
         model, config, batch = self.model, self.config, step.batch
-        enc, lens = model.encode(batch.features_BTF, batch.feature_lens_B, subnet=subnet, chunk=step.chunk)
+        enc, lens = model.encode(
+            batch.features_BTF, batch.feature_lens_B, subnet=subnet, chunk=step.chunk
+        )
         if model.ctc is not None and progress < config.align_until:
             loss = self._flat_start(enc, batch) / step.num_labels
             return {"loss": loss, "flat_start": loss.detach()}, None
@@ -153,7 +160,11 @@ class RnntObjective(nn.Module):
             loss = loss + self._ctc_weight(progress) * parts["ctc"]
         told = Told(
             Teacher(
-                projected.detach(), pred.detach(), model.output.weight.detach(), model.output.bias.detach(), result.occupancy
+                projected.detach(),
+                pred.detach(),
+                model.output.weight.detach(),
+                model.output.bias.detach(),
+                result.occupancy,
             )
         )
         return {"loss": loss, **{k: v.detach() for k, v in parts.items()}}, told
@@ -162,7 +173,12 @@ class RnntObjective(nn.Module):
         assert self.model.ctc is not None
         logits = self.model.ctc(enc_BTD).float().log_softmax(-1).transpose(0, 1)
         return F.ctc_loss(
-            logits, batch.targets_BU, lens_B, batch.target_lens_B, reduction="sum", zero_infinity=True
+            logits,
+            batch.targets_BU,
+            lens_B,
+            batch.target_lens_B,
+            reduction="sum",
+            zero_infinity=True,
         )
 
     def _flat_start(self, enc_BTD: Tensor, batch: Batch) -> Tensor:
@@ -212,7 +228,9 @@ def flat_alignment(batch: Batch, sizes_V: Tensor, num_frames: int) -> Tensor:
     last_B = torch.where(loud_BT, steps + 1, 0).amax(1) / SUBSAMPLING
     frames = torch.arange(num_frames, device=energy_BT.device) + 0.5
     share_BT = (frames - first_B[:, None]) / (last_B - first_B).clamp(min=1)[:, None]
-    used_BU = torch.arange(batch.targets_BU.shape[1], device=frames.device) < batch.target_lens_B[:, None]
+    used_BU = (
+        torch.arange(batch.targets_BU.shape[1], device=frames.device) < batch.target_lens_B[:, None]
+    )
     ends_BU = (sizes_V[batch.targets_BU] * used_BU).cumsum(1)
     at_BT = share_BT * ends_BU[:, -1:]
     index_BT = torch.searchsorted(ends_BU.to(at_BT.dtype), at_BT, right=True)

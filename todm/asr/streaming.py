@@ -75,7 +75,9 @@ class StreamingEncoder(nn.Module):
         """Feature frames of a chunk."""
         return SUBSAMPLING * self.chunk
 
-    def forward(self, x_BTF: Tensor, state0: Tensor, state1: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def forward(
+        self, x_BTF: Tensor, state0: Tensor, state1: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor]:
         """One chunk of features.
 
         Args:
@@ -98,7 +100,11 @@ class StreamingEncoder(nn.Module):
             x = block.feed_forward(x + mixed, block.ffn)
             after += left
         out = self.model.project(encoder.norm(x))
-        return out, torch.cat([a.flatten(1) for a in after], 1).unsqueeze(0), self._remember(normal, state1)
+        return (
+            out,
+            torch.cat([a.flatten(1) for a in after], 1).unsqueeze(0),
+            self._remember(normal, state1),
+        )
 
     def _history(self, normal_BTF: Tensor, state1: Tensor) -> Tensor:
         if not self.history:

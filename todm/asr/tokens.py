@@ -159,7 +159,11 @@ def _branches(texts: list[str], alphabet: set[str]) -> list[str]:
     and the word boundary would become a piece of its own, which sounds like nothing.
     """
     letters = sorted(alphabet)[:2]
-    return [word + letter for word in sorted({w for t in texts for w in t.split()}) for letter in letters]
+    return [
+        word + letter
+        for word in sorted({w for t in texts for w in t.split()})
+        for letter in letters
+    ]
 
 
 def _write_tables(tokenizer: Tokenizer, out: Path) -> None:

@@ -1,0 +1,1 @@
+"""Figures of finished things: losses, bundles, whole runs."""

@@ -54,7 +54,8 @@ def collect(run: Path) -> list[Row]:
             rows.append(_row(bundle, precision, params, row))
     if not rows:
         raise ArtifactError(
-            f"{run} has no evaluated bundles: run  todm export  and  todm evaluate  with --out {run}/evaluation/NAME"
+            f"{run} has no evaluated bundles: run  todm export  and  todm evaluate  with "
+            f"--out {run}/evaluation/NAME"
         )
     return sorted(rows, key=lambda r: (-r.params, r.precision))
 
@@ -96,12 +97,18 @@ def plot(rows: list[Row], out: Path) -> None:
     import matplotlib.pyplot as plt
 
     figure, axes = plt.subplots(1, 2, figsize=(11, 4.5), constrained_layout=True, sharey=True)
-    for axis, name, label in ((axes[0], "megabytes", "MB on disk"), (axes[1], "rtf", "real-time factor, 1 thread")):
+    for axis, name, label in (
+        (axes[0], "megabytes", "MB on disk"),
+        (axes[1], "rtf", "real-time factor, 1 thread"),
+    ):
         for precision in dict.fromkeys(r.precision for r in rows):
             shown = [r for r in rows if r.precision == precision]
             x = [getattr(r, name) for r in shown]
             y = [100 * r.error for r in shown]
-            spread = [[100 * (r.error - r.low) for r in shown], [100 * (r.high - r.error) for r in shown]]
+            spread = [
+                [100 * (r.error - r.low) for r in shown],
+                [100 * (r.high - r.error) for r in shown],
+            ]
             axis.errorbar(x, y, yerr=spread, marker="o", capsize=3, label=precision)
             for r, a, b in zip(shown, x, y, strict=True):
                 axis.annotate(f" {r.name}", (a, b), fontsize=8)

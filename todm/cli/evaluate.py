@@ -17,7 +17,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Flags of the verb."""
     parser.add_argument("artifact", type=Path, help="a supernet, subnet or bundle")
     parser.add_argument(
-        "corpus", type=Path, nargs="?", help="directory that  todm prepare  wrote (default: the one trained on)"
+        "corpus",
+        type=Path,
+        nargs="?",
+        help="directory that  todm prepare  wrote (default: the one trained on)",
     )
     parser.add_argument("--split", choices=("train", "dev", "test"), default="test")
     parser.add_argument("--search", choices=("greedy", "beam"), default="greedy")
@@ -32,7 +35,12 @@ def run(args: argparse.Namespace) -> int:
 
     check_numbers(limit=args.limit + 1)
     found = artifact.load(args.artifact, kind=("supernet", "subnet", "bundle"))
-    asked = {"artifact": found.hash, "split": args.split, "search": args.search, "limit": args.limit}
+    asked = {
+        "artifact": found.hash,
+        "split": args.split,
+        "search": args.search,
+        "limit": args.limit,
+    }
     if args.out and (done := _read(args.out, asked)) is not None:
         print(f"done already: {args.out}")
         _show(done)
@@ -44,17 +52,23 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def _of_model(found: "Artifact", args: argparse.Namespace, report: Report) -> dict[str, tuple[Rows, dict[str, Any]]]:
+def _of_model(
+    found: "Artifact", args: argparse.Namespace, report: Report
+) -> dict[str, tuple[Rows, dict[str, Any]]]:
     """Decode with torch."""
     from todm.asr.loading import backend_of, load_model
 
     backend = backend_of(found, corpus=args.corpus, report=report)
     model = load_model(found, backend)
-    _, rows = backend.recognise(model, subnet=None, split=args.split, limit=args.limit, search=args.search)
+    _, rows = backend.recognise(
+        model, subnet=None, split=args.split, limit=args.limit, search=args.search
+    )
     return {"torch": (rows, {})}
 
 
-def _of_bundle(found: "Artifact", args: argparse.Namespace, report: Report) -> dict[str, tuple[Rows, dict[str, Any]]]:
+def _of_bundle(
+    found: "Artifact", args: argparse.Namespace, report: Report
+) -> dict[str, tuple[Rows, dict[str, Any]]]:
     """Decode with onnxruntime, chunk by chunk, in fp32 and int8; measure what it costs.
 
     Of the two int8 encoders it is the one this processor computes right (`best_int8`).
@@ -74,14 +88,18 @@ def _of_bundle(found: "Artifact", args: argparse.Namespace, report: Report) -> d
             utterances,
             precision=precision,
             beam=4 if args.search == "beam" else 1,
-            progress=lambda done, total, name=precision: report(f"{found.path.name} {name}", done, total),
+            progress=lambda done, total, name=precision: report(
+                f"{found.path.name} {name}", done, total
+            ),
         )
         cost = measure(found.path, [u.audio for u in utterances[:20]], precision=precision)
         results[precision.partition(".")[0]] = (rows, dataclasses.asdict(cost))
     return results
 
 
-def _write(out: Path | None, results: dict[str, tuple[Rows, dict[str, Any]]], asked: dict[str, Any]) -> dict[str, Any]:
+def _write(
+    out: Path | None, results: dict[str, tuple[Rows, dict[str, Any]]], asked: dict[str, Any]
+) -> dict[str, Any]:
     """Figures of every precision; alignments and figures go to `out` if there is one."""
     from todm.artifact import write_text
     from todm.asr.backend import figures
@@ -112,6 +130,7 @@ def _read(out: Path, asked: dict[str, Any]) -> dict[str, Any] | None:
 def _show(found: dict[str, Any]) -> None:
     for precision, row in found["results"].items():
         print(
-            f"{precision:6} WER {row['error']:7.2%}  [{row['low']:.2%}, {row['high']:.2%}]  {row['words']} words: "
+            f"{precision:6} WER {row['error']:7.2%}  [{row['low']:.2%}, {row['high']:.2%}]  "
+            f"{row['words']} words: "
             f"{row['insertions']} ins, {row['deletions']} del, {row['substitutions']} sub"
         )

@@ -18,7 +18,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--out", type=Path, required=True, help="directory of the bundle")
     parser.add_argument("--no-int8", action="store_true", help="leave the int8 forms out")
     parser.add_argument(
-        "--sample", type=Path, help="recording that travels with the bundle (default: a test utterance)"
+        "--sample",
+        type=Path,
+        help="recording that travels with the bundle (default: a test utterance)",
     )
     parser.add_argument("--corpus", type=Path, help="where the test utterance comes from")
 

@@ -8,12 +8,23 @@ Report = Callable[[str, int, int], None]
 
 @contextlib.contextmanager
 def progress_report() -> Iterator[Report]:
-    """Yields report(what, done, total); draws bars on a terminal, prints a line when one is full elsewhere."""
+    """Yields report(what, done, total): bars on a terminal, elsewhere a line when one is full."""
     from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        TextColumn,
+        TimeRemainingColumn,
+    )
 
     console = Console(stderr=True)
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(),
+    )
     with Progress(*columns, console=console, disable=not console.is_terminal) as bars:
         tasks = {}
 

@@ -20,14 +20,24 @@ def run(args: argparse.Namespace) -> int:
     rows = collect(args.directory)
     write_text(args.directory / TABLE, table(rows))
     plot(rows, args.directory / PLOT)
-    shown = Table("bundle", "precision", "parameters", "MB", "WER", "95 % interval", "real-time factor")
+    shown = Table(
+        "bundle", "precision", "parameters", "MB", "WER", "95 % interval", "real-time factor"
+    )
     for r in rows:
         interval = f"{r.low:.2%} to {r.high:.2%}"
         shown.add_row(
-            r.name, r.precision, f"{r.params / 1e6:.2f}M", f"{r.megabytes:.2f}", f"{r.error:.2%}", interval, f"{r.rtf:.4f}"
+            r.name,
+            r.precision,
+            f"{r.params / 1e6:.2f}M",
+            f"{r.megabytes:.2f}",
+            f"{r.error:.2%}",
+            interval,
+            f"{r.rtf:.4f}",
         )
     Console().print(shown)
-    print(f"WER on {rows[0].words} words of held-out speakers; table: {args.directory / TABLE}, plot: {args.directory / PLOT}")
+    print(f"WER on {rows[0].words} words of held-out speakers")
+    print(f"table: {args.directory / TABLE}")
+    print(f"plot: {args.directory / PLOT}")
     for path in dict.fromkeys(r.path for r in rows):
         print(f"bundle: {path}")
     return 0

@@ -14,7 +14,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--config", default="commands", help="debug, commands, clean100 or full960")
     parser.add_argument("--out", type=Path, required=True, help="directory of the run")
     parser.add_argument(
-        "--set", action="append", default=[], metavar="A.B=C", help="change a setting, such as train.num_updates=500"
+        "--set",
+        action="append",
+        default=[],
+        metavar="A.B=C",
+        help="change a setting, such as train.num_updates=500",
     )
 
 
@@ -22,6 +26,8 @@ def run(args: argparse.Namespace) -> int:
     """Train, or say that it is done."""
     # Threads that wait busily for each other make a step many times slower when a core is shared.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    # DistributedDataParallel warns that no parameter is unused while the largest net trains alone.
+    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
     from todm import artifact
     from todm.asr.backend import AsrBackend
     from todm.errors import ConfigError
@@ -36,7 +42,8 @@ def run(args: argparse.Namespace) -> int:
         done = artifact.load(args.out / SUPERNET, kind="supernet")
         if done.config != config or done.parent != corpus.hash:
             raise ConfigError(
-                f"{args.out} holds a supernet of another corpus or other settings: choose another --out or remove it"
+                f"{args.out} holds a supernet of another corpus or other settings: "
+                "choose another --out or remove it"
             )
         print(f"done already: {done.path}")
         return 0

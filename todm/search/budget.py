@@ -48,5 +48,7 @@ def parse(text: str) -> Budget:
 def _number(value: str, units: Mapping[str, float], text: str) -> float:
     match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([a-z]*)", value.lower())
     if match is None or match[2] not in units or float(match[1]) == 0:
-        raise BudgetError(f"budget {text!r}: {value!r} is not a size (units: {', '.join(filter(None, units))}); {_HELP}")
+        raise BudgetError(
+            f"budget {text!r}: {value!r} is not a size (units: {', '.join(filter(None, units))}); {_HELP}"
+        )
     return float(match[1]) * units[match[2]]

@@ -38,8 +38,11 @@ class StackCosts:
     priced. Exact where all blocks of the stack are of one kind.
     """
 
-    def __init__(self, build: Callable[[Subnet], nn.Module], compression: Compression = "none") -> None:
-        self._build, self._compression = build, compression
+    def __init__(
+        self, build: Callable[[Subnet], nn.Module], compression: Compression = "none"
+    ) -> None:
+        self._build = build
+        self._compression: Compression = compression
         self._of_one: dict[Subnet, dict[str, float]] = {}
         self._rest: dict[str, float] = {}
 
@@ -49,7 +52,9 @@ class StackCosts:
         if not self._rest:
             two = costs(lambda: self._build(_repeat(subnet, 0, 2)), self._compression)
             self._rest = {name: 2 * ones[0][name] - two[name] for name in two}
-        return {name: rest + sum(one[name] - rest for one in ones) for name, rest in self._rest.items()}
+        return {
+            name: rest + sum(one[name] - rest for one in ones) for name, rest in self._rest.items()
+        }
 
     def _one(self, subnet: Subnet) -> dict[str, float]:
         if subnet not in self._of_one:

@@ -19,7 +19,7 @@ from todm.supernet.space import Subnet
 TOLERANCE = 1e-5
 
 
-def extract_subnet(
+def extract_subnet(  # noqa: PLR0913 - what to cut, from what, by which rule
     backend: Backend,
     found: Artifact,
     budget: Budget,
@@ -60,7 +60,8 @@ def extract_subnet(
         difference = same(supernet, plain, best.subnet)
     if not difference <= TOLERANCE:
         raise ArtifactError(
-            f"the subnet cut from {found.path} differs from it by {difference:.1e} (allowed {TOLERANCE:.0e}): "
+            f"the subnet cut from {found.path} differs from it by {difference:.1e} "
+            f"(allowed {TOLERANCE:.0e}): "
             "this is a fault of todm, please report it"
         )
     return artifact.save(
@@ -68,7 +69,10 @@ def extract_subnet(
         kind="subnet",
         config=found.config,
         parent=found.hash,
-        metrics={"dev": backend.evaluate(plain, subnet=None, split="dev", limit=0), "difference": difference},
+        metrics={
+            "dev": backend.evaluate(plain, subnet=None, split="dev", limit=0),
+            "difference": difference,
+        },
         info={
             "subnet": best.subnet.to_json(),
             "budget": budget.text,
@@ -84,5 +88,11 @@ def extract_subnet(
 
 def _row(candidate: Candidate) -> dict[str, object]:
     return json.loads(
-        json.dumps({"subnet": candidate.subnet.to_json(), "costs": dict(candidate.costs), "error": candidate.error})
+        json.dumps(
+            {
+                "subnet": candidate.subnet.to_json(),
+                "costs": dict(candidate.costs),
+                "error": candidate.error,
+            }
+        )
     )

@@ -24,7 +24,9 @@ class Candidate:
     error: float | None = None
 
 
-def candidates(backend: Backend, budget: Budget, *, num: int, seed: int, compression: Compression) -> list[Candidate]:
+def candidates(
+    backend: Backend, budget: Budget, *, num: int, seed: int, compression: Compression
+) -> list[Candidate]:
     """Subnets that keep the budget, those that use most of it first.
 
     Uniform subnets and random ones; a random draw says nothing of its size, so many are drawn.
@@ -82,10 +84,12 @@ def choose(
 
 def describe(costs_of: Mapping[str, float]) -> str:
     """Costs in words."""
-    return f"{costs_of['params'] / 1e6:.3f}M parameters, {costs_of['size'] / 2**20:.2f} MiB of weights"
+    return (
+        f"{costs_of['params'] / 1e6:.3f}M parameters, {costs_of['size'] / 2**20:.2f} MiB of weights"
+    )
 
 
 def _draws(space: SearchSpace, seed: int) -> list[Subnet]:
-    rng = random.Random(seed)  # noqa: S311 - sampling, not security
+    rng = random.Random(seed)
     drawn = [*space.uniforms(), *(space.sample(rng) for _ in range(_DRAWS))]
     return list(dict.fromkeys(drawn))

@@ -9,7 +9,7 @@ from typing import Literal
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F  # noqa: N812 - torch's own custom
+from torch.nn import functional as F
 
 from todm.supernet.space import Subnet
 
@@ -70,7 +70,9 @@ def drop(x: Tensor, p: float) -> Tensor:
 Axes = Mapping[str, Mapping[int, tuple[str, int]]]
 
 
-def extract_blocks(state: Mapping[str, Tensor], prefix: str, axes: Axes, subnet: Subnet) -> dict[str, Tensor]:
+def extract_blocks(
+    state: Mapping[str, Tensor], prefix: str, axes: Axes, subnet: Subnet
+) -> dict[str, Tensor]:
     """The state dict of a plain model: kept blocks renumbered, elastic axes cut to their prefix.
 
     Args:

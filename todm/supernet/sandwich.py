@@ -16,7 +16,7 @@ from todm.supernet.space import SearchSpace, Subnet
 
 def draw_subnets(space: SearchSpace, *, seed: int, update: int, num_random: int) -> list[Subnet]:
     """Largest first, then k random ones, then the smallest. The same on every rank and on resume."""
-    rng = random.Random(f"{seed}/{update}")  # noqa: S311 - sampling, not security
+    rng = random.Random(f"{seed}/{update}")
     draws = [space.sample(rng) for _ in range(num_random)]
     return [space.largest, *draws, space.smallest]
 
@@ -42,7 +42,11 @@ def sandwich_step(
     figures, teacher = [], None
     for position, subnet in enumerate(subnets):
         last = position == len(subnets) - 1
-        sync = contextlib.nullcontext() if last else getattr(objective, "no_sync", contextlib.nullcontext)()
+        sync = (
+            contextlib.nullcontext()
+            if last
+            else getattr(objective, "no_sync", contextlib.nullcontext)()
+        )
         with sync:
             out, told = objective(batch, subnet=subnet, teacher=teacher, progress=progress)
             out["loss"].backward()

@@ -5,6 +5,7 @@ width inside every kept block (widths by name: "ffn", "pairs", ...). Nothing her
 """
 
 import dataclasses
+import itertools
 import math
 import random
 from collections.abc import Iterator, Mapping
@@ -62,9 +63,13 @@ class SpaceConfig(Config):
     def __post_init__(self) -> None:
         for name, values in {"depths": self.depths, **self.widths}.items():
             if not values or list(values) != sorted(set(values)) or values[0] < 1:
-                raise ConfigError(f"space.{name} is {values!r}: ascending positive numbers are needed")
+                raise ConfigError(
+                    f"space.{name} is {values!r}: ascending positive numbers are needed"
+                )
         if self.drop_order == "even" and self.depths[0] < 2 <= self.depths[-1]:
-            raise ConfigError("space.depths starts below 2: the first and last block are always kept")
+            raise ConfigError(
+                "space.depths starts below 2: the first and last block are always kept"
+            )
 
 
 class SearchSpace:
@@ -77,7 +82,9 @@ class SearchSpace:
 
     def kept_blocks(self, depth: int) -> tuple[int, ...]:
         """The blocks of a subnet of this depth. Nested: a deeper subnet keeps these and more."""
-        return tuple(sorted(set(range(self.num_blocks)) - set(self._order[: self.num_blocks - depth])))
+        return tuple(
+            sorted(set(range(self.num_blocks)) - set(self._order[: self.num_blocks - depth]))
+        )
 
     def uniform(self, depth: int, widths: Mapping[str, int]) -> Subnet:
         """The subnet with the same widths in every block."""
@@ -117,7 +124,9 @@ class SearchSpace:
         depth = rng.choice(self.config.depths)
         if rng.random() < 0.5:
             at = rng.random()
-            return self.uniform(depth, {k: v[int(at * len(v))] for k, v in self.config.widths.items()})
+            return self.uniform(
+                depth, {k: v[int(at * len(v))] for k, v in self.config.widths.items()}
+            )
         return self.subnet(
             depth,
             {k: tuple(rng.choice(v) for _ in range(depth)) for k, v in self.config.widths.items()},
@@ -154,7 +163,7 @@ def _removal_order(num_blocks: int, order: str) -> list[int]:
 
         def cost(block: int) -> tuple[int, int, float]:
             left = [b for b in kept if b != block]
-            gaps = sorted((b - a for a, b in zip(left, left[1:], strict=False)), reverse=True)
+            gaps = sorted((b - a for a, b in itertools.pairwise(left)), reverse=True)
             return (gaps[0], sum(g * g for g in gaps), abs(block - (num_blocks - 1) / 2))
 
         victim = min(kept[1:-1], key=cost)

@@ -78,7 +78,9 @@ class TrainConfig(Config):
             if getattr(self, name) < 1:
                 raise ConfigError(f"train.{name} is {getattr(self, name)}: at least 1")
         if not self.eval_every > 0:
-            raise ConfigError(f"train.eval_every is {self.eval_every}: a fraction above 0; above 1 for none")
+            raise ConfigError(
+                f"train.eval_every is {self.eval_every}: a fraction above 0; above 1 for none"
+            )
         for name in ("sandwich_from", "average_last"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ConfigError(f"train.{name} is {getattr(self, name)}: a fraction from 0 to 1")
@@ -123,7 +125,13 @@ class _Trainer:
     def __init__(
         self, backend: Backend, config: TrainConfig, out: Path, world: World, origin: dict[str, Any]
     ) -> None:
-        self.backend, self.config, self.out, self.world, self.origin = backend, config, out, world, origin
+        self.backend, self.config, self.out, self.world, self.origin = (
+            backend,
+            config,
+            out,
+            world,
+            origin,
+        )
         if config.num_threads:
             torch.set_num_threads(config.num_threads)
         with world.lead_first():
@@ -133,7 +141,9 @@ class _Trainer:
         self.objective = world.wrap(backend.objective(self.model))
         self.optimizer = build_optimizer(config.optim, self.model)
         self.average = RunningAverage()
-        self.batches = backend.batches(rank=world.rank, world_size=world.size, num_updates=config.num_updates)
+        self.batches = backend.batches(
+            rank=world.rank, world_size=world.size, num_updates=config.num_updates
+        )
         self.update = 0
 
     def run(self, info: dict[str, Any]) -> Artifact:
@@ -277,7 +287,11 @@ class _Trainer:
                 kind="supernet",
                 config=self.origin["recipe"],
                 parent=self.origin["parent"],
-                metrics={"dev": figures, "updates": self.update, "skipped": self.optimizer.num_skipped},
+                metrics={
+                    "dev": figures,
+                    "updates": self.update,
+                    "skipped": self.optimizer.num_skipped,
+                },
                 info={"seed": self.config.seed, **info},
                 tensors=self.model.state_dict(),
                 write=self.backend.write_assets,
@@ -299,7 +313,9 @@ class _StopFlag:
 
     def __enter__(self) -> "_StopFlag":
         with contextlib.suppress(ValueError):  # only the main thread may set handlers
-            self._before = signal.signal(signal.SIGINT, signal.SIG_IGN if self._ignore else self._raise)
+            self._before = signal.signal(
+                signal.SIGINT, signal.SIG_IGN if self._ignore else self._raise
+            )
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -323,4 +339,3 @@ def _first_difference(a: Any, b: Any, where: str = "") -> str:  # noqa: ANN401 -
             if a.get(key) != b.get(key):
                 return _first_difference(a.get(key), b.get(key), f"{where}.{key}" if where else key)
     return f"{where.removeprefix('recipe.')}: {a!r} then, {b!r} now"
-

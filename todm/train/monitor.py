@@ -20,7 +20,13 @@ class Monitor:
 
     def __init__(self, directory: Path, total: int) -> None:
         from rich.console import Console
-        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+        from rich.progress import (
+            BarColumn,
+            MofNCompleteColumn,
+            Progress,
+            TextColumn,
+            TimeRemainingColumn,
+        )
 
         self._path = directory / METRICS
         self._total = total
@@ -44,7 +50,10 @@ class Monitor:
         return self
 
     def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
     ) -> None:
         self._bar.stop()
 
@@ -63,7 +72,9 @@ class Monitor:
             self._loss = f"loss {figures['loss']:.3f}"
         self._bar.update(self._task, completed=update, note=self._note())
         now = time.monotonic()
-        if not self._console.is_terminal and (now - self._spoken > _PLAIN_SECONDS or update == self._total):
+        if not self._console.is_terminal and (
+            now - self._spoken > _PLAIN_SECONDS or update == self._total
+        ):
             self._spoken = now
             pace = (now - self._started) / max(1, update - self._first)
             left = pace * (self._total - update)
@@ -112,14 +123,21 @@ def plot_curves(metrics: Path, out: Path) -> None:
     train = [r for r in rows if r["kind"] == "train"]
     evals = [r for r in rows if r["kind"] == "eval"]
     figure, axes = plt.subplots(2, 2, figsize=(11, 7), constrained_layout=True)
-    losses = [k for k in ("rnnt", "rnnt smallest", "ctc", "flat_start", "divergence") if any(k in r for r in train)]
+    losses = [
+        k
+        for k in ("rnnt", "rnnt smallest", "ctc", "flat_start", "divergence")
+        if any(k in r for r in train)
+    ]
     for name in losses:
         _line(axes[0, 0], train, name)
     axes[0, 0].set(title="loss per label (largest unless said)", yscale="log")
     for name in sorted({k for r in evals for k in r if k not in ("kind", "update")}):
         shown = [r for r in evals if name in r]
         axes[0, 1].plot(
-            [r["update"] for r in shown], [100 * r[name]["error"] for r in shown], marker=".", label=name
+            [r["update"] for r in shown],
+            [100 * r[name]["error"] for r in shown],
+            marker=".",
+            label=name,
         )
     axes[0, 1].set(title="dev WER, %", ylim=(0, 100))
     _line(axes[1, 0], train, "grad_norm")
@@ -142,4 +160,8 @@ def _line(axis: Any, rows: list[dict[str, Any]], name: str) -> None:  # noqa: AN
 
 def _clock(seconds: float) -> str:
     minutes, secs = divmod(int(seconds), 60)
-    return f"{minutes // 60}:{minutes % 60:02d}:{secs:02d}" if minutes >= 60 else f"{minutes}:{secs:02d}"
+    return (
+        f"{minutes // 60}:{minutes % 60:02d}:{secs:02d}"
+        if minutes >= 60
+        else f"{minutes}:{secs:02d}"
+    )

@@ -35,7 +35,11 @@ def helpers(num_processes: int, verb: Sequence[str], log_dir: Path) -> Iterator[
         yield
         return
     log_dir.mkdir(parents=True, exist_ok=True)
-    place = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(_free_port()), "WORLD_SIZE": str(num_processes)}
+    place = {
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": str(_free_port()),
+        "WORLD_SIZE": str(num_processes),
+    }
     started: list[subprocess.Popen[bytes]] = []
     os.environ.update(place, RANK="0")
     try:
@@ -43,7 +47,11 @@ def helpers(num_processes: int, verb: Sequence[str], log_dir: Path) -> Iterator[
             with (log_dir / f"process-{rank}.log").open("wb") as log:
                 command = [sys.executable, "-m", "todm.cli.main", *verb]
                 env = {**os.environ, "RANK": str(rank)}
-                started.append(subprocess.Popen(command, env=env, stdin=subprocess.DEVNULL, stdout=log, stderr=log))
+                started.append(
+                    subprocess.Popen(
+                        command, env=env, stdin=subprocess.DEVNULL, stdout=log, stderr=log
+                    )
+                )
         yield
     except RuntimeError as error:  # what gloo raises when a peer is gone
         gone = [rank for rank, process in enumerate(started, 1) if process.poll()]
@@ -74,7 +82,9 @@ class World:
         self.rank = int(os.environ.get("RANK", "0"))
         self.size = int(os.environ.get("WORLD_SIZE", "1"))
         local = int(os.environ.get("LOCAL_RANK", "0"))
-        self.device = torch.device("cuda", local) if torch.cuda.is_available() else torch.device("cpu")
+        self.device = (
+            torch.device("cuda", local) if torch.cuda.is_available() else torch.device("cpu")
+        )
 
     @contextlib.contextmanager
     def joined(self) -> Iterator["World"]:

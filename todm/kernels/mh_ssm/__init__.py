@@ -36,7 +36,9 @@ class Ssm(NamedTuple):
     skip_H: Tensor
 
 
-def discretise(log_dt_H: Tensor, log_neg_re_HN: Tensor, im_HN: Tensor, c_HN2: Tensor, skip_H: Tensor) -> Ssm:
+def discretise(
+    log_dt_H: Tensor, log_neg_re_HN: Tensor, im_HN: Tensor, c_HN2: Tensor, skip_H: Tensor
+) -> Ssm:
     """Zero-order hold of the continuous model (lambda, B = 1, C) with step dt, per head.
 
     lambda = -exp(log_neg_re) + i im;  a = exp(dt lambda);  g = 2 C (a - 1) / lambda. The factor 2
@@ -87,7 +89,9 @@ def mh_ssm(
         ValueError: shapes that do not belong together, or a state given with `reverse` or `reset`.
     """
     if u_HTBP.dim() != 4 or u_HTBP.shape[0] != ssm.skip_H.shape[0]:
-        raise ValueError(f"u is {tuple(u_HTBP.shape)} for {ssm.skip_H.shape[0]} heads: [H, T, B, P] is needed")
+        raise ValueError(
+            f"u is {tuple(u_HTBP.shape)} for {ssm.skip_H.shape[0]} heads: [H, T, B, P] is needed"
+        )
     if reset and u_HTBP.shape[1] % reset:
         raise ValueError(f"{u_HTBP.shape[1]} frames are no multiple of the reset period {reset}")
     if state_H2NBP is not None and (reverse or reset):

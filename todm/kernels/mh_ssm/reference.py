@@ -19,7 +19,9 @@ def run(
     )
     x = zero
     if state_H2NBP is not None:
-        x = torch.complex(state_H2NBP[:, :num_modes].contiguous(), state_H2NBP[:, num_modes:].contiguous())
+        x = torch.complex(
+            state_H2NBP[:, :num_modes].contiguous(), state_H2NBP[:, num_modes:].contiguous()
+        )
     ys: list[Tensor] = [zero.real] * num_frames
     for t in reversed(range(num_frames)) if reverse else range(num_frames):
         if reset and t % reset == (reset - 1 if reverse else 0):

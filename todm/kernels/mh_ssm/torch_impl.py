@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F  # noqa: N812 - torch's own custom
+from torch.nn import functional as F
 
 from todm.kernels.mh_ssm import Ssm
 
@@ -37,7 +37,7 @@ class Operators(NamedTuple):
 
 
 def powers(ssm: Ssm, exponents: Tensor) -> tuple[Tensor, Tensor]:
-    """a to each of the exponents: real and imaginary parts, [H, N, *exponents.shape]."""
+    """A to each of the exponents: real and imaginary parts, [H, N, *exponents.shape]."""
     shape = (*ssm.angle_HN.shape, *(1,) * exponents.dim())
     size = (ssm.log_decay_HN.reshape(shape) * exponents).exp()
     angle = ssm.angle_HN.reshape(shape) * exponents
@@ -98,7 +98,7 @@ def run(
 
 def _independent(u_HTBP: Tensor, inner_HLL: Tensor, *, reverse: bool) -> Tensor:
     """Blocks of L frames that know nothing of each other. Reversed, a Toeplitz matrix is transposed."""
-    heads, num_frames, batch, channels = u_HTBP.shape
+    _, num_frames, batch, channels = u_HTBP.shape
     length = inner_HLL.shape[1]
     matrix = (inner_HLL.transpose(1, 2) if reverse else inner_HLL).to(u_HTBP.dtype)
     if num_frames != length:
@@ -122,13 +122,19 @@ def _blocks(u_HTBP: Tensor, ssm: Ssm, state_H2NBP: Tensor | None) -> tuple[Tenso
     """
     heads, num_frames, batch, channels = u_HTBP.shape
     num_modes, dtype = ssm.angle_HN.shape[1], u_HTBP.dtype
-    count = math.ceil(num_frames / _BLOCK) if isinstance(num_frames, int) else -(-num_frames // _BLOCK)
+    count = (
+        math.ceil(num_frames / _BLOCK) if isinstance(num_frames, int) else -(-num_frames // _BLOCK)
+    )
     padding = count * _BLOCK - num_frames
     u = F.pad(u_HTBP, (0, 0, 0, 0, 0, padding))
     u = u.reshape(heads, count, _BLOCK, batch * channels)
     ops = operators(ssm, _BLOCK)
     written = ops.write_H2NL.to(dtype).unsqueeze(1) @ u
-    first = torch.zeros_like(written[:, :1]) if state_H2NBP is None else state_H2NBP.flatten(2).unsqueeze(1)
+    first = (
+        torch.zeros_like(written[:, :1])
+        if state_H2NBP is None
+        else state_H2NBP.flatten(2).unsqueeze(1)
+    )
     sources = torch.cat([first.to(dtype), written], 1)
     entering = _carry(ssm, sources, num_modes)
     y = ops.inner_HLL.to(dtype).unsqueeze(1) @ u + ops.read_HL2N.to(dtype).unsqueeze(1) @ entering
@@ -149,7 +155,9 @@ def _carry(ssm: Ssm, sources_HC2NR: Tensor, num_modes: int) -> Tensor:
     return state.transpose(1, 2)
 
 
-def _last_state(ssm: Ssm, u_HCLR: Tensor, entering_HC2NR: Tensor, num_frames: int, batch: int) -> Tensor:
+def _last_state(
+    ssm: Ssm, u_HCLR: Tensor, entering_HC2NR: Tensor, num_frames: int, batch: int
+) -> Tensor:
     """The state after the last true frame, which may lie inside the last block."""
     heads, count, _, width = u_HCLR.shape
     rest = num_frames - (count - 1) * _BLOCK
