@@ -15,7 +15,7 @@ import shutil
 from collections.abc import Callable, Mapping
 from importlib import metadata
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from todm.errors import ArtifactError
 
@@ -67,7 +67,7 @@ class Artifact:
             ArtifactError: the weights cannot be read.
         """
         from safetensors import SafetensorError
-        from safetensors.torch import load_file
+        from safetensors.torch import load_file  # pyright: ignore[reportUnknownVariableType]
 
         try:
             return load_file(self.file(WEIGHTS))
@@ -117,7 +117,7 @@ def save(
     temporary.mkdir()
     try:
         if tensors is not None:
-            from safetensors.torch import save_file
+            from safetensors.torch import save_file  # pyright: ignore[reportUnknownVariableType]
 
             save_file(
                 {k: v.detach().cpu().contiguous() for k, v in tensors.items()}, temporary / WEIGHTS
@@ -175,23 +175,24 @@ def _read_manifest(path: Path) -> tuple[str, dict[str, Any]]:
     damaged = ArtifactError(f"{path}/{MANIFEST} is damaged: make the artifact again")
     try:
         text = (path / MANIFEST).read_text(encoding="utf-8")
-        manifest = json.loads(text)
+        manifest: Any = json.loads(text)
     except OSError:
         raise ArtifactError(f"{path} is not an artifact: it has no {MANIFEST}") from None
     except ValueError:
         raise damaged from None
-    if not isinstance(manifest, dict) or not all(
-        isinstance(manifest.get(name), kind) for name, kind in _FIELDS.items()
-    ):
+    if not isinstance(manifest, dict):
         raise damaged
-    if manifest["format_version"] != FORMAT_VERSION:
+    fields = cast("dict[str, Any]", manifest)
+    if not all(isinstance(fields.get(name), kind) for name, kind in _FIELDS.items()):
+        raise damaged
+    if fields["format_version"] != FORMAT_VERSION:
         raise ArtifactError(
-            f"{path} has format {manifest['format_version']}, this todm reads {FORMAT_VERSION}"
+            f"{path} has format {fields['format_version']}, this todm reads {FORMAT_VERSION}"
         )
-    entries = manifest["files"].values()
-    if not all(isinstance(e, dict) and {"bytes", "sha256"} <= e.keys() for e in entries):
+    entries: list[Any] = list(fields["files"].values())
+    if not all(isinstance(e, dict) and "bytes" in e and "sha256" in e for e in entries):
         raise damaged
-    return text, manifest
+    return text, fields
 
 
 def write_text(path: Path, text: str) -> None:

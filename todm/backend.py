@@ -21,7 +21,7 @@ class Port:
 
     name: str
     example: Tensor
-    dynamic: Mapping[int, str] = dataclasses.field(default_factory=dict)
+    dynamic: Mapping[int, str] = dataclasses.field(default_factory=dict[int, str])
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -40,7 +40,7 @@ class Graph:
     module: nn.Module
     inputs: tuple[Port, ...]
     outputs: tuple[Port, ...]
-    metadata: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    metadata: Mapping[str, str] = dataclasses.field(default_factory=dict[str, str])
 
 
 class Batches(Protocol):

@@ -26,7 +26,7 @@ class Config:
         return {f.name: _plain(getattr(self, f.name)) for f in dataclasses.fields(self)}
 
     @classmethod
-    def from_json(cls, data: dict[str, Any], *, where: str = "") -> Self:
+    def from_json(cls, data: Any, *, where: str = "") -> Self:
         """The inverse of `to_json`. Missing keys take their default.
 
         Raises:
@@ -34,18 +34,19 @@ class Config:
         """
         if not isinstance(data, dict):
             raise ConfigError(f"{where or cls.__name__} must be a table of settings, not {data!r}")
+        table = typing.cast("dict[str, Any]", data)
         hints = typing.get_type_hints(cls)
         known = [f.name for f in dataclasses.fields(cls)]
-        for key in data:
+        for key in table:
             if key not in known:
                 raise ConfigError(_unknown(key, known, where))
-        values = {k: _convert(v, hints[k], f"{where}{k}") for k, v in data.items()}
+        values = {k: _convert(v, hints[k], f"{where}{k}") for k, v in table.items()}
         try:
             return cls(**values)
         except TypeError as error:
             raise ConfigError(f"{where or cls.__name__}: {error}") from None
 
-    def replace(self, **changes: Any) -> Self:  # noqa: ANN401 - any field
+    def replace(self, **changes: Any) -> Self:
         """A copy with some fields changed; checked as if built anew."""
         return dataclasses.replace(self, **changes)
 
@@ -80,13 +81,13 @@ def _unknown(key: str, known: list[str], where: str) -> str:
     return f"unknown setting {where + key!r}: {hint}"
 
 
-def _plain(value: object) -> Any:  # noqa: ANN401 - JSON
+def _plain(value: Any) -> Any:
     if isinstance(value, Config):
         return value.to_json()
     if isinstance(value, (tuple, list)):
-        return [_plain(v) for v in value]
+        return [_plain(v) for v in typing.cast("list[Any]", value)]
     if isinstance(value, dict):
-        return {str(k): _plain(v) for k, v in value.items()}
+        return {str(k): _plain(v) for k, v in typing.cast("dict[Any, Any]", value).items()}
     return value
 
 
@@ -97,7 +98,7 @@ def _parse(text: str) -> object:
         return text
 
 
-def _convert(value: object, hint: Any, where: str) -> Any:  # noqa: ANN401 - JSON
+def _convert(value: Any, hint: Any, where: str) -> Any:
     """`value` (from JSON) as the annotated type `hint`."""
     origin, args = typing.get_origin(hint), typing.get_args(hint)
     if origin in (typing.Union, types.UnionType):
@@ -113,13 +114,14 @@ def _convert(value: object, hint: Any, where: str) -> Any:  # noqa: ANN401 - JSO
     if origin is dict:
         if not isinstance(value, dict):
             raise ConfigError(f"{where} is {value!r}: a table is needed")
-        return {k: _convert(v, args[1], f"{where}.{k}") for k, v in value.items()}
+        table = typing.cast("dict[str, Any]", value)
+        return {k: _convert(v, args[1], f"{where}.{k}") for k, v in table.items()}
     if isinstance(hint, type) and issubclass(hint, Config):
         return hint.from_json(value, where=f"{where}.")  # pyright: ignore[reportArgumentType]
     return _scalar(value, hint, where)
 
 
-def _convert_tuple(value: object, args: tuple[Any, ...], where: str) -> tuple[Any, ...]:
+def _convert_tuple(value: Any, args: tuple[Any, ...], where: str) -> tuple[Any, ...]:
     if not isinstance(value, (list, tuple)):
         raise ConfigError(f"{where} is {value!r}: a list is needed, such as [1, 2]")
     items: list[Any] = list(value)  # pyright: ignore[reportUnknownArgumentType]
@@ -129,7 +131,7 @@ def _convert_tuple(value: object, args: tuple[Any, ...], where: str) -> tuple[An
     return tuple(_convert(v, k, where) for v, k in zip(items, kinds, strict=True))
 
 
-def _scalar(value: object, hint: type, where: str) -> object:
+def _scalar(value: Any, hint: Any, where: str) -> object:
     if hint is float and isinstance(value, int) and not isinstance(value, bool):
         return float(value)
     if isinstance(value, hint) and not (hint is int and isinstance(value, bool)):

@@ -44,8 +44,6 @@ class EncoderConfig(Config):
         dropout_rule: how dropout follows the width.
         step_range: time steps of the forward heads, from slow to fast.
         backward_step_range: time steps of the backward heads.
-        ssm_init: `lag` starts every head as a smooth window a few steps back, so that a new mixer
-            is a bank of local filters at many scales; `random` is S4D-Lin's normal draw.
     """
 
     d_model: int = 128
@@ -59,7 +57,6 @@ class EncoderConfig(Config):
     dropout_rule: Literal["adaptive", "constant", "off_for_students"] = "adaptive"
     step_range: tuple[float, float] = (4e-3, 6e-2)
     backward_step_range: tuple[float, float] = (1e-2, 6e-2)
-    ssm_init: Literal["lag", "random"] = "lag"
 
     def __post_init__(self) -> None:
         if len(self.ffn) != len(self.pairs) or not self.ffn:
@@ -151,7 +148,7 @@ class Mixer(nn.Module):
             : self.directions, None
         ]  # one of the directions is enough
         self.skip = _plain_adam(direct.expand(shape).clone())
-        self.c = nn.Parameter(_initial_output(config, self.log_dt, self.log_neg_re, self.im))
+        self.c = nn.Parameter(torch.randn(*shape, config.state, 2) / math.sqrt(2))
         # Chosen so that a mixer, as an FFN, starts at about half the scale of its input.
         nn.init.normal_(self.w_in.weight, std=config.d_model**-0.5)
         nn.init.normal_(self.w_out.weight, std=(pairs * width) ** -0.5)
@@ -347,30 +344,6 @@ def _initial_steps(config: EncoderConfig, pairs: int, stages: int) -> Tensor:
     ]
     rows = [math.log(low) + at * (math.log(high) - math.log(low)) for low, high in ranges]
     return torch.stack(rows).expand(stages, -1, -1).clone()
-
-
-@torch.no_grad()
-def _initial_output(
-    config: EncoderConfig, log_dt: Tensor, log_neg_re: Tensor, im: Tensor
-) -> Tensor:
-    """C of every head, [stages, directions, H, N, 2].
-
-    With gains g_n = exp(-i omega_n tau) the modes of S4D-Lin add up to a window around lag tau whose
-    width is 1 / (N dt) frames: one frame for the fastest heads. Windows are scaled by their sum, since
-    neighbouring frames are alike and a slow head would otherwise drown the others. C = g / (2 B).
-    """
-    if config.ssm_init == "random":
-        return torch.randn(*im.shape, 2) / math.sqrt(2)
-    dt = log_dt.double().exp().unsqueeze(-1)
-    pole = torch.complex(-log_neg_re.double().exp(), im.double())
-    transition = torch.exp(dt * pole)
-    lag = 3 * torch.rand(dt.shape, dtype=torch.float64) / (config.state * dt)
-    gain = torch.exp(-1j * im * dt * lag)
-    gain[..., 0] /= 2  # the other modes stand for themselves and their conjugates
-    steps = torch.arange(400, dtype=torch.float64)
-    kernel = (gain.unsqueeze(-1) * transition.unsqueeze(-1) ** steps).real.sum(-2)
-    gain = 2 * gain / kernel.abs().sum(-1, keepdim=True)
-    return torch.view_as_real(gain * pole / (2 * (transition - 1))).float()
 
 
 def _bit_reversed(count: int) -> list[int]:

@@ -57,9 +57,10 @@ class StreamingEncoder(nn.Module):
         if chunk < 1:
             raise ValueError("a streaming encoder needs a chunk of at least one frame")
         self.chunk, self.model = chunk, model
-        self.mixers = nn.ModuleList(StreamingMixer(b.mixer, chunk) for b in self._blocks())
-        self.shapes = [m.state_shape for m in self.mixers for _ in range(Mixer.STAGES)]
-        self.sizes = [h * n * p for h, n, p in self.shapes]
+        mixers = [StreamingMixer(b.mixer, chunk) for b in self._blocks()]
+        self.mixers = nn.ModuleList(mixers)
+        self.shapes = [m.state_shape for m in mixers for _ in range(Mixer.STAGES)]
+        self.sizes: list[int] = [h * n * p for h, n, p in self.shapes]
         self.history = model.encoder.subsampling.history
 
     def _blocks(self) -> list[Block]:

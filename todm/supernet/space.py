@@ -99,6 +99,9 @@ class SearchSpace:
         if depth not in self.config.depths:
             raise ConfigError(f"depth {depth} is not in the space: {self.config.depths}")
         for name, allowed in self.config.widths.items():
+            if name not in widths:
+                needed = ", ".join(self.config.widths)
+                raise ConfigError(f"widths of {name!r} are missing: {needed} are needed")
             if len(widths[name]) != depth or not set(widths[name]) <= set(allowed):
                 raise ConfigError(f"widths {name}={widths[name]} are not in the space: {allowed}")
         names = self.config.widths
@@ -137,7 +140,7 @@ class SearchSpace:
         names = list(self.config.widths)
         for depth in self.config.depths:
             for index in range(math.prod(len(self.config.widths[n]) for n in names)):
-                widths = {}
+                widths: dict[str, int] = {}
                 for name in names:
                     index, at = divmod(index, len(self.config.widths[name]))
                     widths[name] = self.config.widths[name][at]
@@ -158,7 +161,8 @@ def _removal_order(num_blocks: int, order: str) -> list[int]:
     """
     if order == "first":
         return list(range(num_blocks - 1, 0, -1))
-    kept, removed = list(range(num_blocks)), []
+    kept = list(range(num_blocks))
+    removed: list[int] = []
     while len(kept) > 2:
 
         def cost(block: int) -> tuple[int, int, float]:

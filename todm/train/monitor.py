@@ -7,6 +7,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
+from todm.artifact import write_text
+
 METRICS = "metrics.jsonl"
 CURVES = "curves.png"
 _PLAIN_SECONDS = 20.0
@@ -61,9 +63,14 @@ class Monitor:
         """Forget metrics that lie beyond the checkpoint training goes on from."""
         self._first = update
         self._started = time.monotonic()
-        kept = [row for row in read_metrics(self._path) if row["update"] <= update]
-        self._path.write_text("".join(json.dumps(row) + "\n" for row in kept))
+        kept = [row for row in read_metrics(self._path) if self._stands(row, update)]
+        write_text(self._path, "".join(json.dumps(row) + "\n" for row in kept))
         self._bar.update(self._task, completed=update)
+
+    def _stands(self, row: Mapping[str, Any], update: int) -> bool:
+        """Whether a row was written before the checkpoint; the last evaluation comes after the last one."""
+        final = row["kind"] == "eval" and row["update"] == self._total
+        return row["update"] <= update and not final
 
     def trained(self, update: int, figures: Mapping[str, Any] | None = None) -> None:
         """After an update; `figures` only when it is to be logged."""

@@ -9,7 +9,7 @@ the op exports to ONNX. README.md has the maths of the chunked form.
 Letters: H heads, T frames, B sequences, P channels per head, N complex modes, L frames of a block.
 """
 
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 from torch import Tensor
 
@@ -54,8 +54,9 @@ def discretise(
     dt = log_dt_H.exp().unsqueeze(-1)
     re, im = -log_neg_re_HN.exp(), im_HN
     log_decay, angle = re * dt, im * dt
-    size = log_decay.exp()
-    num_re, num_im = size * angle.cos() - 1, size * angle.sin()
+    # a - 1 without the cancellation of small steps: expm1(x) cos y - 2 sin(y / 2)^2.
+    num_re = log_decay.expm1() * angle.cos() - 2 * (angle / 2).sin().square()
+    num_im = log_decay.exp() * angle.sin()
     scale = 2 / (re * re + im * im)
     b_re = (num_re * re + num_im * im) * scale
     b_im = (num_im * re - num_re * im) * scale
@@ -70,7 +71,7 @@ def mh_ssm(
     state_H2NBP: Tensor | None = None,
     reverse: bool = False,
     reset: int = 0,
-    impl: Literal["reference"] | None = None,
+    impl: str | None = None,
 ) -> tuple[Tensor, Tensor | None]:
     """Run the recurrence over a whole sequence.
 
