@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from todm.asr.augment import AugmentConfig, Augmenter, join_pairs, mask, noise_of_store, white_noise
-from todm.asr.data import Batch, generator, pad_targets
+from todm.asr.data import Batch, from_store, generator, pad_targets
 from todm.asr.features import PADDING, SILENCE_FLOOR, fbank
 from todm.errors import ConfigError
 
@@ -222,3 +222,18 @@ def test_warped_time_keeps_both_ends(batch):
 def test_settings_are_checked(settings):
     with pytest.raises(ConfigError):
         AugmentConfig(**settings)
+
+
+def test_utterances_without_speech_have_nothing_to_recognise(tiny_store, encode):
+    batch = from_store(tiny_store, [0, 1, 2], [encode(u.text) for u in tiny_store.utterances[:3]])
+    config = AugmentConfig(no_speech_prob=1.0, join_prob=0, spec_prob=0, noise_prob=0)
+    out = Augmenter(config, mean_F=tiny_store.mean_F)(batch, generator(1))
+    assert out.target_lens_B.tolist() == [0, 0, batch.target_lens_B[2]]
+    assert out.texts == ["", "", batch.texts[2]]
+    inside = out.features_BTF[0, : int(out.feature_lens_B[0])]
+    assert inside.isfinite().all()
+    assert inside.mean() < batch.features_BTF[0, : int(batch.feature_lens_B[0])].mean()
+    kept = Augmenter(config.replace(no_speech_prob=0.0), mean_F=tiny_store.mean_F)(
+        batch, generator(1)
+    )
+    assert kept.target_lens_B.tolist() == batch.target_lens_B.tolist()

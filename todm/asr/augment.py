@@ -44,6 +44,8 @@ class AugmentConfig(Config):
         max_tail: greatest silence after the speech, in frames.
         max_offset: greatest silence before the speech, in frames; one chunk of 640 ms is 64.
         digital_prob: share of silences that are digital; the others are the utterance's own noise.
+        no_speech_prob: share of utterances that become noise or digital silence, with nothing to
+            recognise in them: without any, a transducer finds words in both.
         join_prob: share of batches in which utterances are joined two by two.
         spec_prob: share of batches with masks.
         num_freq_masks: masks over bins, per utterance.
@@ -60,6 +62,7 @@ class AugmentConfig(Config):
     max_tail: int = 130
     max_offset: int = 64
     digital_prob: float = 0.5
+    no_speech_prob: float = 0.0
     join_prob: float = 0.15
     spec_prob: float = 0.9
     num_freq_masks: int = 2
@@ -70,7 +73,14 @@ class AugmentConfig(Config):
     warp_frames: int = 0
 
     def __post_init__(self) -> None:
-        for name in ("noise_prob", "digital_prob", "join_prob", "spec_prob", "time_mask_share"):
+        for name in (
+            "noise_prob",
+            "no_speech_prob",
+            "digital_prob",
+            "join_prob",
+            "spec_prob",
+            "time_mask_share",
+        ):
             if not 0 <= getattr(self, name) <= 1:
                 raise ConfigError(f"{name} is {getattr(self, name)}: a share from 0 to 1 is needed")
         for name in ("gain_db", "snr_db"):
@@ -112,6 +122,13 @@ class Augmenter:
         features_BTF, speech_lens_B = batch.features_BTF, batch.feature_lens_B
         if config.warp_frames:
             features_BTF = _warp(features_BTF, speech_lens_B, config.warp_frames, draw)
+        removed = torch.nonzero(draw.uniform(len(batch)) < config.no_speech_prob).flatten()
+        removed = removed[: len(batch) - 1]  # a loss per label needs one
+        if len(removed):
+            features_BTF = features_BTF.index_copy(
+                0, removed, self._noise(len(removed), features_BTF.shape[1], draw)
+            )
+            batch = without_speech(batch, removed.tolist())
         features_BTF, lens_B, digital = _add_silence(features_BTF, speech_lens_B, config, draw)
         noisy = torch.nonzero(draw.uniform(len(batch)) < config.noise_prob).flatten()
         if len(noisy):
@@ -130,6 +147,15 @@ class Augmenter:
             masks = {"mean_F": self._mean_F, "config": config, "generator": generator}
             mask(batch.features_BTF, batch.feature_lens_B, **masks)
         return batch
+
+    def _noise(self, num: int, num_frames: int, draw: "_Draw") -> Tensor:
+        """Noise of random colour at -75 to -20 dB, or digital silence: [num, num_frames, F]."""
+        rows = draw.integers(num, len(self._noise_NF))[:, None] + torch.arange(num_frames)
+        noise_BTF = self._noise_NF[rows % len(self._noise_NF)]
+        level_B = draw.uniform(num, -75.0, -20.0) * _NATS_PER_DB
+        level_B[draw.uniform(num) < self._config.digital_prob] = -100.0  # far below the floor
+        noise_BTF = noise_BTF + (_random_spectra(num, draw) + level_B[:, None])[:, None]
+        return noise_BTF.clamp_(min=SILENCE_FLOOR)
 
     def _mix(
         self, speech_BTF: Tensor, lens_B: Tensor, speech_lens_B: Tensor, draw: "_Draw"
@@ -187,6 +213,16 @@ def noise_of_store(store: FeatureStore, *, max_frames: int = 360_000) -> Tensor:
         found.append(frames_TF - frames_TF.exp().sum(1).mean().log())
         total += len(frames_TF)
     return torch.cat([f.reshape(-1, NUM_BINS) for f in found])
+
+
+def without_speech(batch: Batch, rows: list[int]) -> Batch:
+    """The batch with nothing to recognise in some of its utterances."""
+    targets = [[] if i in rows else t for i, t in enumerate(batch.targets)]
+    targets_BU, target_lens_B = pad_targets(targets)
+    texts = ["" if i in rows else text for i, text in enumerate(batch.texts)]
+    return dataclasses.replace(
+        batch, targets_BU=targets_BU, target_lens_B=target_lens_B, texts=texts
+    )
 
 
 def join_pairs(batch: Batch) -> Batch:

@@ -22,8 +22,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         nargs="?",
         help="directory that  todm prepare  wrote (default: the one trained on)",
     )
-    parser.add_argument("--split", choices=("train", "dev", "test"), default="test")
-    parser.add_argument("--search", choices=("greedy", "beam"), default="greedy")
+    parser.add_argument(
+        "--split", choices=("train", "dev", "test"), default="test", help="default: test"
+    )
+    parser.add_argument(
+        "--search", choices=("greedy", "beam"), default="greedy", help="beam keeps 4 hypotheses"
+    )
     parser.add_argument("--limit", type=int, default=0, help="at most this many utterances; 0: all")
     parser.add_argument("--out", type=Path, help="directory for figures and alignments")
 

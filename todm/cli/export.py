@@ -14,7 +14,12 @@ if TYPE_CHECKING:
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Flags of the verb."""
     parser.add_argument("subnet", type=Path, help="directory that  todm extract-subnet  wrote")
-    parser.add_argument("--target", choices=("onnx", "sherpa-onnx"), default="sherpa-onnx")
+    parser.add_argument(
+        "--target",
+        choices=("onnx", "sherpa-onnx"),
+        default="sherpa-onnx",
+        help="the same files; sherpa-onnx is verified in sherpa-onnx too (default)",
+    )
     parser.add_argument("--out", type=Path, required=True, help="directory of the bundle")
     parser.add_argument("--no-int8", action="store_true", help="leave the int8 forms out")
     parser.add_argument(

@@ -25,6 +25,9 @@ VERBS = {
     "transcribe": ("todm.cli.transcribe", "bundle + audio files -> text, without torch"),
     "report": ("todm.cli.report", "table and plot of every bundle of a run"),
 }
+# Read by torch when a verb imports it. Threads that wait busily for each other make a step many times
+# slower when a core is shared; DistributedDataParallel warns when, in a step, no parameter is unused.
+_ENVIRONMENT = {"OMP_WAIT_POLICY": "PASSIVE", "TORCH_CPP_LOG_LEVEL": "ERROR"}
 _TRAIN = (
     "espeakng_loader", "lhotse", "matplotlib", "onnx", "onnxscript", "safetensors", "scipy",
     "sentencepiece", "sherpa_onnx", "torch", "torchaudio", "triton", "urllib3",
@@ -47,6 +50,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         The exit status.
     """
     arguments = sys.argv[1:] if argv is None else list(argv)
+    for name, value in _ENVIRONMENT.items():
+        os.environ.setdefault(name, value)
     try:
         status = _run(arguments)
         sys.stdout.flush()

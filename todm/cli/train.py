@@ -2,7 +2,6 @@
 
 import argparse
 import json
-import os
 from pathlib import Path
 
 from todm.cli.progress import progress_report
@@ -24,10 +23,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Train, or say that it is done."""
-    # Threads that wait busily for each other make a step many times slower when a core is shared.
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-    # DistributedDataParallel warns that no parameter is unused while the largest net trains alone.
-    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
     from todm import artifact
     from todm.asr.backend import AsrBackend
     from todm.errors import ConfigError

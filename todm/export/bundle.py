@@ -38,7 +38,7 @@ class ExportConfig(Config):
     """What a bundle holds.
 
     Attributes:
-        target: `onnx` is the graphs; `sherpa-onnx` adds offline forms, and is checked in sherpa-onnx.
+        target: the files are the same; `sherpa-onnx` is checked in sherpa-onnx too.
         int8: write int8 forms of all graphs.
         old_x86: write an int8 encoder of 7-bit weights, for x86 processors without VNNI.
         tail_seconds: silence fed after speech; from the chunk's length if None.
@@ -157,7 +157,7 @@ class _Job:
         steps: list[Callable[[], object]] = [
             lambda: self._write_graphs(folder),
             lambda: self._write_int8(folder),
-            lambda: self._write_offline(folder) if in_sherpa else None,
+            lambda: self._write_offline(folder),
             lambda: verify(
                 list(self._graphs.values()), bundle, self._sample.samples_S, in_sherpa=in_sherpa
             ),

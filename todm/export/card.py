@@ -81,14 +81,14 @@ def card(
         reference: what is said in it, if known.
     """
     best = best_int8(bundle) if "int8" in figures["runtime"] else "fp32"
-    offline = bundle.has_offline()
+    offline, in_sherpa = bundle.has_offline(), bundle.info["target"] == "sherpa-onnx"
     return _CARD.format(
         chunk_ms=round(1000 * bundle.info["chunk_seconds"]),
         rows="\n".join(_rows(figures)),
         choice=_choice(figures),
         tail=bundle.tail_seconds,
         offline_tail="The offline encoder adds it by itself." if offline else "",
-        sherpa=_SHERPA.format(tail=bundle.tail_seconds, **graph_files(best)) if offline else "",
+        sherpa=_SHERPA.format(tail=bundle.tail_seconds, **graph_files(best)) if in_sherpa else "",
         text=expected["fp32"]["streaming"]["text"],
         reference=f" (said was: {reference!r})" if reference is not None else "",
         checks="\n".join(f"- {name}: {value:.2g}" for name, value in figures["checks"].items()),
