@@ -117,11 +117,11 @@ def save(
     temporary.mkdir()
     try:
         if tensors is not None:
-            from safetensors.torch import save_file  # pyright: ignore[reportUnknownVariableType]
+            # Not its save_file, whose errors on a full disk are no OSError.
+            from safetensors.torch import save as serialise
 
-            save_file(
-                {k: v.detach().cpu().contiguous() for k, v in tensors.items()}, temporary / WEIGHTS
-            )
+            weights = {k: v.detach().cpu().contiguous() for k, v in tensors.items()}
+            (temporary / WEIGHTS).write_bytes(serialise(weights))
         if write is not None:
             write(temporary)
         manifest = {

@@ -57,19 +57,27 @@ todm() { "$bin/todm" "$@"; }
 
 # What a device may hold, in parameters: a name and a budget for each subnet.
 case $config in
-  debug) budgets=(large=0.2M medium=0.15M small=0.11M) ;;
+  debug) budgets=(large=0.2M medium=0.15M small=0.12M) ;;
   commands) budgets=(large=0.65M medium=0.4M small=0.205M) ;;
   clean100) budgets=(large=9M medium=5M small=3M) ;;
   full960) budgets=(large=43M medium=20M small=10M) ;;
 esac
 
-todm prepare --config "$config" ${data:+--data "$data"} --out "$run/corpus" "${settings[@]}"
-todm train "$run/corpus" --config "$config" --out "$run" "${settings[@]}"
+# Of a whole LibriSpeech directory, clean100 takes the 100 clean hours.
+splits=()
+if [ "$config" = clean100 ] && [ -d "$data/train-clean-100" ]; then
+  splits=(--split train-clean-100=train --split dev-clean=dev --split test-clean=test)
+fi
+
+todm prepare --config "$config" ${data:+--data "$data"} --out "$run/corpus" \
+  ${splits[@]+"${splits[@]}"} ${settings[@]+"${settings[@]}"}
+todm train "$run/corpus" --config "$config" --out "$run" ${settings[@]+"${settings[@]}"}
 for entry in "${budgets[@]}"; do
   name=${entry%%=*}
   todm extract-subnet "$run/supernet" --budget "${entry#*=}" --corpus "$run/corpus" \
     --out "$run/subnets/$name"
-  todm export "$run/subnets/$name" --target sherpa-onnx --out "$run/bundles/$name"
+  todm export "$run/subnets/$name" --target sherpa-onnx --corpus "$run/corpus" \
+    --out "$run/bundles/$name"
   todm evaluate "$run/bundles/$name" "$run/corpus" --out "$run/evaluation/$name"
 done
 todm report "$run"

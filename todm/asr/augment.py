@@ -151,7 +151,7 @@ class Augmenter:
     def _noise(self, num: int, num_frames: int, draw: "_Draw") -> Tensor:
         """Noise of random colour at -75 to -20 dB, or digital silence: [num, num_frames, F]."""
         rows = draw.integers(num, len(self._noise_NF))[:, None] + torch.arange(num_frames)
-        noise_BTF = self._noise_NF[rows % len(self._noise_NF)]
+        noise_BTF = self._noise_NF[rows % len(self._noise_NF)].log()
         level_B = draw.uniform(num, -75.0, -20.0) * _NATS_PER_DB
         level_B[draw.uniform(num) < self._config.digital_prob] = -100.0  # far below the floor
         noise_BTF = noise_BTF + (_random_spectra(num, draw) + level_B[:, None])[:, None]

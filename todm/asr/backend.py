@@ -20,7 +20,14 @@ from todm.asr.model import Rnnt, RnntConfig, extract
 from todm.asr.objective import ObjectiveConfig, RnntObjective, TrainingBatch
 from todm.asr.store import FeatureStore, Progress
 from todm.asr.streaming import Decoder, Joiner, StreamingEncoder
-from todm.asr.streams import BatchStream, Statistics, make_augmenter, open_stream, prepare_features
+from todm.asr.streams import (
+    BatchStream,
+    Statistics,
+    make_augmenter,
+    noise_store,
+    open_stream,
+    prepare_features,
+)
 from todm.asr.wer import Wer, bootstrap, score
 from todm.backend import Graph, Port
 from todm.config import Config
@@ -131,6 +138,8 @@ class AsrBackend:
             config=self.config.loader,
             progress=self._progress("train"),
         )
+        if self.config.noise:
+            noise_store(Path(self.config.noise), self._features("noise"))
         self.store("dev")
 
     def extract(self, model: nn.Module, subnet: Subnet) -> Rnnt:

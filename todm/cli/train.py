@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import os
 from pathlib import Path
 
 from todm.cli.progress import progress_report
@@ -25,6 +26,7 @@ def run(args: argparse.Namespace) -> int:
     """Train, or say that it is done."""
     from todm import artifact
     from todm.asr.backend import AsrBackend
+    from todm.asr.corpora.config import DataConfig
     from todm.errors import ConfigError
     from todm.recipe import named
     from todm.train.loop import SUPERNET, train
@@ -32,6 +34,10 @@ def run(args: argparse.Namespace) -> int:
 
     recipe = named(args.config).override(args.set)
     corpus = artifact.load(args.corpus, kind="corpus")
+    data = DataConfig.from_json(corpus.config, where="asr.data.")
+    recipe = recipe.replace(
+        asr=recipe.asr.replace(data=data)
+    )  # what the corpus was really made with
     config = json.loads(json.dumps(recipe.to_json()))
     if (args.out / SUPERNET / artifact.MANIFEST).is_file():
         done = artifact.load(args.out / SUPERNET, kind="supernet")
@@ -44,7 +50,10 @@ def run(args: argparse.Namespace) -> int:
         return 0
     with progress_report() as report:
         backend = AsrBackend(recipe.asr, corpus.path, corpus=corpus.path, report=report)
-        backend.prepare()
+        if (
+            "WORLD_SIZE" not in os.environ
+        ):  # with several processes the first goes first, in `train`
+            backend.prepare()
     info = {"corpus": str(corpus.path.absolute())}
     verb = ["train", str(args.corpus), "--config", args.config, "--out", str(args.out)]
     verb += [word for item in args.set for word in ("--set", item)]

@@ -4,6 +4,7 @@ A checkpoint is one file, written beside its place, synced and renamed; the last
 crash or a full disk never destroys the last good one. Read with `weights_only`, never unpickled.
 """
 
+import io
 import os
 import pickle
 from pathlib import Path
@@ -22,8 +23,10 @@ def write(directory: Path, update: int, state: dict[str, Any]) -> Path:
     path = directory / f"update-{update:08d}.pt"
     temporary = path.with_suffix(f".{os.getpid()}.tmp")
     try:
+        buffer = io.BytesIO()  # torch.save into a file says RuntimeError when the disk is full
+        torch.save(state, buffer)
         with temporary.open("wb") as handle:
-            torch.save(state, handle)
+            handle.write(buffer.getbuffer())
             handle.flush()
             os.fsync(handle.fileno())
         temporary.replace(path)

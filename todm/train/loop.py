@@ -115,7 +115,8 @@ def train(
         KeyboardInterrupt: after Ctrl-C, once a checkpoint is written.
     """
     with World().joined() as world:
-        trainer = _Trainer(backend, config, out, world, {"recipe": recipe, "parent": parent})
+        origin = {"recipe": recipe, "parent": parent, "num_processes": world.size}
+        trainer = _Trainer(backend, config, out, world, origin)
         return trainer.run(info or {})
 
 
@@ -138,7 +139,7 @@ class _Trainer:
             backend.prepare()
         torch.manual_seed(config.seed)
         self.model = backend.build(None).to(world.device)
-        self.objective = world.wrap(backend.objective(self.model))
+        self.objective = world.wrap(backend.objective(self.model).to(world.device))
         self.optimizer = build_optimizer(config.optim, self.model)
         self.average = RunningAverage()
         self.batches = backend.batches(

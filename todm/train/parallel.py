@@ -1,6 +1,7 @@
 """One process or several: torchrun's environment, helpers of our own, the wrapped objective."""
 
 import contextlib
+import datetime
 import os
 import socket
 import subprocess
@@ -54,6 +55,9 @@ def helpers(num_processes: int, verb: Sequence[str], log_dir: Path) -> Iterator[
                 )
         yield
     except RuntimeError as error:  # what gloo raises when a peer is gone
+        for process in started:
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                process.wait(5)
         gone = [rank for rank, process in enumerate(started, 1) if process.poll()]
         if not gone:
             raise
@@ -94,7 +98,10 @@ class World:
             return
         if self.device.type == "cuda":
             torch.cuda.set_device(self.device)
-        distributed.init_process_group("nccl" if self.device.type == "cuda" else "gloo")
+        # Features and the last evaluation are made by rank 0 alone, and may take hours.
+        distributed.init_process_group(
+            "nccl" if self.device.type == "cuda" else "gloo", timeout=datetime.timedelta(hours=24)
+        )
         try:
             yield self
         finally:
