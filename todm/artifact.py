@@ -57,7 +57,9 @@ class Artifact:
         """
         path = self.path / name
         if not path.is_file():
-            raise ArtifactError(f"{self.path} has no file {name!r}: make the artifact again")
+            raise ArtifactError(
+                f"{self.path} has no file {name!r}: remove it and run the command that makes it again"
+            )
         return path
 
     def tensors(self) -> "dict[str, torch.Tensor]":
@@ -172,7 +174,9 @@ def load(path: str | Path, *, kind: str | tuple[str, ...] | None = None) -> Arti
 
 def _read_manifest(path: Path) -> tuple[str, dict[str, Any]]:
     """The manifest as text and as a table with all its fields."""
-    damaged = ArtifactError(f"{path}/{MANIFEST} is damaged: make the artifact again")
+    damaged = ArtifactError(
+        f"{path}/{MANIFEST} is damaged: remove it and run the command that makes it again"
+    )
     try:
         text = (path / MANIFEST).read_text(encoding="utf-8")
         manifest: Any = json.loads(text)
@@ -210,10 +214,13 @@ def _check(root: Path, name: str, entry: Mapping[str, Any]) -> None:
             f"{root} names a file outside itself ({name!r}): it is not to be trusted"
         )
     if not file.is_file():
-        raise ArtifactError(f"{root} is incomplete: {name} is missing; make the artifact again")
+        raise ArtifactError(
+            f"{root} is incomplete: {name} is missing; remove it and run the command that makes it again"
+        )
     if file.stat().st_size != entry["bytes"] or _hash(file) != entry["sha256"]:
         raise ArtifactError(
-            f"{root} is damaged: {name} does not match its manifest; make the artifact again"
+            f"{root} is damaged: {name} does not match its manifest; remove it and run the command "
+            "that makes it again"
         )
 
 

@@ -9,7 +9,6 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
-import torch
 from torch import Tensor, nn
 
 from todm.supernet.space import SearchSpace, Subnet
@@ -75,6 +74,10 @@ class Backend(Protocol):
         """A new plain model of a subnet, or the supernet (None)."""
         ...
 
+    def deployed(self, subnet: Subnet) -> nn.Module:
+        """The plain model of a subnet with the constants it is exported with; its weights are `size`."""
+        ...
+
     def extract(self, model: nn.Module, subnet: Subnet) -> nn.Module:
         """A plain dense module whose outputs equal the supernet's with that subnet."""
         ...
@@ -104,13 +107,3 @@ class Backend(Protocol):
     def write_assets(self, directory: Path) -> None:
         """Put the files that travel with the weights (tokenizer, labels) into an artifact."""
         ...
-
-
-def num_params(model: nn.Module) -> int:
-    """Parameters of a module."""
-    return sum(p.numel() for p in model.parameters())
-
-
-def device_of(model: nn.Module) -> torch.device:
-    """The device of a module's first parameter."""
-    return next(model.parameters()).device

@@ -6,7 +6,7 @@ The one place where the settings of a modality and those of the stages come toge
 import dataclasses
 
 from todm.asr.augment import AugmentConfig
-from todm.asr.backend import AsrConfig
+from todm.asr.config import AsrConfig
 from todm.asr.corpora.config import DataConfig, RoomConfig
 from todm.asr.data import LoaderConfig
 from todm.asr.encoder import EncoderConfig

@@ -4,7 +4,8 @@ import pytest
 import torch
 
 from todm import artifact
-from todm.asr.backend import AsrBackend, AsrConfig
+from todm.asr.backend import AsrBackend
+from todm.asr.config import AsrConfig
 from todm.asr.encoder import EncoderConfig
 from todm.asr.loading import backend_of, check_numbers, load_model
 from todm.asr.model import RnntConfig
@@ -54,7 +55,7 @@ def test_a_model_comes_back_from_disk(save, which):
 
 def test_a_corpus_that_moved_is_named(save, tmp_path):
     found, _ = save(corpus=tmp_path / "gone")
-    with pytest.raises(ArtifactError, match=r"gone: give --corpus DIR"):
+    with pytest.raises(ArtifactError, match=r"gone any more: name a corpus"):
         backend_of(found)
     backend_of(found, with_data=False)
 

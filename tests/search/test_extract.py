@@ -27,7 +27,13 @@ def _difference(supernet, plain, subnet):
 
 
 def _extract(backend, supernet, out, budget, **more):
-    options = {"same": _difference, "num_candidates": 4, "limit": 5, **more}
+    options = {
+        "same": _difference,
+        "num_candidates": 4,
+        "limit": 5,
+        "asked": {"budget": budget},
+        **more,
+    }
     return extract_subnet(backend, supernet, parse(budget), out, **options)
 
 
@@ -45,7 +51,7 @@ def test_the_best_candidate_is_written_as_a_plain_model(make_backend, supernet, 
     assert found.parent == supernet.hash
     assert found.metrics["dev"] == {"error": 0.25}
     assert found.info["costs"]["params"] == sum(p.numel() for p in plain.parameters()) <= 60_000
-    assert found.info["budget"] == "60k"
+    assert found.info["asked"] == {"budget": "60k"}
     assert found.info["corpus"] == "/nowhere"
     rows = found.info["candidates"]
     assert rows[0]["subnet"] == found.info["subnet"]

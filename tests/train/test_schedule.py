@@ -1,7 +1,7 @@
 import pytest
 
 from todm.errors import ConfigError
-from todm.train.schedule import ScheduleConfig, eden, eden2, lr_factor, ramp
+from todm.train.schedule import ScheduleConfig, eden, eden2, lr_factor
 
 KINDS = ["eden", "eden2", "cosine", "linear"]
 
@@ -52,9 +52,3 @@ def test_runs_of_one_update_have_a_rate():
 def test_impossible_settings_are_refused(setting):
     with pytest.raises(ConfigError, match=next(iter(setting))):
         ScheduleConfig(**setting)
-
-
-def test_ramp():
-    assert [ramp(step, 10, 20) for step in (0, 10, 15, 20, 30)] == [0, 0, 0.5, 1, 1]
-    assert [ramp(step, 10, 10) for step in (9, 10)] == [0, 1]
-    assert ramp(0, 0, 0) == 1

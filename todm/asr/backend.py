@@ -1,6 +1,7 @@
 """The speech backend: what the stages need of RNN-T supernets, behind `todm.backend.Backend`."""
 
 import dataclasses
+import logging
 import random
 import shutil
 from collections.abc import Callable, Iterator
@@ -11,13 +12,12 @@ import torch
 from torch import Tensor, distributed, nn
 
 from todm.asr import tokens
-from todm.asr.augment import AugmentConfig
-from todm.asr.corpora.config import DataConfig
+from todm.asr.config import AsrConfig
 from todm.asr.cuts import cut_text
-from todm.asr.data import LoaderConfig, eval_batches
+from todm.asr.data import eval_batches
 from todm.asr.decode import Hypothesis, beam_search, greedy_search
-from todm.asr.model import Rnnt, RnntConfig, extract
-from todm.asr.objective import ObjectiveConfig, RnntObjective, TrainingBatch
+from todm.asr.model import Rnnt, extract
+from todm.asr.objective import RnntObjective, TrainingBatch
 from todm.asr.store import FeatureStore, Progress
 from todm.asr.streaming import Decoder, Joiner, StreamingEncoder
 from todm.asr.streams import (
@@ -30,62 +30,13 @@ from todm.asr.streams import (
 )
 from todm.asr.wer import Wer, bootstrap, score
 from todm.backend import Graph, Port
-from todm.config import Config
 from todm.errors import ConfigError
-from todm.supernet.space import SearchSpace, SpaceConfig, Subnet
+from todm.supernet.space import SearchSpace, Subnet
+
+_log = logging.getLogger(__name__)
 
 Report = Callable[[str, int, int], None]
 ASSETS = (tokens.MODEL, tokens.VOCAB, tokens.TOKENS)
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class AsrConfig(Config):
-    """Everything about the speech side of a recipe.
-
-    Attributes:
-        data: the corpus.
-        loader: batches.
-        augment: augmentation of features.
-        model: sizes that are not elastic; vocabulary and blocks are filled in.
-        space: elastic sizes; the largest is the supernet.
-        objective: loss terms.
-        noise: a folder of noise recordings to mix in; shaped Gaussian noise without one.
-        chunks: chunk sizes C drawn in training, one a step; 0 is the whole utterance.
-        chunk: C that subnets are evaluated, extracted and exported at.
-    """
-
-    data: DataConfig = dataclasses.field(default_factory=DataConfig)
-    loader: LoaderConfig = dataclasses.field(default_factory=LoaderConfig)
-    augment: AugmentConfig = dataclasses.field(default_factory=AugmentConfig)
-    model: RnntConfig = dataclasses.field(default_factory=RnntConfig)
-    space: SpaceConfig = dataclasses.field(
-        default_factory=lambda: SpaceConfig(
-            depths=(3, 4, 5, 6), widths={"ffn": (128, 256, 384, 512), "pairs": (2, 4, 6, 8)}
-        )
-    )
-    objective: ObjectiveConfig = dataclasses.field(default_factory=ObjectiveConfig)
-    noise: str | None = None
-    chunks: tuple[int, ...] = (8, 16, 32, 0)
-    chunk: int = 16
-
-    def __post_init__(self) -> None:
-        if set(self.space.widths) != {"ffn", "pairs"}:
-            raise ConfigError(
-                f"asr.space.widths has {sorted(self.space.widths)}: ffn and pairs are needed"
-            )
-        wrong = [w for w in self.space.widths["ffn"] if w % 16]
-        if wrong:
-            raise ConfigError(f"asr.space.widths.ffn has {wrong[0]}: multiples of 16 are needed")
-        if not self.chunks or min(self.chunks) < 0 or self.chunk < 1:
-            raise ConfigError(
-                f"asr.chunks is {self.chunks} and asr.chunk {self.chunk}: frames of 40 ms, 0 only in chunks"
-            )
-
-    def supernet(self, vocab_size: int) -> RnntConfig:
-        """The largest net as a model configuration."""
-        space = SearchSpace(self.space)
-        encoder = self.model.encoder.narrow(space.largest)
-        return self.model.replace(vocab_size=vocab_size, encoder=encoder)
 
 
 class AsrBackend:
@@ -130,6 +81,10 @@ class AsrBackend:
             model.encoder.subsampling.scale.copy_(1 / self._statistics.std_F.clamp(min=0.1))
         return model
 
+    def deployed(self, subnet: Subnet) -> StreamingEncoder:
+        """The plain model with the operators of a chunk."""
+        return StreamingEncoder(self.build(subnet), self.config.chunk)
+
     def prepare(self) -> None:
         """Features of the training data, or their statistics, before the first `build` of a training."""
         self._statistics = prepare_features(
@@ -140,6 +95,8 @@ class AsrBackend:
         )
         if self.config.noise:
             noise_store(Path(self.config.noise), self._features("noise"))
+        if self.config.loader.feature_mode == "map":
+            _tell_rejected("train", FeatureStore.open(self._training_features).rejected)
         self.store("dev")
 
     def extract(self, model: nn.Module, subnet: Subnet) -> Rnnt:
@@ -173,6 +130,10 @@ class AsrBackend:
             rank=rank,
             world_size=world_size,
         )
+        if rank == 0 and (dropped := getattr(stream, "dropped", None)):
+            _log.warning(
+                "train: left out %s", ", ".join(f"{n} ({why})" for why, n in dropped.items())
+            )
         return TrainingBatches(stream, self.config.chunks, self.config.loader.seed)
 
     def evaluate(
@@ -291,6 +252,7 @@ class AsrBackend:
                 speeds=(1.0,),
                 progress=self._progress(split),
             )
+            _tell_rejected(split, self._stores[split].rejected)
         return self._stores[split]
 
     def example(self, split: str, *, seconds: float) -> tuple[Path, str]:
@@ -356,6 +318,19 @@ class TrainingBatches:
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go to a position."""
         self._stream.load_state(dict(state))
+
+
+def _tell_rejected(split: str, rejected: list[dict[str, str]]) -> None:
+    """Say which audio was found to be unusable only when its features were computed."""
+    if rejected:
+        first = rejected[0]
+        _log.warning(
+            "%s: %d utterances left out, the first %s: %s",
+            split,
+            len(rejected),
+            first["id"],
+            first["reason"],
+        )
 
 
 def figures(result: Wer) -> dict[str, Any]:

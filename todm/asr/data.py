@@ -111,6 +111,9 @@ class LoaderConfig(Config):
         for name in ("batch_size", "max_frames", "num_buckets"):
             if (value := getattr(self, name)) is not None and value < 1:
                 raise ConfigError(f"{name} is {value}: it must be at least 1")
+        for name in ("num_workers", "tail_seconds", "seed"):
+            if getattr(self, name) < 0:
+                raise ConfigError(f"{name} is {getattr(self, name)}: it must be 0 or more")
         if not self.speeds or min(self.speeds) <= 0.5 or max(self.speeds) >= 2:
             raise ConfigError(f"speeds are {list(self.speeds)}: each must be between 0.5 and 2")
         if not 0 <= self.short_first <= 1:

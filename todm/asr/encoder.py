@@ -64,9 +64,14 @@ class EncoderConfig(Config):
                 f"encoder.ffn has {len(self.ffn)} blocks and encoder.pairs {len(self.pairs)}: "
                 "one entry per block is needed"
             )
-        wrong = [w for w in (*self.ffn, self.d_model, self.head_channels) if w % 16]
+        wrong = [w for w in (*self.ffn, self.d_model, self.head_channels) if w < 16 or w % 16]
         if wrong:
             raise ConfigError(f"encoder widths must be multiples of 16, not {wrong[0]}")
+        if self.state < 1 or min(self.pairs) < 1:
+            raise ConfigError("encoder.state and encoder.pairs must be at least 1")
+        for low, high in (self.step_range, self.backward_step_range):
+            if not 0 < low <= high:
+                raise ConfigError(f"encoder step range [{low}, {high}]: positive, the lower first")
         if not SUBSAMPLING <= self.context <= 2 * SUBSAMPLING:
             raise ConfigError(
                 f"encoder.context is {self.context}: {SUBSAMPLING} to {2 * SUBSAMPLING}"

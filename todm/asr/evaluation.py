@@ -4,14 +4,13 @@ import dataclasses
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from todm import artifact
 from todm.artifact import Artifact
 from todm.asr.cuts import cut_text
 from todm.asr.tokens import normalise
 from todm.device.audio import read_audio
 from todm.device.bundle import Bundle, Precision
 from todm.device.recognizer import StreamingRecognizer
-from todm.errors import ArtifactError, CorpusError
+from todm.errors import CorpusError
 
 _BATCH = 8
 
@@ -25,32 +24,27 @@ class Reference:
     text: str
 
 
-def references(found: Artifact, corpus: Path | None, split: str, limit: int = 0) -> list[Reference]:
+def references(found: Artifact, corpus: Artifact, split: str, limit: int = 0) -> list[Reference]:
     """The utterances of a split.
 
     Args:
-        found: the bundle, which remembers the corpus it was trained on.
-        corpus: a corpus; that one if None.
+        found: the bundle; it knows how transcripts are normalised.
+        corpus: where the utterances are.
         split: train, dev or test.
         limit: only the first so many; 0 for all.
 
     Raises:
-        ArtifactError: the corpus is not there.
-        CorpusError: it has no utterances of that split.
+        CorpusError: the corpus has no utterances of that split.
     """
     from lhotse import CutSet
 
-    place = corpus or Path(found.info["subnet"]["corpus"])
-    if not (place / artifact.MANIFEST).is_file():
-        raise ArtifactError(f"the corpus {found.path} was trained on is not at {place}: name one")
     rule = found.config["model"]["asr"]["data"]["tokens"]["normalise"]
-    artifact.load(place, kind="corpus")
     utterances = [
         Reference(cut.id, Path(cut.recording.sources[0].source), normalise(cut_text(cut)[0], rule))
-        for cut in CutSet.from_file(place / f"cuts_{split}.jsonl.gz")
+        for cut in CutSet.from_file(corpus.file(f"cuts_{split}.jsonl.gz"))
     ]
     if not utterances:
-        raise CorpusError(f"{place} has no {split} utterances")
+        raise CorpusError(f"{corpus.path} has no {split} utterances")
     return utterances[:limit] if limit else utterances
 
 

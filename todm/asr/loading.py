@@ -7,7 +7,8 @@ from torch import nn
 
 from todm import artifact
 from todm.artifact import Artifact
-from todm.asr.backend import AsrBackend, AsrConfig, Report
+from todm.asr.backend import AsrBackend, Report
+from todm.asr.config import AsrConfig
 from todm.asr.model import Rnnt
 from todm.errors import ArtifactError, ConfigError
 from todm.supernet.space import Subnet
@@ -29,20 +30,28 @@ def backend_of(
         report: see `AsrBackend`.
 
     Raises:
-        ArtifactError: the corpus is not where it was, or not a corpus.
+        ArtifactError: see `corpus_of`.
         ConfigError: the artifact's configuration is not one of this todm.
     """
     config = AsrConfig.from_json(found.config["asr"], where="asr.")
-    place = corpus
-    if with_data and corpus is None:
-        place = Path(found.info["corpus"])
-        if not (place / artifact.MANIFEST).is_file():
-            raise ArtifactError(
-                f"the corpus {found.path} was trained on is not at {place}: give --corpus DIR"
-            )
-    if with_data:
-        artifact.load(place, kind="corpus")  # pyright: ignore[reportArgumentType]
-    return AsrBackend(config, found.path, corpus=place if with_data else None, report=report)
+    place = corpus_of(found, corpus).path if with_data else None
+    return AsrBackend(config, found.path, corpus=place, report=report)
+
+
+def corpus_of(found: Artifact, given: Path | None = None) -> Artifact:
+    """The given corpus, else the one that a supernet or subnet was trained on.
+
+    Raises:
+        ArtifactError: it is not there or no corpus; bundles do not say where their corpus was.
+    """
+    place = given or found.info.get("corpus")
+    if place is None:
+        raise ArtifactError(f"{found.path} does not say what to evaluate it on: name a corpus")
+    if given is None and not (Path(place) / artifact.MANIFEST).is_file():
+        raise ArtifactError(
+            f"the corpus {found.path} was trained on is not at {place} any more: name a corpus"
+        )
+    return artifact.load(place, kind="corpus")
 
 
 def load_model(found: Artifact, backend: AsrBackend) -> Rnnt:

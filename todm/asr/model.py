@@ -12,6 +12,7 @@ from torch.nn import functional as F
 
 from todm.asr.encoder import Block, Encoder, EncoderConfig
 from todm.config import Config
+from todm.errors import ConfigError
 from todm.supernet.elastic import extract_blocks
 from todm.supernet.space import Subnet
 
@@ -35,6 +36,11 @@ class RnntConfig(Config):
     joiner_dim: int = 128
     context_size: int = 2
     ctc: bool = True
+
+    def __post_init__(self) -> None:
+        for name, least in (("vocab_size", 4), ("joiner_dim", 1), ("context_size", 1)):
+            if getattr(self, name) < least:
+                raise ConfigError(f"model.{name} is {getattr(self, name)}: at least {least}")
 
 
 class Predictor(nn.Module):

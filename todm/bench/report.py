@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from todm import artifact
+from todm.artifact import Artifact
 from todm.errors import ArtifactError
 
 TABLE, PLOT = "report.md", "report.png"
@@ -48,10 +49,9 @@ def collect(run: Path) -> list[Row]:
     """
     rows = []
     for file in sorted(run.glob("evaluation/*/figures.json")):
-        bundle = run / "bundles" / file.parent.name
-        params = artifact.load(bundle, kind="bundle").info["subnet"]["costs"]["params"]
-        for precision, row in json.loads(file.read_text())["results"].items():
-            rows.append(_row(bundle, precision, params, row))
+        bundle = artifact.load(run / "bundles" / file.parent.name, kind="bundle")
+        for precision, row in _figures(file, bundle).items():
+            rows.append(_row(bundle, precision, row))
     if not rows:
         raise ArtifactError(
             f"{run} has no evaluated bundles: run  todm export  and  todm evaluate  with "
@@ -60,18 +60,38 @@ def collect(run: Path) -> list[Row]:
     return sorted(rows, key=lambda r: (-r.params, r.precision))
 
 
-def _row(bundle: Path, precision: str, params: float, row: dict[str, Any]) -> Row:
+def _figures(file: Path, bundle: Artifact) -> dict[str, Any]:
+    """Figures of a bundle by precision, if they are of this bundle on the whole test split.
+
+    Raises:
+        ArtifactError: they are damaged, of another bundle, or of part of the test split.
+    """
+    try:
+        found = json.loads(file.read_text())
+        asked, results = found["asked"], found["results"]
+        fits = (asked["artifact"], asked["split"], asked["limit"]) == (bundle.hash, "test", 0)
+    except (ValueError, KeyError, TypeError):
+        fits, results = False, {}
+    if not fits:
+        raise ArtifactError(
+            f"{file} is damaged, or not of {bundle.path} on the whole test split: remove it and run  "
+            f"todm evaluate {bundle.path} CORPUS --out {file.parent}"
+        )
+    return results
+
+
+def _row(bundle: Artifact, precision: str, row: dict[str, Any]) -> Row:
     return Row(
-        name=bundle.name,
+        name=bundle.path.name,
         precision=precision,
-        params=params,
+        params=bundle.info["subnet"]["costs"]["params"],
         megabytes=row["megabytes"],
         error=row["error"],
         low=row["low"],
         high=row["high"],
         words=row["words"],
         rtf=row["timing"]["rtf"],
-        path=str(bundle),
+        path=str(bundle.path),
     )
 
 
@@ -114,7 +134,7 @@ def plot(rows: list[Row], out: Path) -> None:
                 axis.annotate(f" {r.name}", (a, b), fontsize=8)
         axis.set(xlabel=label, xlim=(0, None), ylim=(0, None))
         axis.grid(alpha=0.3)
-    axes[0].set_ylabel("WER on held-out speakers, %")
+    axes[0].set_ylabel("WER on the test split, %")
     axes[0].legend()
     figure.savefig(out, dpi=110)
     plt.close(figure)

@@ -35,12 +35,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Evaluate and print a line for each precision."""
     from todm import artifact
-    from todm.asr.loading import check_numbers
+    from todm.asr.loading import corpus_of
+    from todm.errors import ConfigError
 
-    check_numbers(limit=args.limit + 1)
+    if args.limit < 0:
+        raise ConfigError(f"--limit is {args.limit}: 0 (all) or more")
     found = artifact.load(args.artifact, kind=("supernet", "subnet", "bundle"))
+    corpus = corpus_of(found, args.corpus)
+    if args.out:
+        args.out.mkdir(parents=True, exist_ok=True)
     asked = {
         "artifact": found.hash,
+        "corpus": corpus.hash,
         "split": args.split,
         "search": args.search,
         "limit": args.limit,
@@ -50,19 +56,19 @@ def run(args: argparse.Namespace) -> int:
         _show(done)
         return 0
     with progress_report() as report:
-        results = (_of_bundle if found.kind == "bundle" else _of_model)(found, args, report)
+        results = (_of_bundle if found.kind == "bundle" else _of_model)(found, corpus, args, report)
     figures = _write(args.out, results, asked)
     _show(figures)
     return 0
 
 
 def _of_model(
-    found: "Artifact", args: argparse.Namespace, report: Report
+    found: "Artifact", corpus: "Artifact", args: argparse.Namespace, report: Report
 ) -> dict[str, tuple[Rows, dict[str, Any]]]:
     """Decode with torch."""
     from todm.asr.loading import backend_of, load_model
 
-    backend = backend_of(found, corpus=args.corpus, report=report)
+    backend = backend_of(found, corpus=corpus.path, report=report)
     model = load_model(found, backend)
     _, rows = backend.recognise(
         model, subnet=None, split=args.split, limit=args.limit, search=args.search
@@ -71,7 +77,7 @@ def _of_model(
 
 
 def _of_bundle(
-    found: "Artifact", args: argparse.Namespace, report: Report
+    found: "Artifact", corpus: "Artifact", args: argparse.Namespace, report: Report
 ) -> dict[str, tuple[Rows, dict[str, Any]]]:
     """Decode with onnxruntime, chunk by chunk, in fp32 and int8; measure what it costs.
 
@@ -84,7 +90,7 @@ def _of_bundle(
     from todm.device.bundle import best_int8, open_bundle
 
     bundle = open_bundle(found.path)
-    utterances = references(found, args.corpus, args.split, args.limit)
+    utterances = references(found, corpus, args.split, args.limit)
     results = {}
     for precision in ("fp32", best_int8(bundle)) if "int8" in bundle.precisions() else ("fp32",):
         rows = decode_bundle(

@@ -50,6 +50,7 @@ def run(args: argparse.Namespace) -> int:
             num_candidates=args.candidates,
             limit=args.limit,
             same=same_outputs,
+            asked=_asked(args),
             progress=lambda done, total: report(f"subnets for {budget.text}", done, total),
         )
     dev = subnet.metrics["dev"]
@@ -67,5 +68,10 @@ def _existing(out: Path, parent: str, args: argparse.Namespace) -> Path | None:
     if not (out / artifact.MANIFEST).is_file():
         return None
     done = artifact.load(out, kind="subnet")
-    asked = (parent, args.budget, args.compression)
-    return out if asked == (done.parent, done.info["budget"], done.info["compression"]) else None
+    return out if done.parent == parent and done.info["asked"] == _asked(args) else None
+
+
+def _asked(args: argparse.Namespace) -> dict[str, object]:
+    """What decides which subnet is found."""
+    names = ("budget", "compression", "candidates", "limit")
+    return {name: getattr(args, name) for name in names} | {"corpus": str(args.corpus or "")}

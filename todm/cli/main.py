@@ -36,6 +36,12 @@ _DISK = {
     errno.ENOSPC: "the disk is full: free some space",
     errno.EDQUOT: "the disk quota is used up: free some space",
     errno.EROFS: "the disk is read-only: choose another place",
+    errno.EEXIST: "a file is where a directory should be: choose another place",
+    errno.ENOTDIR: "a file is where a directory should be: choose another place",
+    errno.EISDIR: "a directory is where a file should be: choose another place",
+    errno.ENOENT: "no such file or directory: check the path",
+    errno.ENAMETOOLONG: "a name is too long: choose another place",
+    errno.EPERM: "not permitted: choose another place",
     errno.EACCES: "permission denied: choose another place or change its permissions",
 }
 

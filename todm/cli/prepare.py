@@ -83,6 +83,10 @@ def data_config(base: "DataConfig", args: argparse.Namespace) -> "DataConfig":
     """
     from todm.errors import ConfigError
 
+    if args.split and args.data is None:
+        raise ConfigError("--split names folders of --data DIR: give both")
+    if args.processes is not None and args.processes < 1:
+        raise ConfigError(f"--processes is {args.processes}: at least 1")
     given = {name: getattr(args, name) for name in ("grammar", "text", "data")}
     given = {name: value for name, value in given.items() if value is not None}
     source = {"grammar": "commands", "text": "sentences", "data": "librispeech"}

@@ -35,7 +35,7 @@ def run(args: argparse.Namespace) -> int:
             f"{r.rtf:.4f}",
         )
     Console().print(shown)
-    print(f"WER on {rows[0].words} words of held-out speakers")
+    print(f"WER on the {rows[0].words} words of the test split")
     print(f"table: {args.directory / TABLE}")
     print(f"plot: {args.directory / PLOT}")
     for path in dict.fromkeys(r.path for r in rows):

@@ -113,7 +113,8 @@ def write_bundle(
         "target": config.target,
         "tail_seconds": job.tail_seconds,
         "chunk_seconds": job.chunk_frames / FRAMES_PER_SECOND,
-        "subnet": dict(parent.info) if parent else {},
+        # Not where its corpus lay: a bundle goes to strangers.
+        "subnet": {k: v for k, v in parent.info.items() if k != "corpus"} if parent else {},
     }
     metrics: dict[str, Any] = {}
 

@@ -154,7 +154,7 @@ def _random_input(
 ) -> torch.Tensor:
     shape = [num_streams if axis in dynamic else n for axis, n in enumerate(example.shape)]
     if example.dtype.is_floating_point:
-        return torch.randn(shape)
+        return torch.randn(shape, generator=torch.Generator().manual_seed(num_streams))
     # The context at the start of a stream: its -1 is where a plain lookup goes wrong.
     return torch.from_numpy(np.tile(start_context(shape[1]), (num_streams, 1)))
 

@@ -1,7 +1,7 @@
 """Supernet + budget -> subnet artifact: choose, cut out, prove equal, write."""
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import torch
@@ -29,6 +29,7 @@ def extract_subnet(  # noqa: PLR0913 - what to cut, from what, by which rule
     num_candidates: int = 12,
     limit: int = 150,
     same: Callable[[nn.Module, nn.Module, Subnet], float],
+    asked: Mapping[str, object],
     progress: Callable[[int, int], None] | None = None,
 ) -> Artifact:
     """Write the best subnet found for a budget as a plain model.
@@ -42,6 +43,7 @@ def extract_subnet(  # noqa: PLR0913 - what to cut, from what, by which rule
         num_candidates: subnets to score.
         limit: dev examples to score on.
         same: largest output difference of (supernet, plain model, subnet).
+        asked: what was asked for, kept so that a second call can tell that it is done.
         progress: called with (scored, all).
 
     Raises:
@@ -75,8 +77,7 @@ def extract_subnet(  # noqa: PLR0913 - what to cut, from what, by which rule
         },
         info={
             "subnet": best.subnet.to_json(),
-            "budget": budget.text,
-            "compression": compression,
+            "asked": dict(asked),
             "costs": dict(best.costs),
             "corpus": found.info["corpus"],
             "candidates": [_row(c) for c in ranked],

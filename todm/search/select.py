@@ -37,7 +37,7 @@ def candidates(
     space = backend.space
 
     def priced(subnet: Subnet) -> Candidate:
-        return Candidate(subnet, costs(lambda: backend.build(subnet), compression))
+        return Candidate(subnet, costs(lambda: backend.deployed(subnet), compression))
 
     smallest = priced(space.smallest)
     if not budget.holds(smallest.costs):
@@ -47,7 +47,7 @@ def candidates(
         )
     if budget.holds((largest := priced(space.largest)).costs):
         return [largest]
-    estimate = StackCosts(backend.build, compression)
+    estimate = StackCosts(backend.deployed, compression)
     drawn = [(budget.use(estimate(s)), s) for s in _draws(space, seed)]
     fitting = sorted((d for d in drawn if d[0] <= 1), key=lambda d: -d[0])
     found = [c for _, s in fitting[:num] if budget.holds((c := priced(s)).costs)]

@@ -84,6 +84,10 @@ class TrainConfig(Config):
         for name in ("sandwich_from", "average_last"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ConfigError(f"train.{name} is {getattr(self, name)}: a fraction from 0 to 1")
+        if not 0 <= self.seed < 2**24:
+            raise ConfigError(f"train.seed is {self.seed}: 0 to {2**24 - 1}")
+        if self.eval_limit < 0 or self.num_threads < 0:
+            raise ConfigError("train.eval_limit and train.num_threads must be 0 or more")
         if self.num_processes < 1:
             raise ConfigError(f"train.num_processes is {self.num_processes}: at least 1")
         if self.num_random < 0:

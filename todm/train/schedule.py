@@ -1,4 +1,4 @@
-"""Learning-rate schedules and ramps, as pure functions of the step.
+"""Learning-rate schedules, as pure functions of the step.
 
 Every constant of `ScheduleConfig` is a fraction of the planned updates, so a short run is a long
 one in small. `eden` and `eden2` are the curves of icefall's Zipformer recipes, in absolute units.
@@ -86,15 +86,6 @@ def eden2(
 ) -> float:
     """Eden without epochs: `((b^2 + B^2) / B^2)^-1/2 * warm`."""
     return _knee(batch / batches, 0.5) * _warm(batch, warmup_batches, warmup_start)
-
-
-def ramp(step: float, start: float, stop: float) -> float:
-    """0 up to `start`, 1 from `stop` on, linear between; for loss weights."""
-    if step >= stop:
-        return 1.0
-    if step <= start:
-        return 0.0
-    return (step - start) / (stop - start)
 
 
 def _knee(ratio: float, power: float) -> float:

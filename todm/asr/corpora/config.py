@@ -98,6 +98,7 @@ class DataConfig(Config):
 
     def __post_init__(self) -> None:
         _check_at_least(self, 1, "num_train", "num_dev", "num_test")
+        _check_at_least(self, 0, "seed")
         if not 0 <= self.min_seconds < self.max_seconds:
             raise ConfigError(
                 f"min_seconds {self.min_seconds} must be below max_seconds {self.max_seconds}"

@@ -140,7 +140,11 @@ def scan(config: DataConfig, root: Path) -> tuple[list[Candidate], list[Rejected
     candidates: dict[str, Candidate] = {}
     rejected: list[Rejected] = []
     for split, folder in split_folders(root, config.splits):
-        audio = {p.stem: p for p in _files(folder) if p.suffix.lower() in SUFFIXES}
+        audio: dict[str, Path] = {}
+        for path in (p for p in _files(folder) if p.suffix.lower() in SUFFIXES):
+            if path.stem in audio:
+                rejected.append(Rejected(path.stem, str(path), "id occurs twice"))
+            audio.setdefault(path.stem, path)
         told: set[str] = set()
         for found in _transcripts(folder, audio, split, config.tokens.normalise):
             told.add(found.id)

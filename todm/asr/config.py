@@ -1,0 +1,73 @@
+"""Everything about the speech side of a recipe, in one configuration."""
+
+import dataclasses
+
+from todm.asr.augment import AugmentConfig
+from todm.asr.corpora.config import DataConfig
+from todm.asr.data import LoaderConfig
+from todm.asr.model import RnntConfig
+from todm.asr.objective import ObjectiveConfig
+from todm.config import Config
+from todm.errors import ConfigError
+from todm.supernet.space import SearchSpace, SpaceConfig
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class AsrConfig(Config):
+    """Everything about the speech side of a recipe.
+
+    Attributes:
+        data: the corpus.
+        loader: batches.
+        augment: augmentation of features.
+        model: sizes that are not elastic; vocabulary and blocks are filled in.
+        space: elastic sizes; the largest is the supernet.
+        objective: loss terms.
+        noise: a folder of noise recordings to mix in; shaped Gaussian noise without one.
+        chunks: chunk sizes C drawn in training, one a step; 0 is the whole utterance.
+        chunk: C that subnets are evaluated, extracted and exported at.
+    """
+
+    data: DataConfig = dataclasses.field(default_factory=DataConfig)
+    loader: LoaderConfig = dataclasses.field(default_factory=LoaderConfig)
+    augment: AugmentConfig = dataclasses.field(default_factory=AugmentConfig)
+    model: RnntConfig = dataclasses.field(default_factory=RnntConfig)
+    space: SpaceConfig = dataclasses.field(
+        default_factory=lambda: SpaceConfig(
+            depths=(3, 4, 5, 6), widths={"ffn": (128, 256, 384, 512), "pairs": (2, 4, 6, 8)}
+        )
+    )
+    objective: ObjectiveConfig = dataclasses.field(default_factory=ObjectiveConfig)
+    noise: str | None = None
+    chunks: tuple[int, ...] = (8, 16, 32, 0)
+    chunk: int = 16
+
+    def __post_init__(self) -> None:
+        if set(self.space.widths) != {"ffn", "pairs"}:
+            raise ConfigError(
+                f"asr.space.widths has {sorted(self.space.widths)}: ffn and pairs are needed"
+            )
+        wrong = [w for w in self.space.widths["ffn"] if w % 16]
+        if wrong:
+            raise ConfigError(f"asr.space.widths.ffn has {wrong[0]}: multiples of 16 are needed")
+        if not self.chunks or min(self.chunks) < 0 or self.chunk < 1:
+            raise ConfigError(
+                f"asr.chunks is {self.chunks} and asr.chunk {self.chunk}: frames of 40 ms, 0 only in chunks"
+            )
+
+        own = RnntConfig()
+        if (self.model.encoder.ffn, self.model.encoder.pairs) != (
+            own.encoder.ffn,
+            own.encoder.pairs,
+        ):
+            raise ConfigError("asr.model.encoder.ffn and pairs come from asr.space: set its widths")
+        if self.model.vocab_size != own.vocab_size:
+            raise ConfigError("asr.model.vocab_size comes from the tokenizer: set asr.data.tokens")
+        if self.objective.align_until and not self.model.ctc:
+            raise ConfigError("asr.objective.align_until needs asr.model.ctc")
+
+    def supernet(self, vocab_size: int) -> RnntConfig:
+        """The largest net as a model configuration."""
+        space = SearchSpace(self.space)
+        encoder = self.model.encoder.narrow(space.largest)
+        return self.model.replace(vocab_size=vocab_size, encoder=encoder)
