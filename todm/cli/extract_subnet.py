@@ -2,6 +2,7 @@
 
 import argparse
 from pathlib import Path
+from typing import Any
 
 from todm.cli.progress import progress_report
 
@@ -71,7 +72,7 @@ def _existing(out: Path, parent: str, args: argparse.Namespace) -> Path | None:
     return out if done.parent == parent and done.info["asked"] == _asked(args) else None
 
 
-def _asked(args: argparse.Namespace) -> dict[str, object]:
+def _asked(args: argparse.Namespace) -> dict[str, Any]:
     """What decides which subnet is found."""
     names = ("budget", "compression", "candidates", "limit")
     return {name: getattr(args, name) for name in names} | {"corpus": str(args.corpus or "")}
