@@ -43,8 +43,8 @@ class Monitor:
             disable=not self._console.is_terminal,
         )
         self._task = self._bar.add_task("training", total=total, note="")
-        self._started = self._spoken = time.monotonic()
-        self._first = 0
+        self._spoken = time.monotonic()
+        self._told = 0
         self._loss, self._error = "", ""
 
     def __enter__(self) -> Self:
@@ -61,8 +61,8 @@ class Monitor:
 
     def resume(self, update: int) -> None:
         """Forget metrics that lie beyond the checkpoint training goes on from."""
-        self._first = update
-        self._started = time.monotonic()
+        self._told = update
+        self._spoken = time.monotonic()
         kept = [row for row in read_metrics(self._path) if self._stands(row, update)]
         write_text(self._path, "".join(json.dumps(row) + "\n" for row in kept))
         self._bar.update(self._task, completed=update)
@@ -82,8 +82,9 @@ class Monitor:
         if not self._console.is_terminal and (
             now - self._spoken > _PLAIN_SECONDS or update == self._total
         ):
-            self._spoken = now
-            pace = (now - self._started) / max(1, update - self._first)
+            # The pace of the last updates: a sandwich of nets takes longer than the largest alone.
+            pace = (now - self._spoken) / max(1, update - self._told)
+            self._spoken, self._told = now, update
             left = pace * (self._total - update)
             self._console.print(
                 f"update {update} of {self._total}  {self._note()}  {pace:.2f} s/update, {_clock(left)} left",
