@@ -56,7 +56,7 @@ def commands() -> Recipe:
                     rt60=(0.1, 0.3),
                     direct_db=(3.0, 15.0),
                 ),
-                # Whole words: a closed vocabulary of some 80, each said over 100 times (docs/log.md).
+                # Whole words: a closed vocabulary of 76, each said 55 times or more (docs/log.md).
                 tokens=TokensConfig(vocab_size=160, max_piece_length=16),
             ),
             loader=LoaderConfig(batch_size=8),

@@ -7,7 +7,7 @@ from lhotse import CutSet
 from todm.asr import prepare as stage
 from todm.asr import tokens
 from todm.asr.corpora import synthesis
-from todm.asr.corpora.config import DataConfig, SpeechConfig
+from todm.asr.corpora.config import DataConfig, RoomConfig, SpeechConfig
 from todm.asr.prepare import audio_folder, is_prepared, prepare
 from todm.asr.tokens import TokensConfig
 from todm.cli import main as cli
@@ -190,6 +190,9 @@ def test_the_verb(copy, capsys):
         arguments += ["--set", f"asr.data.{name}={value}"]
     for split, num in (("train", 4), ("dev", 2), ("test", 3)):
         arguments += ["--set", f"asr.data.speech.{split}_voices={num}"]
+    for name, value in RoomConfig().to_json().items():  # what the copied corpus was made with
+        arguments += ["--set", f"asr.data.room.{name}={value}"]
+    arguments += ["--set", f"asr.data.tokens.max_piece_length={TokensConfig().max_piece_length}"]
     assert cli.main(arguments) == 0
     assert "done already" in capsys.readouterr().out
 
