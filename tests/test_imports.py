@@ -2,6 +2,7 @@
 
 import importlib
 import pkgutil
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -15,6 +16,11 @@ MODULES = sorted(m.name for m in pkgutil.walk_packages(todm.__path__, "todm."))
 DEVICE = [m for m in MODULES if m.startswith("todm.device")] + [
     "todm", "todm.errors", "todm.config", "todm.artifact", "todm.cli.main", "todm.cli.transcribe",
 ]  # fmt: skip
+OPTIONAL = {
+    "triton": r"kernels\.(\w+\.triton_\w+|_tune)$",
+    "torchaudio": r"\.torchaudio_impl$",
+    "k2": r"\.k2_impl$",
+}
 HEAVY = (
     "torch", "torchaudio", "triton", "lhotse", "onnx", "onnxscript", "onnxruntime", "sherpa_onnx",
     "sentencepiece", "safetensors", "matplotlib", "scipy", "espeakng_loader", "soundfile",
@@ -37,8 +43,8 @@ def _loaded(*names: str) -> set[str]:
 def test_every_module_imports(name):
     if not name.startswith("todm.device"):
         pytest.importorskip("torch")
-    for package in ("triton", "torchaudio"):
-        if name.endswith(f"{package}_impl"):
+    for package, modules in OPTIONAL.items():
+        if re.search(modules, name):
             pytest.importorskip(package)
     importlib.import_module(name)
 
@@ -56,7 +62,7 @@ def test_what_a_device_runs_imports_no_torch():
 )
 def test_optional_packages_are_imported_where_they_are_used():
     """The whole tree in one interpreter loads torch, and none of the rest."""
-    names = [m for m in MODULES if not m.endswith(("triton_impl", "torchaudio_impl"))]
+    names = [m for m in MODULES if not any(re.search(o, m) for o in OPTIONAL.values())]
     assert _loaded(*names) & (set(HEAVY) - {"torch", "triton"}) == set()
 
 

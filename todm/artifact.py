@@ -200,11 +200,14 @@ def _read_manifest(path: Path) -> tuple[str, dict[str, Any]]:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write a single file atomically."""
+    """Write a single file atomically: on a full disk the old one stays, and nothing is left behind."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    temporary.write_text(text)
-    _sync(temporary)
-    temporary.replace(path)
+    try:
+        temporary.write_text(text)
+        _sync(temporary)
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
 
 
 def _check(root: Path, name: str, entry: Mapping[str, Any]) -> None:
@@ -243,11 +246,19 @@ def _sync(file: Path) -> None:
 
 
 def _swap(temporary: Path, path: Path) -> None:
-    """Put `temporary` in the place of `path`; a crash in between is mended by `_tidy`."""
+    """Put `temporary` in the place of `path`; a crash in between is mended by `_tidy`.
+
+    Where the disk has no room for the new name, the old artifact is put back.
+    """
     old = path.with_name(f".{path.name}.{os.getpid()}.old")
     if path.exists():
         path.rename(old)
-    temporary.rename(path)
+    try:
+        temporary.rename(path)
+    except OSError:
+        if old.exists():
+            old.rename(path)
+        raise
     _sync_directory(path.parent)
     shutil.rmtree(old, ignore_errors=True)
 

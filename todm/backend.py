@@ -11,6 +11,7 @@ from typing import Any, Protocol
 
 from torch import Tensor, nn
 
+from todm.artifact import Artifact
 from todm.supernet.space import SearchSpace, Subnet
 
 
@@ -57,6 +58,29 @@ class Batches(Protocol):
         """Go to a position."""
         ...
 
+    @property
+    def hours(self) -> float:
+        """Hours of audio in an epoch, all processes together."""
+        ...
+
+    @property
+    def batches_per_epoch(self) -> int:
+        """Batches of one process in an epoch."""
+        ...
+
+    @property
+    def limit(self) -> str:
+        """The setting that bounds a batch and its value, such as `asr.loader.max_frames=60000`."""
+        ...
+
+    def seconds(self, batch: Any) -> float:  # noqa: ANN401 - the backend's own
+        """Audio in a batch."""
+        ...
+
+    def worst_batch(self) -> Any:  # noqa: ANN401 - the backend's own
+        """The batch of an epoch that needs the most memory."""
+        ...
+
 
 class Backend(Protocol):
     """What a modality brings to the stages."""
@@ -70,8 +94,23 @@ class Backend(Protocol):
         """Do once what training needs before the first `build` (features); quick when it was done."""
         ...
 
+    def preparation(self) -> tuple[int, Path]:
+        """About how many bytes of features `prepare` has still to make, and where."""
+        ...
+
     def build(self, subnet: Subnet | None) -> nn.Module:
         """A new plain model of a subnet, or the supernet (None)."""
+        ...
+
+    def adopt(self, model: nn.Module, found: Artifact) -> list[str]:
+        """Begin from an earlier supernet or subnet: put its weights into a new supernet.
+
+        Returns:
+            What was taken and what stays fresh, a line each.
+
+        Raises:
+            ConfigError: its sizes do not fit, with the setting to change.
+        """
         ...
 
     def deployed(self, subnet: Subnet) -> nn.Module:

@@ -3,9 +3,10 @@ import dataclasses
 import pytest
 import torch
 
-from todm.asr.augment import AugmentConfig, Augmenter, join_pairs, mask, noise_of_store, white_noise
+from todm.asr.augment import AugmentConfig, Augmenter, join_pairs, mask, white_noise
 from todm.asr.data import Batch, from_store, generator, pad_targets
 from todm.asr.features import PADDING, SILENCE_FLOOR, fbank
+from todm.asr.noise import noise_of_store
 from todm.errors import ConfigError
 
 NOTHING = AugmentConfig(

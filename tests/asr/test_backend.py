@@ -194,3 +194,27 @@ def test_settings_are_checked(changes, words):
 
 def test_settings_are_json():
     assert AsrConfig.from_json(CONFIG.to_json()) == CONFIG
+
+
+def test_batches_say_what_they_amount_to(backend):
+    batches = _batches(backend)
+    assert batches.limit == "asr.loader.batch_size=4"
+    assert batches.batches_per_epoch == 6
+    epoch = [b for b, _ in _take(batches, 6)]
+    heard = sum(batches.seconds(b) for b in epoch)
+    assert heard == pytest.approx(batches.hours * 3600, rel=0.05)
+    worst = batches.worst_batch()
+    assert worst.chunk == 0
+    assert worst.num_labels == int(worst.batch.target_lens_B.sum())
+    most = max(b.batch.features_BTF[..., 0].numel() for b in epoch)
+    assert worst.batch.features_BTF[..., 0].numel() >= most
+
+
+def test_features_that_are_there_need_no_disk(backend, tiny_corpus, tmp_path):
+    assert backend.preparation()[0] == 0
+    shutil.copytree(tiny_corpus, tmp_path / "corpus")
+    needed, place = AsrBackend(
+        CONFIG, tmp_path / "corpus", corpus=tmp_path / "corpus"
+    ).preparation()
+    assert needed > 10_000
+    assert place.parent == tmp_path / "corpus-features"

@@ -5,6 +5,7 @@ import torch
 
 from todm.asr.encoder import Encoder, EncoderConfig, Mixer, Subsampling
 from todm.errors import ConfigError
+from todm.supernet.space import Subnet
 
 SMALL = EncoderConfig(
     d_model=32, ffn=(32, 64, 32), pairs=(1, 3, 2), head_channels=16, state=4, dropout=0.0
@@ -88,6 +89,25 @@ def test_the_whole_utterance_is_seen_offline():
     assert (grad[0].abs().amax(1) > 0).all()
 
 
+@torch.no_grad()
+def test_a_chunk_that_holds_the_utterance_is_offline():
+    """Streaming and offline are one model: nothing but the reach of the backward state differs."""
+    encoder, features, lens = _encoder(), _features(2, 128), torch.tensor([128, 90])
+    offline, frames = encoder(features, lens, chunk=0)
+    for chunk in (32, 40):
+        chunked, _ = encoder(features, lens, chunk=chunk)
+        for a, b, count in zip(chunked, offline, frames, strict=True):
+            torch.testing.assert_close(a[:count], b[:count], atol=2e-5, rtol=1e-5)
+
+
+def test_every_chunk_trains_every_weight():
+    encoder, features, lens = _encoder(), _features(1, 192), torch.tensor([192])
+    for chunk in (8, 16, 32, 0):
+        encoder.zero_grad()
+        encoder(features, lens, chunk=chunk)[0].square().sum().backward()
+        assert all((p.grad != 0).any() for p in encoder.parameters())
+
+
 @pytest.mark.parametrize("context", [4, 5, 6, 7, 8])
 def test_subsampling_stacks_its_own_frames_and_those_before(context):
     front = Subsampling(SMALL.replace(context=context))
@@ -139,6 +159,50 @@ def test_dropout_is_for_training_only():
     assert not torch.allclose(once, twice)
     once, twice = (encoder.eval()(features, lens)[0] for _ in range(2))
     assert torch.equal(once, twice)
+
+
+def _subnet(blocks, ffn, pairs):
+    return Subnet(blocks=blocks, widths=(("ffn", ffn), ("pairs", pairs)))
+
+
+WHOLE = _subnet((0, 1, 2), (32, 64, 32), (1, 3, 2))
+STUDENTS = {
+    "shallower": _subnet((0, 2), (32, 32), (1, 2)),
+    "narrower": _subnet((0, 1, 2), (32, 32, 32), (1, 3, 2)),
+    "fewer pairs": _subnet((0, 1, 2), (32, 64, 32), (1, 2, 2)),
+}
+
+
+def _is_random(encoder, subnet):
+    """Whether two passes of a training differ."""
+    features, lens = _features(1, 64), torch.tensor([64])
+    once, twice = (encoder(features, lens, subnet=subnet)[0] for _ in range(2))
+    return not torch.equal(once, twice)
+
+
+@pytest.mark.parametrize("student", STUDENTS)
+@pytest.mark.parametrize(
+    ("rule", "largest_drops", "student_drops"),
+    [
+        ("adaptive", True, True),
+        ("constant", True, True),
+        ("off_for_students", True, False),
+        ("none", False, False),
+    ],
+)
+def test_who_drops_is_the_rules(rule, largest_drops, student_drops, student):
+    """A student drops nothing in its layers of full width either."""
+    encoder = Encoder(SMALL.replace(dropout=0.3, dropout_rule=rule)).train()
+    assert _is_random(encoder, WHOLE) == _is_random(encoder, None) == largest_drops
+    assert _is_random(encoder, STUDENTS[student]) == student_drops
+
+
+def test_a_narrow_layer_drops_less(monkeypatch):
+    rates = []
+    monkeypatch.setattr("todm.supernet.elastic.drop", lambda x, p: rates.append(p) or x)
+    encoder = Encoder(SMALL.replace(dropout=0.3)).train()
+    encoder(_features(1, 64), torch.tensor([64]), subnet=_subnet((1, 2), (16, 32), (1, 2)))
+    assert rates == pytest.approx([0.1, 0.075, 0.075, 0.3, 0.3, 0.3])
 
 
 @pytest.mark.parametrize(

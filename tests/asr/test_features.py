@@ -10,8 +10,8 @@ from todm.asr.features import (
     PADDING,
     SILENCE_FLOOR,
     fbank,
-    fbank_batch,
     num_frames,
+    pad,
 )
 from todm.errors import CorpusError
 
@@ -61,11 +61,10 @@ def test_the_number_of_frames_is_known_beforehand(size):
 
 
 def test_a_batch_is_its_utterances_padded():
-    waves = [torch.randn(n) * 0.1 for n in (4000, 9000, 6500)]
-    features_BTF, lens_B = fbank_batch(waves)
-    for row, n, wave in zip(features_BTF, lens_B, waves, strict=True):
-        assert row[:n].equal(fbank(wave))
-        assert (row[n:] == PADDING).all()
+    features = [torch.randn(n, NUM_BINS) for n in (4, 9, 6)]
+    for row_TF, frames_TF in zip(pad(features), features, strict=True):
+        assert row_TF[: len(frames_TF)].equal(frames_TF)
+        assert (row_TF[len(frames_TF) :] == PADDING).all()
 
 
 @pytest.mark.parametrize(

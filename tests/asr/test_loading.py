@@ -1,3 +1,4 @@
+import json
 import shutil
 
 import pytest
@@ -7,7 +8,7 @@ from todm import artifact
 from todm.asr.backend import AsrBackend
 from todm.asr.config import AsrConfig
 from todm.asr.encoder import EncoderConfig
-from todm.asr.loading import backend_of, check_numbers, load_model
+from todm.asr.loading import backend_of, check_numbers, load_model, subnet_of
 from todm.asr.model import RnntConfig
 from todm.errors import ArtifactError, ConfigError
 from todm.supernet.space import SearchSpace, SpaceConfig
@@ -90,3 +91,28 @@ def test_numbers_below_one_are_refused():
     check_numbers(limit=1)
     with pytest.raises(ConfigError, match="--limit is 0: at least 1"):
         check_numbers(limit=0)
+
+
+def test_a_subnet_is_found_by_what_a_user_writes(tmp_path):
+    space = SearchSpace(CONFIG.space)
+    assert subnet_of("largest", space) == space.largest
+    assert subnet_of("smallest", space) == space.smallest
+    text = json.dumps(space.smallest.to_json())
+    assert subnet_of(text, space) == space.smallest
+    (tmp_path / "subnet.json").write_text(text)
+    assert subnet_of(str(tmp_path / "subnet.json"), space) == space.smallest
+
+
+@pytest.mark.parametrize(
+    ("asked", "words"),
+    [
+        ("tiny", "largest, smallest, or blocks and widths"),
+        ("{}", "largest, smallest, or blocks and widths"),
+        ('{"blocks": [0, 2], "widths": {"ffn": [16, 17], "pairs": [1, 1]}}', "not in the space"),
+        ('{"blocks": [0, 1], "widths": {"ffn": [16, 16], "pairs": [1, 1]}}', "kept by any subnet"),
+    ],
+    ids=["name", "empty", "width", "blocks"],
+)
+def test_a_subnet_that_is_none_is_named(asked, words):
+    with pytest.raises(ConfigError, match=words):
+        subnet_of(asked, SearchSpace(CONFIG.space))

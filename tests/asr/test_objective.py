@@ -1,16 +1,25 @@
+import copy
+
 import pytest
 import torch
 
 from todm.asr.data import Batch
 from todm.asr.encoder import EncoderConfig
 from todm.asr.model import Rnnt, RnntConfig, extract
-from todm.asr.objective import ObjectiveConfig, RnntObjective, TrainingBatch, flat_alignment
+from todm.asr.objective import (
+    ObjectiveConfig,
+    RnntObjective,
+    TrainingBatch,
+    encoder_distance,
+    flat_alignment,
+)
 from todm.errors import ConfigError
-from todm.kernels.rnnt_loss import rnnt_loss
+from todm.kernels.rnnt_loss import Divergence, rnnt_loss
 from todm.supernet.space import SearchSpace, SpaceConfig
 
 SPACE = SearchSpace(SpaceConfig(depths=(2, 3), widths={"ffn": (16, 32), "pairs": (1, 2)}))
 KINDS = ("alpha", "kl", "collapsed")
+TOPOLOGIES = ("standard", "one_symbol")
 
 
 @pytest.fixture
@@ -45,7 +54,7 @@ def _passes(model, step, *, progress, students=(SPACE.smallest,), **config):
     return first, rest, told
 
 
-@pytest.mark.parametrize("topology", ["standard", "one_symbol"])
+@pytest.mark.parametrize("topology", TOPOLOGIES)
 def test_the_loss_is_the_ops_and_ctc_per_label(model, step, topology):
     out, _, _ = _passes(model, step, progress=0.0, topology=topology)
     batch = step.batch
@@ -81,7 +90,7 @@ def test_weights_follow_their_ramps(model, step, progress, ctc, distill):
     assert student["loss"].item() == pytest.approx(parts.item(), rel=1e-5)
 
 
-@pytest.mark.parametrize("topology", ["standard", "one_symbol"])
+@pytest.mark.parametrize("topology", TOPOLOGIES)
 @pytest.mark.parametrize("kind", KINDS)
 def test_students_learn_from_every_kind_of_distillation(model, step, kind, topology):
     model.ctc = None
@@ -98,15 +107,42 @@ def test_students_learn_from_every_kind_of_distillation(model, step, kind, topol
     assert not any(n.startswith("encoder.blocks.1.") for n in used)
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("topology", TOPOLOGIES)
+def test_encoder_distillation_teaches_the_encoder_alone(model, step, topology):
+    _, (student,), _ = _passes(
+        model, step, progress=1.0, distill="encoder", topology=topology, student_rnnt=False
+    )
+    model.zero_grad()
+    student["loss"].backward()
+    taught = {n for n, p in model.named_parameters() if p.grad is not None and p.grad.any()}
+    assert {"encoder.blocks.0.up.weight", "encoder.norm.weight", "project.weight"} < taught
+    assert not any(n.startswith(("output", "predictor", "ctc")) for n in taught)
+
+
+@pytest.mark.parametrize("kind", [*KINDS, "encoder"])
 def test_the_teacher_itself_has_no_divergence(model, step, kind):
     _, (same,), _ = _passes(model, step, progress=1.0, distill=kind, students=[SPACE.largest])
     assert same["divergence"].item() == pytest.approx(0, abs=1e-5)
 
 
+def test_passes_of_a_step_share_everything_but_the_dropout(step, seed):
+    sizes = EncoderConfig(d_model=32, state=4, dropout=0.3).narrow(SPACE.largest)
+    model = Rnnt(RnntConfig(vocab_size=11, joiner_dim=16, encoder=sizes))
+    students = [SPACE.smallest, SPACE.smallest]
+    torch.manual_seed(seed)
+    _, (one, other), _ = _passes(model, step, progress=1.0, students=students)
+    assert one["rnnt"] != other["rnnt"]
+    torch.manual_seed(seed)
+    _, again, _ = _passes(model, step, progress=1.0, students=students)
+    assert [out["loss"].item() for out in again] == [one["loss"].item(), other["loss"].item()]
+    model.eval()
+    _, (one, other), _ = _passes(model, step, progress=1.0, students=students)
+    assert one["loss"] == other["loss"]
+
+
 def test_the_teacher_is_left_alone(model, step):
     _, _, told = _passes(model, step, progress=1.0)
-    assert not any(t.requires_grad for t in told.joiner)
+    assert not any(t.requires_grad for t in told)
 
 
 def test_without_distillation_students_have_the_plain_loss(model, step):
@@ -114,9 +150,100 @@ def test_without_distillation_students_have_the_plain_loss(model, step):
     assert set(student) == {"loss", "rnnt", "ctc"}
 
 
-def test_before_distillation_a_student_without_rnnt_loss_has_ctc_alone(model, step):
-    _, (student,), _ = _passes(model, step, progress=0.0, student_rnnt=False)
+def test_a_student_can_have_the_distillation_alone(model, step):
+    """From the update on where there is one; until then CTC, lest it learns nothing."""
+    config = {"student_rnnt": False, "distill_weight": 2.0}
+    first, (student,), _ = _passes(model, step, progress=1.0, **config)
+    assert first["loss"].item() == pytest.approx((first["rnnt"] + 0.2 * first["ctc"]).item())
+    assert student["loss"].item() == pytest.approx(2 * student["divergence"].item(), rel=1e-6)
+    _, (student,), _ = _passes(model, step, progress=0.0, **config)
     assert student["loss"].item() == pytest.approx(student["ctc"].item(), rel=1e-6)
+
+
+def _joiner_inputs(model, step, subnet):
+    batch = step.batch
+    enc, lens = model.encode(batch.features_BTF, batch.feature_lens_B, subnet=subnet, chunk=8)
+    return (
+        model.project_encoder(enc), model.predict_sequence(batch.targets_BU), model.output.weight,
+        model.output.bias, batch.targets_BU, lens, batch.target_lens_B,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "constants",
+    [
+        {}, {"alpha_min": -0.5}, {"alpha_max": 0.5}, {"clip": 1.1}, {"weighting": "uniform"},
+        {"min_weight": 0.2},
+    ],
+    ids=str,
+)  # fmt: skip
+def test_constants_of_the_divergence_reach_the_lattice(model, step, constants):
+    with torch.no_grad():
+        model.output.weight.mul_(30)  # nets that disagree
+    divergence = Divergence(**constants)
+    _, (student,), told = _passes(model, step, progress=1.0, divergence=divergence)
+    inputs = _joiner_inputs(model, step, SPACE.smallest)
+    want = {
+        constant: rnnt_loss(
+            *inputs, topology="one_symbol", teacher=told, divergence=constant, impl="reference"
+        ).divergence_B.sum().item() / 6
+        for constant in (divergence, Divergence())
+    }  # fmt: skip
+    assert student["divergence"].item() == pytest.approx(want[divergence], rel=1e-3)
+    assert constants == {} or abs(want[divergence] - want[Divergence()]) > 0.01
+
+
+def test_encoders_are_compared_frame_by_frame():
+    lens, teacher = torch.tensor([7, 4]), torch.randn(2, 9, 5)
+    inside = torch.arange(9) < lens[:, None]
+    assert encoder_distance(teacher, teacher, lens) == 0
+    assert encoder_distance(-teacher, teacher, lens).item() == pytest.approx(4 * 11, rel=1e-5)
+    student = torch.randn(2, 9, 5)
+    want = encoder_distance(student, teacher, lens)
+    torch.testing.assert_close(encoder_distance(7 * student, 7 * teacher, lens), want)
+    student[~inside], teacher[~inside] = float("nan"), float("nan")
+    torch.testing.assert_close(encoder_distance(student, teacher, lens), want)
+
+
+def test_a_stranger_counts_two_a_frame():
+    """Independent outputs of the same size, as many nats as two disagreeing nodes of a lattice."""
+    found = encoder_distance(
+        torch.randn(4, 100, 64), torch.randn(4, 100, 64), torch.full((4,), 100)
+    )
+    assert found.item() / 400 == pytest.approx(2, rel=0.03)
+
+
+def _emission(model, step, topology, **config):
+    """After some updates of two nets: labels behind a path at its mean frame, and their share."""
+    model = copy.deepcopy(model)
+    objective = _objective(model, topology=topology, **config)
+    optimizer = torch.optim.Adam(model.parameters(), 1e-2)
+    for _ in range(5):
+        optimizer.zero_grad()
+        told = None
+        for subnet in (SPACE.largest, SPACE.smallest):
+            out, left = objective(step, subnet=subnet, teacher=told, progress=1.0)
+            out["loss"].backward()
+            told = told or left
+        assert all(p.grad is None or p.grad.isfinite().all() for p in model.parameters())
+        optimizer.step()
+    with torch.no_grad():  # neither setting has a say in what is measured
+        plain = _objective(model, topology=topology)
+        told = plain(step, subnet=SPACE.largest, teacher=None, progress=1.0)[1]
+        blank = model.joint(told.enc_BTJ[:, :, None], told.pred_BUJ[:, None]).softmax(-1)[..., 0]
+    visits, labels = told.occupancy, torch.arange(told.occupancy.shape[2])
+    behind = (visits * labels).sum() / visits.sum()
+    return behind.item(), 1 - ((visits * blank).sum() / visits.sum()).item()
+
+
+@pytest.mark.parametrize("topology", TOPOLOGIES)
+@pytest.mark.parametrize("distill", ["alpha", "encoder"])
+def test_labels_come_earlier_when_asked(model, step, topology, distill):
+    """A delay penalty moves them forward; FastEmit makes them likelier than blank in every frame."""
+    config = {"topology": topology, "distill": distill}
+    behind, share = _emission(model, step, **config)
+    assert _emission(model, step, **config, delay_penalty=0.5)[0] > behind + 0.01
+    assert _emission(model, step, **config, fastemit=3.0)[1] > share + 0.03
 
 
 def test_twice_the_labels_halve_the_loss(model, step):
@@ -143,22 +270,40 @@ def test_figures_are_detached_but_for_the_loss(model, step):
     assert {name for name, value in first.items() if value.requires_grad} == {"loss"}
 
 
-def test_torchaudios_loss_trains_a_plain_model(model, step):
+@pytest.mark.parametrize("distill", ["none", "encoder"])
+def test_torchaudios_loss_trains_without_a_lattice_of_its_own(model, step, distill):
     pytest.importorskip("torchaudio")
-    config = {"rnnt_impl": "torchaudio", "topology": "standard", "distill": "none"}
-    out, _, _ = _passes(model, step, progress=1.0, **config)
-    out["loss"].backward()
+    config = {"rnnt_impl": "torchaudio", "topology": "standard", "distill": distill}
+    out, (student,), _ = _passes(model, step, progress=1.0, **config)
+    (out["loss"] + student["loss"]).backward()
     assert model.project.weight.grad.isfinite().all()
+    assert ("divergence" in student) == (distill == "encoder")
+
+
+TORCHAUDIO = {"rnnt_impl": "torchaudio", "topology": "standard"}
 
 
 @pytest.mark.parametrize(
-    "settings",
-    [{}, {"topology": "standard"}, {"topology": "standard", "distill": "none", "fastemit": 0.01}],
-    ids=["one_symbol", "distillation", "fastemit"],
-)
-def test_what_torchaudio_cannot_do_is_said_before_training(settings):
-    with pytest.raises(ConfigError, match="torchaudio"):
-        ObjectiveConfig(rnnt_impl="torchaudio", **settings)
+    ("settings", "words"),
+    [
+        ({"rnnt_impl": "torchaudio"}, "standard topology only"),
+        (TORCHAUDIO, "no distillation on the lattice"),
+        ({**TORCHAUDIO, "distill": "none", "fastemit": 0.01}, "fastemit or delay_penalty"),
+        ({"rnnt_impl": "k3"}, "rnnt_impl is 'k3': allowed are torch"),
+        ({"fastemit": -1.0}, "objective.fastemit is -1.0: 0 or more"),
+        ({"distill_weight": -0.1}, "objective.distill_weight is -0.1"),
+        ({"divergence": Divergence(kind="kl")}, "kind comes from objective.distill"),
+        ({"student_rnnt": False, "distill": "none"}, "nothing to learn from"),
+        ({"student_rnnt": False, "distill_weight": 0.0}, "nothing to learn from"),
+    ],
+    ids=[
+        "one_symbol", "lattice", "fastemit", "impl", "negative", "negative weight", "two kinds",
+        "nothing to learn", "no weight",
+    ],
+)  # fmt: skip
+def test_what_cannot_be_trained_is_said_before_training(settings, words):
+    with pytest.raises(ConfigError, match=words):
+        ObjectiveConfig(**settings)
 
 
 def test_a_batch_goes_to_a_device(step):

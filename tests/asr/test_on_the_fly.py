@@ -1,16 +1,23 @@
 import itertools
 
+import numpy as np
 import pytest
+import torch
 
+from todm.asr.augment import AugmentConfig, Augmenter
 from todm.asr.data import LoaderConfig
-from todm.asr.on_the_fly import OnTheFlyBatches
+from todm.asr.map_batches import MapBatches
+from todm.asr.on_the_fly import Manifest, OnTheFlyBatches
 from todm.errors import CorpusError
 
 
-def stream(cuts, encode, *, rank=0, world_size=1, **settings):
+def stream(cuts, encode, *, rank=0, world_size=1, augment=None, **settings):
     settings = {"batch_size": 8, "num_buckets": 4, "num_workers": 0} | settings
     config = LoaderConfig(feature_mode="on_the_fly", **settings)
-    return OnTheFlyBatches(cuts, encode, config=config, rank=rank, world_size=world_size)
+    place = {"rank": rank, "world_size": world_size}
+    return OnTheFlyBatches(
+        Manifest(cuts, config.speeds), encode, config=config, augment=augment, **place
+    )
 
 
 def epoch(batches):
@@ -63,8 +70,12 @@ def test_processes_get_different_batches_and_equally_many(tiny_cuts, encode):
 
 @pytest.mark.slow
 def test_loader_processes_give_the_same(tiny_cuts, encode):
-    alone = list(itertools.islice(stream(tiny_cuts, encode), 4))
-    loaded = list(itertools.islice(stream(tiny_cuts, encode, num_workers=1), 4))
+    noise = torch.randn(500, 80) - 8
+    augment = Augmenter(AugmentConfig(), mean_F=torch.full((80,), -7.0), noise_NF=noise)
+    alone, loaded = (
+        list(itertools.islice(stream(tiny_cuts, encode, augment=augment, num_workers=n), 4))
+        for n in (0, 1)
+    )
     assert [b.ids for b in alone] == [b.ids for b in loaded]
     assert alone[3].features_BTF.equal(loaded[3].features_BTF)
 
@@ -79,6 +90,54 @@ def test_damaged_audio_is_listed_and_left_out(make_corpus, tmp_path, encode):
 
 def test_what_cannot_be_trained_on_is_counted(tiny_cuts):
     batches = stream(tiny_cuts, lambda text: [] if text.startswith("ON") else [3])
-    assert batches.num_utterances == 3 * (40 - batches.dropped["empty transcript"])
-    with pytest.raises(CorpusError, match="no usable utterance"):
+    assert batches.num_utterances == 120 - batches.dropped["empty transcript"] < 120
+    with pytest.raises(CorpusError, match="0 usable utterances"):
         stream(tiny_cuts, lambda _: [])
+
+
+def test_short_utterances_come_first(tiny_cuts, encode):
+    settings = {"batch_size": 8, "num_buckets": 5, "num_workers": 0, "short_first": 0.5}
+    config = LoaderConfig(feature_mode="on_the_fly", **settings)
+    source = Manifest(tiny_cuts, config.speeds)
+    batches = OnTheFlyBatches(source, encode, config=config, num_updates=30)
+    assert [batches.num_batches(e) for e in range(4)] == [5, 10, 15, 15]
+    longest = max(int(b.feature_lens_B.max()) for b in epoch(batches))
+    assert longest < np.median(source.frames_N)
+
+
+def test_a_batch_without_readable_audio_is_replaced(make_corpus, tmp_path, encode):
+    """Every process must give as many batches as the others, whatever its audio is like."""
+    cuts = make_corpus(tmp_path, num=8)
+    settings = {"speeds": (1.0,), "batch_size": 1, "world_size": 2}
+    for number in (1, 2, 5):
+        (tmp_path / f"utt-00{number}.flac").write_bytes(b"")
+    ranks = [stream(cuts, encode, rank=r, **settings) for r in range(2)]
+    taken = [list(itertools.islice(rank, 4)) for rank in ranks]
+    assert [rank.state() for rank in ranks] == [{"epoch": 0, "index": 4, "world_size": 2}] * 2
+    assert sum(len(rank.rejected) for rank in ranks) == 3
+    for batch in itertools.chain(*taken):
+        assert len(batch) == 1
+        assert batch.ids[0] not in {"utt-001", "utt-002", "utt-005"}
+
+
+def test_a_disk_that_is_gone_stops_the_run(make_corpus, tmp_path, encode):
+    cuts = make_corpus(tmp_path, num=4)
+    for path in tmp_path.glob("*.flac"):
+        path.unlink()
+    with pytest.raises(CorpusError, match="batches in a row hold no readable audio"):
+        next(iter(stream(cuts, encode, speeds=(1.0,), batch_size=1)))
+
+
+def test_both_ways_give_the_same_batches(tiny_cuts, tiny_store, encode):
+    config = LoaderConfig(batch_size=8, num_buckets=4)
+    mapped = MapBatches(tiny_store, encode, config=config)
+    for ours, theirs in zip(epoch(stream(tiny_cuts, encode)), mapped, strict=False):
+        assert ours.ids == theirs.ids
+        assert ours.targets == theirs.targets
+        assert ours.seconds == pytest.approx(theirs.seconds)
+
+
+def test_the_random_state_of_the_training_is_left_alone(tiny_cuts, encode):
+    before = torch.get_rng_state()
+    next(iter(stream(tiny_cuts, encode)))
+    assert torch.get_rng_state().equal(before)

@@ -4,11 +4,15 @@ import shutil
 import pytest
 from lhotse import CutSet
 
+from todm import artifact
 from todm.asr import prepare as stage
 from todm.asr import tokens
 from todm.asr.corpora import synthesis
 from todm.asr.corpora.config import DataConfig, RoomConfig, SpeechConfig
+from todm.asr.cuts import cut_samples
+from todm.asr.order import LEFT_OUT
 from todm.asr.prepare import audio_folder, is_prepared, prepare
+from todm.asr.shar import Shards
 from todm.asr.tokens import TokensConfig
 from todm.cli import main as cli
 from todm.errors import ArtifactError, CorpusError
@@ -200,16 +204,86 @@ def test_the_verb(copy, capsys):
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        (["--data", "/nowhere"], "/nowhere is not a directory"),
+        (["--data", "/nowhere"], "/nowhere does not exist"),
         (["--corpus", "sentences"], "needs 'text'"),
         (["--corpus", "sentences", "--grammar", "g"], "exclude each other"),
         (["--data", "a", "--text", "b"], "give one of --text, --data"),
         (["--grammar", "/nowhere/g"], "/nowhere/g cannot be read"),
         (["--hours", "2"], "'hours' is not used"),
-        (["--data", "x", "--split", "train"], "write  --split FOLDER=train"),
+        (["--source", "kaldi"], "--source speaks of --data PATH"),
+        (["--data", "x", "--source", "shar", "--shar", "y"], "leave --shar out"),
+        (["--data", "x", "--split", "train"], "write  --split NAME=train"),
         (["--data", "x", "--split", "a=valid"], "allowed are train, dev, test"),
     ],
 )
 def test_errors_of_the_verb(tmp_path, capsys, flags, message):
     assert cli.main(["prepare", "--out", str(tmp_path / "out"), *flags]) == 2
     assert message in capsys.readouterr().err
+
+
+@pytest.fixture
+def german(tmp_path):
+    """JSON lines: parts of a stereo recording, of which one has more labels than frames."""
+    import numpy as np
+    import soundfile
+
+    rng = np.random.default_rng(0)
+    soundfile.write(tmp_path / "a.flac", rng.normal(size=(16000 * 30, 2)) * 0.1, 16000)
+    texts = ["Grüß Gott", "Öffne das Tor", "Licht an", "Tür zu"]
+    (tmp_path / "data").mkdir()
+    for split in ("train", "dev", "test"):
+        rows = [
+            {
+                "audio": "../a.flac",
+                "text": text,
+                "start": 3 * i,
+                "duration": 2.5,
+                "id": f"{split}{i}",
+            }
+            for i, text in enumerate(texts)
+        ]
+        rows.append({"audio": "../a.flac", "text": "Licht an " * 9, "start": 9, "duration": 0.4})
+        lines = "".join(json.dumps(row) + "\n" for row in rows)
+        (tmp_path / "data" / f"{split}.jsonl").write_text(lines)
+    return tmp_path / "data"
+
+
+def test_data_in_another_layout_and_language(german, tmp_path, capsys):
+    out = tmp_path / "out"
+    arguments = ["prepare", "--out", str(out), "--data", str(german), "--processes", "1"]
+    assert cli.main(arguments) == 0
+    said = capsys.readouterr().out
+    assert "found: JSON lines" in said
+    assert "fewer frames than labels" in said
+    corpus = artifact.load(out)
+    assert corpus.config["source"] == "jsonl"
+    assert corpus.config["tokens"]["normalise"] == "none"
+    splits = {split: row["num"] for split, row in corpus.info["splits"].items()}
+    assert splits == {"train": 4, "dev": 5, "test": 5}
+    cut = _cuts(corpus, "train")[1]
+    assert cut.supervisions[0].text == "Öffne das Tor"
+    wave = cut_samples(cut)
+    assert wave == pytest.approx(cut.load_audio().mean(0), abs=1e-6)
+    assert len(wave) == 40000
+    assert cli.main(arguments) == 0
+    assert "done already" in capsys.readouterr().out
+
+
+def test_training_audio_goes_to_shards(german, tmp_path, monkeypatch):
+    config = DataConfig(
+        source="auto",
+        data=str(german),
+        shar=str(tmp_path / "shar"),
+        shard_size=2,
+        tokens=TokensConfig(vocab_size=60, normalise="auto"),
+    )
+    corpus = prepare(config, tmp_path / "out", processes=1)
+    assert not (corpus.path / "cuts_train.jsonl.gz").exists()
+    shards = Shards.open(corpus.file("shar_train.json"), (1.0,))
+    assert [shard.num for shard in shards.shards] == [2, 2, 1]
+    assert sorted(shards.labels_N(len))[0] == LEFT_OUT  # more labels than frames
+    there = list(CutSet.from_file(corpus.file("cuts_dev.jsonl.gz")))
+    assert len(there) == 5
+    monkeypatch.setattr("todm.asr.corpora.shards._write_files", _must_not_run)
+    other = config.replace(tokens=TokensConfig(vocab_size=50, normalise="none"))
+    assert prepare(other, tmp_path / "out", processes=1).info["vocab_size"] <= 50

@@ -1,6 +1,9 @@
 import errno
 import json
 import os
+import signal
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -156,3 +159,36 @@ def test_a_foreign_directory_is_left_alone(make_corpus, tmp_path):
     with pytest.raises(CorpusError, match="not a feature store"):
         FeatureStore.build(make_corpus(tmp_path, num=1), tmp_path / "store", num_jobs=1)
     assert (tmp_path / "store" / "thesis.tex").read_text() == "mine"
+
+
+BUILD = """
+import sys
+from todm.asr import store
+store._CUTS_PER_PART = 1
+if sys.argv[3] == "slow":
+    compute = store._compute
+    def slowly(*a):
+        print("computing", flush=True)
+        import time; time.sleep(0.2)
+        return compute(*a)
+    store._compute = slowly
+print(len(store.FeatureStore.build(sys.argv[1], sys.argv[2], speeds=(1.0,), num_jobs=1)))
+"""
+
+
+def start(cuts, out, repo, how="slow"):
+    command = [sys.executable, "-c", BUILD, str(cuts), str(out), how]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=repo)
+
+
+@pytest.mark.slow
+def test_builds_at_the_same_time_do_not_meet(make_corpus, tmp_path, repo):
+    """One of two is killed at work, the second takes over, and a third finds it done or waits."""
+    cuts, out = make_corpus(tmp_path, num=6), tmp_path / "features" / "store"
+    with start(cuts, out, repo) as first:
+        assert first.stdout.readline() == "computing\n"
+        with start(cuts, out, repo, "fast") as second, start(cuts, out, repo, "fast") as third:
+            first.send_signal(signal.SIGKILL)
+            assert [p.communicate()[0].strip() for p in (second, third)] == ["6", "6"]
+            assert (second.returncode, third.returncode) == (0, 0)
+    assert len(FeatureStore.open(out)) == 6

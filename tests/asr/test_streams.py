@@ -1,14 +1,11 @@
-import logging
-
-import numpy as np
 import pytest
-import soundfile
 
 from todm.asr.augment import AugmentConfig
-from todm.asr.data import LoaderConfig, MapBatches
+from todm.asr.data import LoaderConfig
+from todm.asr.map_batches import MapBatches
 from todm.asr.on_the_fly import OnTheFlyBatches
-from todm.asr.streams import make_augmenter, noise_store, open_stream, prepare_features
-from todm.errors import ArtifactError, CorpusError
+from todm.asr.streams import make_augmenter, open_stream, prepare_features
+from todm.errors import ArtifactError
 
 
 @pytest.mark.parametrize(("mode", "kind"), [("map", MapBatches), ("on_the_fly", OnTheFlyBatches)])
@@ -39,21 +36,3 @@ def test_both_ways_agree_on_the_statistics(make_corpus, tmp_path):
 def test_features_must_be_prepared(tiny_cuts, tmp_path, encode):
     with pytest.raises(ArtifactError, match="not a finished feature store"):
         open_stream(tiny_cuts, tmp_path, encode=encode, config=LoaderConfig(), augment=None)
-
-
-def test_noise_of_any_format_is_used(tmp_path, caplog):
-    folder = tmp_path / "noise"
-    (folder / "kitchen").mkdir(parents=True)
-    rng = np.random.default_rng(0)
-    soundfile.write(folder / "fan.wav", rng.standard_normal((44100, 2)) * 0.1, 44100)
-    soundfile.write(folder / "kitchen" / "tap.flac", rng.standard_normal(16000) * 0.1, 16000)
-    (folder / "broken.wav").write_bytes(b"no audio")
-    with caplog.at_level(logging.WARNING):
-        store = noise_store(folder, tmp_path / "features")
-    assert [u.num_frames for u in store.utterances] == [100, 100]
-    assert "broken.wav" in caplog.text
-
-
-def test_a_folder_without_noise_is_an_error(tmp_path):
-    with pytest.raises(CorpusError, match="no readable audio"):
-        noise_store(tmp_path, tmp_path / "features")

@@ -62,6 +62,15 @@ def test_the_real_size_is_read_back(tmp_path):
         ("  turn   on ", "upper", "TURN ON"),
         ("don\u2019t", "upper", "DON'T"),
         ("Über  alles", "none", "Über alles"),
+        ("U\u0308ber", "none", "Über"),
+        ("\ufeffΆνοιξε τα φώτα,\u00a0παρακαλώ", "none", "Άνοιξε τα φώτα, παρακαλώ"),
+        ("Άνοιξε τα φώτα!", "lower", "άνοιξε τα φώτα"),
+        ("打开 厨房的灯。", "lower", "打开 厨房的灯"),
+        ("बत्ती जलाओ।", "lower", "बत्ती जलाओ"),
+        ("क्\u200dष", "lower", "क्\u200dष"),
+        ("Straße 42, 3. Stock", "lower", "straße 42 3 stock"),
+        ("It\u2019s 5-fold", "lower", "it's 5 fold"),
+        ("İstanbul", "lower", "i\u0307stanbul"),
     ],
 )
 def test_normalise(text, rule, wanted):
@@ -95,3 +104,37 @@ def test_sizes_out_of_range():
         TokensConfig(vocab_size=2)
     with pytest.raises(ConfigError, match="max_piece_length is 0"):
         TokensConfig(max_piece_length=0)
+
+
+@pytest.mark.parametrize("rule", ["upper", "lower", "none"])
+def test_control_characters_are_refused(rule):
+    with pytest.raises(ValueError, match=r"control characters: U\+0000"):
+        tokens.normalise("a\0b", rule)
+
+
+@pytest.mark.parametrize(
+    ("texts", "rule"),
+    [
+        (["turn on", "Don't"], "upper"),
+        (["turn on"] * 99 + ["2"], "upper"),
+        (["Turn on."] * 9 + ["turn"], "none"),
+        (["Grüß Gott"], "none"),
+        ([], "none"),
+    ],
+)
+def test_the_rule_is_found(texts, rule):
+    assert tokens.resolve("auto", texts) == rule
+    assert tokens.resolve("lower", texts) == "lower"
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["Grüß Gott, 42 Äpfel!", "Άνοιξε τα φώτα", "打开厨房的灯", "बत्ती जलाओ", "Turn ON the TV-set"],
+)
+def test_any_language_comes_back_from_its_tokens(tmp_path, text):
+    rule = tokens.resolve("auto", [text])
+    config = TokensConfig(vocab_size=60, normalise=rule)
+    normal = tokens.normalise(text, rule)
+    tokenizer = tokens.train([normal] * 5, config, tmp_path)
+    assert tokenizer.decode(tokenizer.encode(normal)) == text
+    assert tokens.load(tmp_path, rule=rule).encode(normal) == tokenizer.encode(normal)

@@ -3,7 +3,15 @@ import math
 
 import pytest
 
-from todm.asr.wer import Wer, align, bootstrap, bootstrap_difference, score, write_alignments
+from todm.asr.wer import (
+    Wer,
+    align,
+    bootstrap,
+    bootstrap_difference,
+    compare,
+    score,
+    write_alignments,
+)
 
 
 def distance(ref, hyp):
@@ -103,3 +111,26 @@ def test_alignment_file(tmp_path):
     assert "     1      0      1      0       0  the" in lines
     assert "     0      0      0      0       1  now" in lines
     assert [p.name for p in tmp_path.iterdir()] == ["errors.txt"]
+
+
+def test_comparison_is_relative_and_two_sided():
+    theirs = alternating(1000, 5)
+    ours = score(["a"] * 1000, ["x" if i % 5 == 0 and i % 50 else "a" for i in range(1000)])
+    found = compare(ours, theirs)
+    assert found.relative == pytest.approx(-0.1)
+    assert found.low < -0.1 < found.high < 0
+    assert found.p == 0
+    assert found.difference == bootstrap_difference(ours, theirs)
+    assert compare(theirs, ours).relative == pytest.approx(20 / 180)
+    assert compare(theirs, ours).p == 0
+
+
+def test_no_difference_has_p_one():
+    wer = alternating(100, 5)
+    assert (compare(wer, wer).relative, compare(wer, wer).p) == (0, 1)
+
+
+def test_a_difference_by_chance_is_not_sure():
+    ours = score(["a"] * 100, ["x" if i in (1, 2) else "a" for i in range(100)])
+    theirs = score(["a"] * 100, ["x" if i in (1, 3, 4) else "a" for i in range(100)])
+    assert 0.2 < compare(ours, theirs).p < 1

@@ -1,7 +1,31 @@
-"""One check for every op: outputs and gradients against the oracle, on memory filled with NaN."""
+"""One check for every op: outputs and gradients against the oracle, on memory filled with NaN.
+
+Without a GPU, Triton's kernels run in its interpreter; on one, the same tests run them compiled.
+"""
+
+import os
+from pathlib import Path
 
 import pytest
 import torch
+
+if not torch.cuda.is_available():
+    os.environ.setdefault("TRITON_INTERPRET", "1")  # read when a kernel is defined
+
+# A loop bound that was a number in the kernel is an array of one in the interpreter.
+INTERPRETER = "ignore:Conversion of an array with ndim > 0:DeprecationWarning"
+
+
+def pytest_collection_modifyitems(items):
+    for item in items:
+        if Path(__file__).parent in item.path.parents:
+            item.add_marker(pytest.mark.filterwarnings(INTERPRETER))
+
+
+@pytest.fixture
+def device():
+    """Where Triton's kernels run."""
+    return "cuda" if torch.cuda.is_available() else "cpu"
 
 
 def _poisoned(real):

@@ -89,11 +89,12 @@ def _brute_force(label_TU, blank_TU, topology):
     return torch.tensor(scores, dtype=torch.float64).logsumexp(0)
 
 
-@pytest.mark.parametrize("impl", ["reference", "torch"])
+@pytest.mark.parametrize("impl", ["reference", "torch", "triton"])
 @pytest.mark.parametrize("delay_penalty", [0.0, 0.3])
 @pytest.mark.parametrize("topology", TOPOLOGIES)
 @pytest.mark.parametrize("lens", [(4, 3), (5, 2), (1, 1), (3, 0)], ids=str)
-def test_loss_is_the_sum_over_paths(lens, topology, delay_penalty, impl):
+def test_loss_is_the_sum_over_paths(lens, topology, delay_penalty, impl, device):
+    pytest.importorskip("triton" if impl == "triton" else "torch")
     inputs = _inputs([lens])
     enc, pred, weight, bias, targets = (
         x[0] if i in (0, 1, 4) else x for i, x in enumerate(inputs[:5])
@@ -105,8 +106,9 @@ def test_loss_is_the_sum_over_paths(lens, topology, delay_penalty, impl):
     )
     late_T = delay_penalty * ((T - 1) / 2 - torch.arange(T, dtype=torch.float64))
     want = -_brute_force(label_TU + late_T[:, None], logp_TUV[:, :, 0], topology)
+    inputs = [x.to(device) for x in inputs]
     got = rnnt_loss(*inputs, topology=topology, delay_penalty=delay_penalty, impl=impl)
-    torch.testing.assert_close(got.loss_B, want[None])
+    torch.testing.assert_close(got.loss_B.cpu(), want[None])
 
 
 @pytest.mark.parametrize("topology", TOPOLOGIES)

@@ -30,29 +30,37 @@ def test_only_the_prefix_gets_gradients():
     assert (layer.bias.grad[3:] == 0).all()
 
 
+RULES = ("adaptive", "constant", "off_for_students", "none")
+
+
 @pytest.mark.parametrize(
-    ("rule", "rates"),
+    ("rule", "students", "largest"),
     [
-        ("adaptive", {0.25: 0.05, 0.5: 0.1, 1.0: 0.2}),
-        ("constant", {0.25: 0.2, 0.5: 0.2, 1.0: 0.2}),
-        ("off_for_students", {0.25: 0.0, 0.5: 0.0, 1.0: 0.2}),
+        ("adaptive", {0.25: 0.05, 0.5: 0.1, 1.0: 0.2}, 0.2),
+        ("constant", {0.25: 0.2, 0.5: 0.2, 1.0: 0.2}, 0.2),
+        ("off_for_students", {0.25: 0.0, 0.5: 0.0, 1.0: 0.0}, 0.2),
+        ("none", {0.25: 0.0, 0.5: 0.0, 1.0: 0.0}, 0.0),
     ],
+    ids=RULES,
 )
-def test_the_rate_follows_the_width(rule, rates):
+def test_the_rate_follows_the_width_as_the_rule_says(rule, students, largest):
+    """A student has layers of full width too: it may lack blocks, or be narrow elsewhere."""
     dropout = AdaptiveDropout(0.2, rule)
-    assert {ratio: dropout.rate(ratio) for ratio in rates} == pytest.approx(rates)
+    found = {ratio: dropout.rate(ratio, student=True) for ratio in students}
+    assert found == pytest.approx(students)
+    assert dropout.rate(1.0, student=False) == largest
 
 
-@pytest.mark.parametrize("rule", ["adaptive", "constant", "off_for_students"])
+@pytest.mark.parametrize("rule", RULES)
 def test_nothing_is_dropped_in_evaluation(rule):
     x = torch.randn(1000)
-    assert AdaptiveDropout(0.5, rule)(x, ratio=1.0, training=False) is x
+    assert AdaptiveDropout(0.5, rule)(x, ratio=1.0, student=False, training=False) is x
 
 
-def test_students_without_dropout_keep_everything():
-    x = torch.randn(1000)
-    assert AdaptiveDropout(0.5, "off_for_students")(x, ratio=0.5, training=True) is x
-    assert (AdaptiveDropout(0.5)(x, ratio=0.5, training=True) == 0).any()
+def test_a_rate_of_zero_keeps_everything():
+    x, call = torch.randn(1000), {"ratio": 0.5, "student": True, "training": True}
+    assert AdaptiveDropout(0.5, "off_for_students")(x, **call) is x
+    assert (AdaptiveDropout(0.5)(x, **call) == 0).any()
 
 
 @pytest.mark.parametrize("p", [0.004, 0.05, 0.1, 0.5, 0.9])

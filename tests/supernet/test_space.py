@@ -98,6 +98,26 @@ def test_samples_lie_in_the_space_and_reach_its_ends():
     assert space.smallest in draws
 
 
+@pytest.mark.parametrize("shared_ratio", [0.0, 0.25, 1.0])
+def test_as_many_draws_share_one_ratio_as_the_space_says(shared_ratio):
+    """Five blocks of six widths are alike by chance once in 1,296 draws."""
+    widths = {"ffn": (16, 32, 48, 64, 80, 96), "pairs": (1, 2, 3, 4, 5, 6)}
+    space, rng, num = _space((5,), widths=widths, shared_ratio=shared_ratio), random.Random(0), 400
+    draws = [dict(space.sample(rng).widths) for _ in range(num)]
+    alike = [d for d in draws if len(set(d["ffn"])) == 1]
+    deviation = (num * shared_ratio * (1 - shared_ratio)) ** 0.5
+    assert abs(len(alike) - num * shared_ratio) <= 4 * deviation + 2
+    shared = [d for d in alike if len(set(d["pairs"])) == 1]
+    assert all(16 * d["pairs"][0] == d["ffn"][0] for d in shared)
+    assert len(shared) == len(alike)
+
+
+def test_every_depth_is_drawn_alike():
+    space, rng = _space(), random.Random(1)
+    counts = [sum(space.sample(rng).depth == d for _ in range(900)) for d in (2, 3, 5)]
+    assert all(abs(count - 300) < 5 * (900 * 2 / 9) ** 0.5 for count in counts)
+
+
 def test_uniform_subnets_are_all_of_them_once():
     found = list(_space().uniforms())
     assert len(set(found)) == len(found) == 3 * 3 * 2
@@ -136,8 +156,9 @@ def test_a_subnet_outside_the_space_is_refused(depth, widths, words):
         ({"depths": (1, 4)}, "the first and last block are always kept"),
         ({"depths": (2,), "widths": {"ffn": (0, 16)}}, "space.ffn is"),
         ({"depths": (2,), "widths": {"ffn": ()}}, "space.ffn is"),
+        ({"depths": (2,), "shared_ratio": 1.5}, "space.shared_ratio is 1.5: a share from 0 to 1"),
     ],
-    ids=["no depth", "descending", "twice", "below two", "zero", "no width"],
+    ids=["no depth", "descending", "twice", "below two", "zero", "no width", "share"],
 )
 def test_a_space_that_makes_no_sense_is_refused(config, words):
     with pytest.raises(ConfigError, match=words):

@@ -1,6 +1,6 @@
 """A backend of a few numbers, and a program that trains on it so that a test can kill it.
 
-python fake_backend.py RUN KILL_AT
+python fake_backend.py RUN [RANK:UPDATE ...]: each of these processes is killed once, at that update.
 """
 
 import os
@@ -13,8 +13,11 @@ from torch import nn
 from torch.nn import functional as F
 
 from todm.supernet.space import SearchSpace, SpaceConfig
-from todm.train.loop import TrainConfig, train
+from todm.train import loop
+from todm.train.config import TrainConfig
+from todm.train.launch import LOST
 from todm.train.optim import OptimConfig
+from todm.train.parallel import LostProcess
 
 SPACE = SearchSpace(SpaceConfig(depths=(2, 3), widths={"w": (2, 4)}))
 CONFIG = TrainConfig(
@@ -90,6 +93,14 @@ class Batches:
             ids = [f"row-{index}-{i}" for i in range(8)]
             yield Batch(x[self.rows], x.sin().sum(1)[self.rows], ids[self.rows])
 
+    hours, batches_per_epoch, limit = 0.5, 10, "fake.rows=8"
+
+    def seconds(self, batch):
+        return 0.5 * len(batch.x)
+
+    def worst_batch(self):
+        return next(iter(Batches(lambda index: None, self.rows.start, self.rows.step)))
+
     def state_dict(self):
         return {"index": self.index}
 
@@ -112,6 +123,13 @@ class FakeBackend:
     def build(self, subnet):
         return Net(self.dropout)
 
+    def preparation(self):
+        return 0, Path("features")
+
+    def adopt(self, model, found):
+        model.load_state_dict(found.tensors())
+        return ["all taken"]
+
     def objective(self, model):
         return Objective(model, self.seen)
 
@@ -122,25 +140,43 @@ class FakeBackend:
     def evaluate(self, model, *, subnet, split, limit):
         model.eval()
         x = torch.randn(64, 4, generator=torch.Generator().manual_seed(99))
-        return {"error": float(((model(x, subnet) - x.sin().sum(1)) ** 2).mean())}
+        error = float(((model(x, subnet) - x.sin().sum(1)) ** 2).mean())
+        return {"error": error, "low": error, "high": error}
 
     def write_assets(self, directory):
         (directory / "labels.txt").write_text("none\n")
 
 
-def run(out, backend=None, *, config=CONFIG, recipe=None, parent="a corpus"):
+def run(out, backend=None, *, config=CONFIG, recipe=None, parent="a corpus", init=None):
     """Train with the fake backend; returns the artifact."""
     recipe = {"train": config.to_json()} if recipe is None else recipe
-    return train(backend or FakeBackend(), config, Path(out), recipe=recipe, parent=parent)
+    backend = backend or FakeBackend()
+    return loop.train(backend, config, Path(out), recipe=recipe, parent=parent, init=init)
 
 
-def _kill(at):
+def _kill(out, *deaths):
+    """A process that has died once leaves a file behind, and lives on when it is started again."""
+
     def before(index):
-        if index == at:
+        death = f"{os.environ.get('RANK', '0')}:{index}"
+        mark = Path(out).with_name(f"died-{death}")
+        if death in deaths and not mark.exists():
+            mark.touch()
             os.kill(os.getpid(), signal.SIGKILL)
 
     return before
 
 
+def draw_nothing():
+    """A picture takes longer than these trainings."""
+    loop.plot_curves = lambda metrics, out: None
+
+
 if __name__ == "__main__":
-    run(sys.argv[1], FakeBackend(_kill(int(sys.argv[2]))))
+    torch.set_num_threads(1)
+    draw_nothing()
+    try:
+        run(sys.argv[1], FakeBackend(_kill(*sys.argv[1:])))
+    except LostProcess as error:
+        sys.stderr.write(f"{error}\n")
+        sys.exit(LOST)

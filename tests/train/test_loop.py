@@ -1,4 +1,6 @@
+import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -8,17 +10,22 @@ import pytest
 import torch
 
 from todm import artifact
-from todm.errors import ConfigError, TrainingError
+from todm.errors import ArtifactError, ConfigError, TrainingError
 from todm.train import loop
 from todm.train.checkpoint import read_latest
-from todm.train.loop import CHECKPOINTS, SUPERNET, TrainConfig
+from todm.train.config import TrainConfig
+from todm.train.loop import CHECKPOINTS, SUPERNET
 from todm.train.monitor import CURVES, METRICS, read_metrics
+from todm.train.spikes import BAD_BATCHES
 
 
 @pytest.fixture(autouse=True)
 def _no_picture(monkeypatch):
     """A picture takes longer than these trainings; that of `straight` is drawn."""
     monkeypatch.setattr(loop, "plot_curves", lambda metrics, out: None)
+
+
+MEASURED = ("seconds", "time", "audio_hours_per_hour", "audio_hours_per_hour_per_process")
 
 
 @pytest.fixture(scope="module")
@@ -35,7 +42,9 @@ def _weights(out):
 
 
 def _rows(out):
-    return [{k: v for k, v in r.items() if k != "seconds"} for r in read_metrics(out / METRICS)]
+    """Without what was measured, and without what happened to a run."""
+    rows = [r for r in read_metrics(out / METRICS) if r["kind"] != "event"]
+    return [{k: v for k, v in r.items() if k not in MEASURED} for r in rows]
 
 
 def _assert_same(out, straight):
@@ -56,7 +65,7 @@ def _crash(at, error=RuntimeError):
 
 def test_killed_and_resumed_is_as_if_nothing_had_been(fake, straight, tmp_path):
     """In the window of the average: its sum, too, is taken up again."""
-    program = [sys.executable, fake.__file__, str(tmp_path / "run"), "17"]
+    program = [sys.executable, fake.__file__, str(tmp_path / "run"), "0:17"]
     killed = subprocess.run(program, cwd=os.getcwd(), env={**os.environ, "PYTHONPATH": "."})
     assert killed.returncode == -signal.SIGKILL
     assert not (tmp_path / "run" / SUPERNET).exists()
@@ -124,7 +133,7 @@ def test_a_plain_model_is_trained_without_sandwich(fake, tmp_path):
     backend = fake.FakeBackend()
     done = fake.run(tmp_path, backend, config=fake.CONFIG.replace(sandwich=False, num_updates=4))
     assert {s for s, _ in backend.seen} == {fake.SPACE.largest}
-    assert list(done.metrics["dev"]) == ["largest"]
+    assert list(done.metrics["dev"]) == ["largest", "largest int8"]
 
 
 def test_the_artifact(fake, straight):
@@ -134,7 +143,7 @@ def test_the_artifact(fake, straight):
     assert done.config == {"train": fake.CONFIG.to_json()}
     assert done.info["seed"] == 3
     assert (done.metrics["updates"], done.metrics["skipped"]) == (20, 0)
-    assert set(done.metrics["dev"]) == {"largest", "smallest"}
+    assert set(done.metrics["dev"]) == {"largest", "smallest", "largest int8"}
     assert done.file("labels.txt").read_text() == "none\n"
     average = read_latest(out / CHECKPOINTS)["average"]
     assert average["num"] == 4
@@ -185,10 +194,120 @@ def test_bad_steps_in_a_row_stop_the_training_and_name_the_batch(fake, tmp_path)
     backend = fake.FakeBackend(lambda index: float("inf") if index >= 6 else None)
     config = fake.CONFIG.replace(max_bad_steps=4)
     with pytest.raises(
-        TrainingError, match=r"4 steps in a row .* \(update 9, batch row-9-0, row-9-1"
+        TrainingError,
+        match=r"4 steps in a row .* \(update 9, batch row-9-0, row-9-1.*bad_batches\.jsonl",
     ):
         fake.run(tmp_path, backend, config=config)
     assert all(v.isfinite().all() for v in read_latest(tmp_path / CHECKPOINTS)["model"].values())
+    rows = [json.loads(line) for line in (tmp_path / BAD_BATCHES).read_text().splitlines()]
+    assert [(r["update"], r["process"], r["loss"]) for r in rows] == [
+        (u, 0, "nan") for u in range(6, 10)
+    ]
+    assert rows[0]["ids"] == [f"row-6-{i}" for i in range(8)]
+
+
+SPIKY = {"num_updates": 60, "checkpoint_minutes": 100.0, "eval_every": 2.0, "log_every": 60}
+
+
+def _spike(at, crash_at=None):
+    def before(index):
+        if index == crash_at:
+            raise InterruptedError
+        return 1e4 if index in at else None
+
+    return before
+
+
+def test_a_step_far_above_the_usual_is_skipped_and_written_down(fake, tmp_path):
+    """Of update 5 nobody knows yet what is usual: the largest net alone has 15 updates only."""
+    config = fake.CONFIG.replace(**SPIKY)
+    done = fake.run(tmp_path, fake.FakeBackend(_spike([5, 45])), config=config)
+    assert done.metrics["skipped"] == 1
+    (row,) = (json.loads(line) for line in (tmp_path / BAD_BATCHES).read_text().splitlines())
+    assert row["update"] == 45
+    assert re.fullmatch(r"the loss \S+ is above \S+", row["reason"])
+    events = [r for r in read_metrics(tmp_path / METRICS) if r["kind"] == "event"]
+    assert [e["event"] for e in events] == ["skipped"]
+
+
+def test_the_guard_of_spikes_can_be_turned_off(fake, tmp_path):
+    config = fake.CONFIG.replace(**SPIKY, max_spike=0.0)
+    done = fake.run(tmp_path, fake.FakeBackend(_spike([45])), config=config)
+    assert done.metrics["skipped"] == 0
+    assert not (tmp_path / BAD_BATCHES).exists()
+
+
+def test_what_is_usual_is_remembered_by_a_checkpoint(fake, tmp_path):
+    """Resumed between two spikes: both are skipped, each is written down once."""
+    config = fake.CONFIG.replace(**{**SPIKY, "checkpoint_minutes": 0.0})
+    spikes = [40, 45, 48]
+    want = fake.run(tmp_path / "a", fake.FakeBackend(_spike(spikes)), config=config)
+    with pytest.raises(InterruptedError):
+        fake.run(tmp_path / "b", fake.FakeBackend(_spike(spikes, crash_at=46)), config=config)
+    for old in (tmp_path / "b" / CHECKPOINTS).glob("update-00000046.pt"):
+        old.unlink()  # so that update 45 comes again
+    got = fake.run(tmp_path / "b", fake.FakeBackend(_spike(spikes)), config=config)
+    assert got.metrics["skipped"] == want.metrics["skipped"] == 3
+    assert all(torch.equal(v, want.tensors()[k]) for k, v in got.tensors().items())
+    assert (tmp_path / "b" / BAD_BATCHES).read_text() == (tmp_path / "a" / BAD_BATCHES).read_text()
+
+
+def test_outliers_are_capped_where_that_is_asked_for(fake, tmp_path):
+    quant = fake.CONFIG.quant.replace(outlier_cap=1.3)
+    done = fake.run(tmp_path, config=fake.CONFIG.replace(quant=quant))
+    rows = [r for r in _rows(tmp_path) if r["kind"] == "train"]
+    assert rows[0]["capped"] > 0
+    assert max(r["outlier_max"] for r in rows) == pytest.approx(1.3, rel=1e-3)
+    assert done.metrics["skipped"] == 0
+
+
+def test_throughput_is_logged_and_kept(straight):
+    out, _ = straight
+    rows = [r for r in read_metrics(out / METRICS) if r["kind"] == "train"]
+    rates = [r["audio_hours_per_hour"] for r in rows]
+    assert min(rates) > 0
+    assert rates == [r["audio_hours_per_hour_per_process"] for r in rows]  # there is one process
+    kept = artifact.load(out / SUPERNET).metrics["audio_hours_per_hour"]
+    assert min(rates) < kept < max(rates)
+
+
+def test_a_summary_is_left(straight):
+    assert "Dev WER" in (straight[0] / "summary.md").read_text()
+
+
+@pytest.fixture(scope="module")
+def begun(fake, straight, tmp_path_factory):
+    """A training that began from `straight`, and nothing interrupted."""
+    out = tmp_path_factory.mktemp("begun")
+    return fake.run(out, init=straight[0] / SUPERNET)
+
+
+def test_an_earlier_supernet_is_begun_from_and_named(fake, straight, begun, tmp_path):
+    first = artifact.load(straight[0] / SUPERNET)
+    assert begun.info["init"] == first.hash
+    assert "init" not in first.info
+    short = fake.CONFIG.replace(num_updates=1, optim=fake.CONFIG.optim.replace(lr=1e-9))
+    near = fake.run(tmp_path, config=short, init=first.path).tensors()
+    for name, value in first.tensors().items():
+        torch.testing.assert_close(near[name], value, rtol=0, atol=1e-3)
+
+
+def test_what_it_began_from_may_be_gone_when_it_resumes(fake, straight, begun, tmp_path):
+    init = tmp_path / "init"
+    shutil.copytree(straight[0] / SUPERNET, init)
+    with pytest.raises(RuntimeError):
+        fake.run(tmp_path / "run", fake.FakeBackend(_crash(7)), init=init)
+    shutil.rmtree(init)
+    done = fake.run(tmp_path / "run", init=init)
+    assert done.info["init"] == begun.info["init"]
+    assert all(torch.equal(v, begun.tensors()[k]) for k, v in done.tensors().items())
+
+
+def test_another_beginning_is_refused(fake, straight, tmp_path):
+    with pytest.raises(ConfigError, match=r"\(init: None then, '\w+' now\)"):
+        fake.run(straight[0], init=straight[0] / SUPERNET)
+    with pytest.raises(ArtifactError, match="not an artifact"):
+        fake.run(tmp_path / "run", init=tmp_path / "nowhere")
 
 
 @pytest.mark.parametrize(
@@ -200,6 +319,8 @@ def test_bad_steps_in_a_row_stop_the_training_and_name_the_batch(fake, tmp_path)
         ({"num_random": -1}, "train.num_random is -1: 0 or more"),
         ({"log_every": 0}, "train.log_every is 0: at least 1"),
         ({"max_bad_steps": 0}, "train.max_bad_steps is 0: at least 1"),
+        ({"max_spike": 0.5}, "train.max_spike is 0.5: a multiple above 1, or 0 for none"),
+        ({"max_restarts": -1}, "train.max_restarts is -1: 0 or more"),
         ({"eval_every": 0.0}, "train.eval_every is 0.0: a fraction above 0"),
     ],
     ids=lambda value: "" if isinstance(value, str) else next(iter(value)),

@@ -50,8 +50,53 @@ def test_a_last_line_cut_by_a_crash_is_left_out(run):
     assert len(path.read_text().splitlines()) == 4
 
 
+def test_what_belongs_to_an_update_is_forgotten_with_it(run):
+    with Monitor(run, 100) as monitor:
+        monitor.resume(40)
+        monitor.note("skipped", update=35, ids=["a"])
+        monitor.note("skipped", update=20)
+        monitor.note("disk full", free=0)
+        monitor.resume(30)
+        monitor.note("restart")
+    events = [r for r in read_metrics(run / METRICS) if r["kind"] == "event"]
+    assert [(r["event"], r.get("update"), r.get("after")) for r in events] == [
+        ("skipped", 20, None),
+        ("disk full", None, 40),
+        ("restart", None, 30),
+    ]
+    assert events[1]["free"] == 0
+
+
 def test_no_file_has_no_rows(tmp_path):
     assert read_metrics(tmp_path / METRICS) == []
+
+
+def test_every_kind_of_figure_has_its_panel(run, monkeypatch):
+    """The last curve of each panel, by its title."""
+    from matplotlib.figure import Figure
+
+    with Monitor(run, 100) as monitor:
+        figures = {"audio_hours_per_hour": 120.0, "outlier_max": 7.0, "clip": 0.5}
+        monitor.trained(50, {**FIGURES, **figures})
+        monitor.trained(60, {**FIGURES, "clip": 0.0})
+        monitor.evaluated(60, {"largest int8": {"error": 12.0}})
+    drawn = {}
+
+    def keep(figure, *args, **options):
+        for axis in figure.axes:
+            labels = axis.get_legend_handles_labels()[1]
+            drawn[axis.get_title("left")] = (labels[-1], axis.lines[-1].get_ydata()[-1])
+
+    monkeypatch.setattr(Figure, "savefig", keep)
+    plot_curves(run / METRICS, run / CURVES)
+    assert drawn == {
+        "loss per label (largest net unless said)": ("divergence", 0.2),
+        "dev WER, %": ("largest int8, 1200.00% at the end", 100.0),
+        "gradient norm": ("1 skipped", 1.0),
+        "learning rate": ("lr", 0.01),
+        "throughput, hours of audio per hour": ("audio hours per hour", 120.0),
+        "weight outliers, peak over rms of a channel": ("outlier max", 7.0),
+    }
 
 
 @pytest.mark.parametrize("rows", ["run", "training alone", "nothing"])

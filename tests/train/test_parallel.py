@@ -1,14 +1,15 @@
+import json
 import os
 import socket
 import subprocess
 import sys
-import time
 
 import pytest
 import torch
 
-from todm.errors import TrainingError
-from todm.train.parallel import World, helpers
+from todm.train.monitor import METRICS, read_metrics
+from todm.train.parallel import PARENT, LostProcess, World
+from todm.train.spikes import BAD_BATCHES
 
 pytestmark = pytest.mark.skipif(
     not torch.distributed.is_available(), reason="this torch has no torch.distributed"
@@ -32,7 +33,7 @@ def done(two, tmp_path_factory):
     env = {**os.environ, **shared, "GLOO_SOCKET_IFNAME": loopback, "PYTHONPATH": "."}
     env["CUDA_VISIBLE_DEVICES"] = ""
     logs = [out / f"log-{rank}.txt" for rank in range(2)]
-    processes, ports = [], _free_ports(5)
+    processes, ports = [], _free_ports(10)
     for rank, log in enumerate(logs):
         with log.open("w") as told:
             own = {**env, "RANK": str(rank), "LOCAL_RANK": str(rank)}
@@ -97,6 +98,50 @@ def test_two_processes_resume_exactly(done):
         assert torch.equal(found["resumed"][name], value)
 
 
+REFUSALS = {
+    "settings": "training process 1 has not the same settings as process 0: start all with the same",
+    "subnets": "training process 1 has not the same subnets as process 0: start all with the same",
+    "checkpoint": "training process 1 has not the same checkpoint as process 0: put --out on a disk",
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("what", REFUSALS)
+def test_processes_that_do_not_do_the_same_are_refused_by_all(done, what):
+    for rank in range(2):
+        assert _read(done / f"refusals-{rank}.pt")[what].startswith(REFUSALS[what])
+
+
+@pytest.mark.slow
+def test_a_bad_batch_of_one_process_is_skipped_by_all_and_found(done):
+    """Only the second process has bad batches: both stop at the same step, and its ids are there."""
+    said = [_read(done / f"refusals-{rank}.pt")["bad"] for rank in range(2)]
+    assert said[0] == said[1]
+    assert said[0].startswith(
+        "3 steps in a row were skipped, the last because the loss is not finite"
+    )
+    rows = [json.loads(line) for line in (done / "bad" / BAD_BATCHES).read_text().splitlines()]
+    assert [(r["update"], r["process"]) for r in rows] == [
+        (u, p) for u in (2, 3, 4) for p in (0, 1)
+    ]
+    assert [r["process"] for r in rows if r["loss"] == "nan"] == [1, 1, 1]
+    assert rows[1]["ids"] == ["row-2-1", "row-2-3", "row-2-5", "row-2-7"]
+
+
+@pytest.mark.slow
+def test_a_process_that_is_gone_is_noticed_at_once(done):
+    said = _read(done / "lost-0.pt")
+    assert said.startswith("another process of this training is gone: run the same command again")
+
+
+@pytest.mark.slow
+def test_throughput_is_that_of_all_processes(done):
+    rows = [r for r in read_metrics(done / "run" / METRICS) if r["kind"] == "train"]
+    for row in rows:
+        each = row["audio_hours_per_hour_per_process"]
+        assert row["audio_hours_per_hour"] == pytest.approx(2 * each)
+
+
 def test_one_process_is_left_as_it_is(monkeypatch):
     for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK"):
         monkeypatch.delenv(name, raising=False)
@@ -107,56 +152,17 @@ def test_one_process_is_left_as_it_is(monkeypatch):
         with world.lead_first():
             order.append("body")
         world.barrier()
+        assert world.total([1.5, 2.0]) == [1.5, 2.0]
+        assert world.gathered({"a": 1}) == [{"a": 1}]
+        world.agree({"a": 1}, what="settings", hint="")
     assert order == ["body"]
     assert not torch.distributed.is_initialized()
 
 
-@pytest.fixture
-def no_torchrun(monkeypatch):
-    """As without torchrun and without a GPU."""
-    for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT"):
-        monkeypatch.delenv(name, raising=False)
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-
-
-@pytest.mark.parametrize("why", ["one process", "torchrun"])
-def test_no_helper_is_started_where_none_is_needed(no_torchrun, monkeypatch, tmp_path, why):
-    monkeypatch.setattr(subprocess, "Popen", lambda *_, **__: pytest.fail("started a helper"))
-    if why == "torchrun":
-        monkeypatch.setenv("WORLD_SIZE", "2")
-    before = dict(os.environ)
-    with helpers(1 if why == "one process" else 2, ["train"], tmp_path):
-        assert dict(os.environ) == before
-
-
-def test_this_process_is_the_first_of_its_helpers(no_torchrun, tmp_path):
-    before = dict(os.environ)
-    with helpers(2, ["--version"], tmp_path / "run"):
-        assert (World().rank, World().size) == (0, 2)
-        assert os.environ["MASTER_ADDR"] == "127.0.0.1"
-    assert dict(os.environ) == before
-    assert (tmp_path / "run" / "process-1.log").is_file()
-
-
-def _fail_beside_a_helper(tmp_path, verb, *, said, message):
-    """What becomes of an error in this process once its helper has said something and is gone."""
-    with helpers(2, verb, tmp_path):
-        log = tmp_path / "process-1.log"
-        for _ in range(300):
-            time.sleep(0.1)
-            if said in log.read_text():
-                break
-        time.sleep(0.5)
-        raise RuntimeError(message)
-
-
-def test_a_helper_that_dies_is_named_with_its_log(no_torchrun, tmp_path):
-    words = f"training process 1 stopped: see {tmp_path / 'process-1.log'}; run the same command"
-    with pytest.raises(TrainingError, match=words):
-        _fail_beside_a_helper(tmp_path, ["no-such-verb"], said="invalid choice", message="closed")
-    assert "WORLD_SIZE" not in os.environ
-
-
-def test_an_error_of_our_own_is_not_the_helpers(no_torchrun, tmp_path):
-    with pytest.raises(RuntimeError, match="our own"):
-        _fail_beside_a_helper(tmp_path, ["--version"], said="todm", message="our own")
+def test_a_process_whose_parent_is_gone_stops(monkeypatch):
+    monkeypatch.delenv("WORLD_SIZE", raising=False)
+    monkeypatch.setenv(PARENT, str(os.getppid()))
+    assert World().total([1.0]) == [1.0]
+    monkeypatch.setenv(PARENT, str(2**22 + 1))
+    with pytest.raises(LostProcess, match="the process that started this training is gone"):
+        World().total([1.0])

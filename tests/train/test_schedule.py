@@ -1,7 +1,7 @@
 import pytest
 
 from todm.errors import ConfigError
-from todm.train.schedule import ScheduleConfig, eden, eden2, lr_factor
+from todm.train.schedule import Pace, ScheduleConfig, eden, eden2, lr_factor
 
 KINDS = ["eden", "eden2", "cosine", "linear"]
 
@@ -40,13 +40,45 @@ def test_a_short_run_is_a_long_one_in_small(kind):
     assert near == pytest.approx(far, abs=5e-3)
 
 
+AUDIO = ScheduleConfig(kind="eden", reference_seconds=2000.0, warmup_start=0.5)
+
+
+@pytest.mark.parametrize("update", [0, 100, 500, 7500, 40_000])
+def test_with_the_reference_batch_eden_is_the_published_one(update):
+    pace = Pace(seconds=2000.0, updates=5184)  # 960 h at three speeds
+    got = lr_factor(update, 10**6, config=AUDIO, pace=pace)
+    assert got == pytest.approx(eden(update, update / 5184))
+
+
+@pytest.mark.parametrize("kind", ["eden", "eden2"])
+def test_the_rate_falls_with_the_audio_whatever_the_batch(kind):
+    """Eight processes see as much in an eighth of the updates."""
+    config = AUDIO.replace(kind=kind)
+    one, eight = Pace(seconds=1000.0, updates=10_400), Pace(seconds=8000.0, updates=1300)
+    for update in (10, 1000, 20_000):
+        near = lr_factor(update, 10**6, config=config, pace=eight)
+        assert near == pytest.approx(lr_factor(8 * update, 10**6, config=config, pace=one))
+
+
+def test_audio_is_for_eden_only():
+    with pytest.raises(ConfigError, match="reference_seconds is for eden and eden2, not cosine"):
+        ScheduleConfig(kind="cosine", reference_seconds=2000.0)
+
+
 def test_runs_of_one_update_have_a_rate():
     assert lr_factor(0, 1, config=ScheduleConfig(warmup=0.0)) == 1.0
 
 
 @pytest.mark.parametrize(
     "setting",
-    [{"final": 0.2}, {"warmup": 1.0}, {"warmup_start": 0.0}, {"knee_updates": 0.0}],
+    [
+        {"final": 0.2},
+        {"warmup": 1.0},
+        {"warmup_start": 0.0},
+        {"knee_updates": 0.0},
+        {"eden_epochs": 0.0},
+        {"reference_seconds": -1.0},
+    ],
     ids=str,
 )
 def test_impossible_settings_are_refused(setting):

@@ -12,13 +12,14 @@ from pathlib import Path
 import torch
 
 from todm.asr.backend import TrainingBatches
-from todm.asr.data import Batch
+from todm.asr.data import Batch, LoaderConfig
 from todm.asr.encoder import EncoderConfig
 from todm.asr.model import Rnnt, RnntConfig
 from todm.asr.objective import ObjectiveConfig, RnntObjective
+from todm.errors import TodmError
 from todm.supernet.sandwich import sandwich_step
 from todm.supernet.space import SearchSpace, SpaceConfig
-from todm.train.parallel import World
+from todm.train.parallel import LostProcess, World
 
 SPACE = SearchSpace(SpaceConfig(depths=(2, 3, 4), widths={"ffn": (16, 32), "pairs": (1, 2)}))
 MIXED = SPACE.subnet(3, {"ffn": (32, 16, 32), "pairs": (1, 2, 2)})
@@ -60,7 +61,7 @@ def gradients(world, subnets):
     model = Rnnt(RnntConfig(vocab_size=11, joiner_dim=16, encoder=encoder))
     objective = world.wrap(RnntObjective(model, ObjectiveConfig(), label_sizes=[1] * 11))
     rows = slice(world.rank, None, world.size)
-    step = next(iter(TrainingBatches(Stream(rows), (8,), seed=0)))
+    step = next(iter(TrainingBatches(Stream(rows), (8,), LoaderConfig())))
     sandwich_step(objective, step, subnets=subnets, progress=0.8)
     found = {
         n: torch.zeros_like(p) if p.grad is None else p.grad for n, p in model.named_parameters()
@@ -103,6 +104,43 @@ def resumed(out, next_port):
     return {"straight": straight, "resumed": fake.run(out / "crashed").tensors()}
 
 
+def refusals(next_port, out):
+    """What each process says when they do not do the same."""
+    fake, rank, said = _fake(), World().rank, {}
+
+    def attempt(name, work):
+        next_port()
+        try:
+            work()
+        except TodmError as error:
+            said[name] = str(error)
+
+    other = fake.FakeBackend()
+    if rank:
+        other.space = SearchSpace(SpaceConfig(depths=(2, 3), widths={"w": (1, 4)}))
+    config = fake.CONFIG.replace(seed=rank)
+    attempt("settings", lambda: fake.run(out / "settings", config=config))
+    attempt("subnets", lambda: fake.run(out / "subnets", other))
+    attempt("checkpoint", lambda: fake.run(out / ("straight" if rank else "nothing")))
+    bad = fake.FakeBackend(lambda index: float("nan") if rank and index >= 2 else None)
+    strict = fake.CONFIG.replace(max_bad_steps=3)
+    attempt("bad", lambda: fake.run(out / "bad", bad, config=strict))
+    return said
+
+
+def lost():
+    """What the first process says when the second is gone without a word."""
+    try:
+        with World().joined() as world:
+            world.total([1.0])
+            if world.rank:
+                os._exit(0)
+            world.total([1.0])
+    except LostProcess as error:
+        return str(error)
+    return "nothing"
+
+
 def main(place, *ports):
     """Each meeting of the processes has a port of its own, as each start of torchrun has."""
     left, rank = list(ports), World().rank
@@ -117,8 +155,12 @@ def main(place, *ports):
     torch.save(trained(place / "run"), place / f"weights-{rank}.pt")
     next_port()
     torch.save(resumed(place, next_port), place / f"resumed-{rank}.pt")
+    torch.save(refusals(next_port, place), place / f"refusals-{rank}.pt")
+    next_port()
+    torch.save(lost(), place / f"lost-{rank}.pt")
 
 
 if __name__ == "__main__":
     torch.set_num_threads(1)
+    _fake().draw_nothing()
     main(Path(sys.argv[1]), *sys.argv[2:])

@@ -21,9 +21,8 @@ import math
 import torch
 from torch import Tensor
 
-from todm.asr.data import Batch, generator, pad_targets
+from todm.asr.data import Batch, add_tail, generator, pad_targets
 from todm.asr.features import NUM_BINS, PADDING, SAMPLE_RATE, SILENCE_FLOOR, fbank
-from todm.asr.store import FeatureStore
 from todm.config import Config
 from todm.errors import ConfigError
 
@@ -108,7 +107,7 @@ class Augmenter:
             config: how much of what.
             mean_F: what masks put in place of speech: the training mean, which the encoder's
                 normalisation turns into zeros.
-            noise_NF: frames of noise (`noise_of_store`); if None, shaped Gaussian noise.
+            noise_NF: frames of noise (`todm.asr.noise`); if None, shaped Gaussian noise.
         """
         self._config, self._mean_F = config, mean_F
         # White noise gets a random colour; a user's own noise has the colour it has.
@@ -147,6 +146,21 @@ class Augmenter:
             masks = {"mean_F": self._mean_F, "config": config, "generator": generator}
             mask(batch.features_BTF, batch.feature_lens_B, **masks)
         return batch
+
+    @property
+    def silence(self) -> int:
+        """The most frames of silence that an utterance gets."""
+        return self._config.max_offset + self._config.max_tail
+
+    @property
+    def joins(self) -> bool:
+        """Whether utterances may be joined two by two."""
+        return self._config.join_prob > 0
+
+    def worst(self, batch: Batch) -> Batch:
+        """The largest that a batch can become: all the silence, and joined if any batch is."""
+        batch = add_tail(batch, self.silence)
+        return join_pairs(batch) if self.joins else batch
 
     def _noise(self, num: int, num_frames: int, draw: "_Draw") -> Tensor:
         """Noise of random colour at -75 to -20 dB, or digital silence: [num, num_frames, F]."""
@@ -199,22 +213,6 @@ def white_noise(seconds: float = 40.0) -> Tensor:
     return fbank(wave_S)
 
 
-def noise_of_store(store: FeatureStore, *, max_frames: int = 360_000) -> Tensor:
-    """Frames of noise recordings, [N, 80] float32, of at most an hour by default.
-
-    Recordings are taken in the order of the store, each levelled to the same mean power, so that
-    a quiet one is heard as often as a loud one.
-    """
-    found, total = [], 0
-    for i in range(len(store)):
-        if total >= max_frames:
-            break
-        frames_TF = store.features(i)[: max_frames - total]
-        found.append(frames_TF - frames_TF.exp().sum(1).mean().log())
-        total += len(frames_TF)
-    return torch.cat([f.reshape(-1, NUM_BINS) for f in found])
-
-
 def without_speech(batch: Batch, rows: list[int]) -> Batch:
     """The batch with nothing to recognise in some of its utterances."""
     targets = [[] if i in rows else t for i, t in enumerate(batch.targets)]
@@ -245,6 +243,7 @@ def join_pairs(batch: Batch) -> Batch:
         *pad_targets([[t for i in p for t in targets[i]] for p in pairs]),
         ["+".join(batch.ids[i] for i in p) for p in pairs],
         [" ".join(batch.texts[i] for i in p) for p in pairs],
+        batch.seconds,
     )
 
 

@@ -2,26 +2,27 @@
 
 import dataclasses
 import logging
-import random
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from torch import Tensor, distributed, nn
+from torch import Tensor, nn
 
-from todm.asr import tokens
+from todm.artifact import Artifact
+from todm.asr import initial, tokens
+from todm.asr.batches import TrainingBatches
 from todm.asr.config import AsrConfig
 from todm.asr.cuts import cut_text
 from todm.asr.data import eval_batches
 from todm.asr.decode import Hypothesis, beam_search, greedy_search
+from todm.asr.features import FRAME_SHIFT, NUM_BINS
 from todm.asr.model import Rnnt, extract
-from todm.asr.objective import RnntObjective, TrainingBatch
+from todm.asr.objective import RnntObjective
 from todm.asr.store import FeatureStore, Progress
 from todm.asr.streaming import Decoder, Joiner, StreamingEncoder
 from todm.asr.streams import (
-    BatchStream,
     Statistics,
     make_augmenter,
     noise_store,
@@ -81,6 +82,11 @@ class AsrBackend:
             model.encoder.subsampling.scale.copy_(1 / self._statistics.std_F.clamp(min=0.1))
         return model
 
+    def adopt(self, model: nn.Module, found: Artifact) -> list[str]:
+        """Begin from an earlier supernet or subnet, see `todm.asr.initial`."""
+        assert isinstance(model, Rnnt)
+        return initial.adopt(model, found, self.tokenizer.symbols)
+
     def deployed(self, subnet: Subnet) -> StreamingEncoder:
         """The plain model with the operators of a chunk."""
         return StreamingEncoder(self.build(subnet), self.config.chunk)
@@ -99,6 +105,17 @@ class AsrBackend:
             _tell_rejected("train", FeatureStore.open(self._training_features).rejected)
         self.store("dev")
 
+    def preparation(self) -> tuple[int, Path]:
+        """The memory map of the training features, if that is still to be made."""
+        from lhotse import CutSet
+
+        loader, place = self.config.loader, self._training_features
+        if loader.feature_mode != "map" or place.is_dir():
+            return 0, place
+        seconds = sum(cut.duration for cut in CutSet.from_jsonl_lazy(self._cuts("train")))
+        per_second = NUM_BINS * 2 / FRAME_SHIFT
+        return round(seconds * per_second * sum(1 / speed for speed in loader.speeds)), place
+
     def extract(self, model: nn.Module, subnet: Subnet) -> Rnnt:
         """A plain dense module whose outputs equal the supernet's with that subnet."""
         assert isinstance(model, Rnnt)
@@ -110,7 +127,7 @@ class AsrBackend:
         sizes = [max(1, len(symbol.removeprefix("\u2581"))) for symbol in self.tokenizer.symbols]
         return RnntObjective(model, self.config.objective, label_sizes=sizes)
 
-    def batches(self, *, rank: int, world_size: int, num_updates: int) -> "TrainingBatches":
+    def batches(self, *, rank: int, world_size: int, num_updates: int) -> TrainingBatches:
         """Augmented training batches of one process."""
         if self._statistics is None:
             raise ConfigError("training batches need prepare() first")
@@ -134,7 +151,7 @@ class AsrBackend:
             _log.warning(
                 "train: left out %s", ", ".join(f"{n} ({why})" for why, n in dropped.items())
             )
-        return TrainingBatches(stream, self.config.chunks, self.config.loader.seed)
+        return TrainingBatches(stream, self.config.chunks, self.config.loader)
 
     def evaluate(
         self,
@@ -298,28 +315,6 @@ class AsrBackend:
         return self.tokenizer.encode(self._normal(text))
 
 
-class TrainingBatches:
-    """Batches with the chunk size of the step: the same on all ranks, exact on resume."""
-
-    def __init__(self, stream: BatchStream, chunks: tuple[int, ...], seed: int) -> None:
-        self._stream, self._chunks, self._seed = stream, chunks, seed
-
-    def __iter__(self) -> Iterator[TrainingBatch]:
-        for batch in self._stream:
-            state = self._stream.state()
-            draw = random.Random(f"{self._seed}/{state['epoch']}/{state['index']}")
-            labels = float(batch.target_lens_B.sum())
-            yield TrainingBatch(batch, draw.choice(self._chunks), _mean_over_processes(labels))
-
-    def state_dict(self) -> dict[str, Any]:
-        """Epoch and index."""
-        return dict(self._stream.state())
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go to a position."""
-        self._stream.load_state(dict(state))
-
-
 def _tell_rejected(split: str, rejected: list[dict[str, str]]) -> None:
     """Say which audio was found to be unusable only when its features were computed."""
     if rejected:
@@ -346,11 +341,3 @@ def figures(result: Wer) -> dict[str, Any]:
         "deletions": result.deletions,
         "substitutions": result.substitutions,
     }
-
-
-def _mean_over_processes(value: float) -> float:
-    if not distributed.is_available() or not distributed.is_initialized():
-        return value
-    total = torch.tensor(value, device="cuda" if distributed.get_backend() == "nccl" else "cpu")
-    distributed.all_reduce(total)
-    return float(total) / distributed.get_world_size()

@@ -24,7 +24,8 @@ class AsrConfig(Config):
         space: elastic sizes; the largest is the supernet.
         objective: loss terms.
         noise: a folder of noise recordings to mix in; shaped Gaussian noise without one.
-        chunks: chunk sizes C drawn in training, one a step; 0 is the whole utterance.
+        chunks: chunk sizes C drawn in training, one a step; 0 is the whole utterance. No weight
+            belongs to one of them, so that one supernet serves them all.
         chunk: C that subnets are evaluated, extracted and exported at.
     """
 
@@ -54,7 +55,6 @@ class AsrConfig(Config):
             raise ConfigError(
                 f"asr.chunks is {self.chunks} and asr.chunk {self.chunk}: frames of 40 ms, 0 only in chunks"
             )
-
         own = RnntConfig()
         if (self.model.encoder.ffn, self.model.encoder.pairs) != (
             own.encoder.ffn,

@@ -1,15 +1,10 @@
-"""Batches: what training and evaluation consume, and the order they come in.
-
-The order is a function of (seed, epoch), the random draws of augmentation of (seed, epoch, index,
-rank). So the whole state of a stream is two numbers, the epoch and the index of the next batch,
-and a resumed training sees exactly what an uninterrupted one would have seen.
+"""Batches: what training and evaluation consume, and how much of it at a time.
 
 Letters: B batch, T frames (100 a second, before subsampling), F bins, U labels.
 """
 
 import dataclasses
 import math
-from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from typing import Literal, Protocol, Self
 
@@ -20,9 +15,11 @@ from torch import Tensor
 from todm.asr.features import FRAME_SHIFT, PADDING, SILENCE_FLOOR
 from todm.asr.store import FeatureStore
 from todm.config import Config
-from todm.errors import ConfigError, CorpusError
+from todm.errors import ConfigError
 
 SUBSAMPLING = 4
+"""Frames of features for one of the encoder's."""
+
 UNKNOWN = 2
 """The tokenizer's id for what it cannot spell."""
 
@@ -41,6 +38,8 @@ class Batch:
         target_lens_B: int64 lengths in tokens.
         ids: names of the utterances; joined ones by a "+".
         texts: transcripts.
+        seconds: audio as it was before augmentation put silence around it; that of
+            `feature_lens_B` if not given.
     """
 
     features_BTF: Tensor
@@ -49,6 +48,11 @@ class Batch:
     target_lens_B: Tensor
     ids: list[str]
     texts: list[str]
+    seconds: float = math.nan
+
+    def __post_init__(self) -> None:
+        if math.isnan(self.seconds):
+            self.seconds = float(self.feature_lens_B.sum()) * FRAME_SHIFT
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -76,6 +80,20 @@ class Augment(Protocol):
         """A changed copy; may have fewer, longer utterances."""
         ...
 
+    @property
+    def silence(self) -> int:
+        """The most frames of silence that an utterance gets."""
+        ...
+
+    @property
+    def joins(self) -> bool:
+        """Whether utterances may be joined two by two."""
+        ...
+
+    def worst(self, batch: Batch) -> Batch:
+        """The largest that a batch can become."""
+        ...
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class LoaderConfig(Config):
@@ -86,9 +104,14 @@ class LoaderConfig(Config):
             hour of audio and speed); `on_the_fly` computes them in loader processes each time.
         speeds: speed perturbation, each a copy of the corpus.
         batch_size: utterances a batch; None leaves it to `max_frames`.
-        max_frames: padded frames a batch (B x T), before augmentation adds silence; None: any.
+        max_frames: most padded frames a batch (B x T), with the silence that augmentation may add;
+            None: any. What does not fit alone is left out; where utterances are joined two by two,
+            an odd last one takes the room of two.
         num_buckets: groups of like length that batches are drawn from.
         short_first: fraction of the planned updates in which the longest utterances are held back.
+        one_symbol: leave out utterances with more labels than frames of the encoder, which the
+            `one_symbol` lattice and CTC cannot align; the `standard` lattice by itself can.
+        shards: Shar shards that each process mixes at a time; their audio is held in memory.
         num_workers: loader processes of `on_the_fly`.
         tail_seconds: silence after every utterance in evaluation; a streaming recogniser decodes
             no residue shorter than its chunk, so at least the chunk.
@@ -101,6 +124,8 @@ class LoaderConfig(Config):
     max_frames: int | None = None
     num_buckets: int = 30
     short_first: float = 0.0
+    one_symbol: bool = True
+    shards: int = 8
     num_workers: int = 4
     tail_seconds: float = 0.8
     seed: int = 0
@@ -108,7 +133,7 @@ class LoaderConfig(Config):
     def __post_init__(self) -> None:
         if self.batch_size is None and self.max_frames is None:
             raise ConfigError("set batch_size or max_frames: without either a batch has no end")
-        for name in ("batch_size", "max_frames", "num_buckets"):
+        for name in ("batch_size", "max_frames", "num_buckets", "shards"):
             if (value := getattr(self, name)) is not None and value < 1:
                 raise ConfigError(f"{name} is {value}: it must be at least 1")
         for name in ("num_workers", "tail_seconds", "seed"):
@@ -118,149 +143,6 @@ class LoaderConfig(Config):
             raise ConfigError(f"speeds are {list(self.speeds)}: each must be between 0.5 and 2")
         if not 0 <= self.short_first <= 1:
             raise ConfigError(f"short_first is {self.short_first}: it must be from 0 to 1")
-
-
-class MapBatches:
-    """Endless batches of a feature store for training, shuffled anew in every epoch.
-
-    Attributes:
-        dropped: reasons for utterances left out, with counts.
-        num_utterances: what is left.
-    """
-
-    def __init__(
-        self,
-        store: FeatureStore,
-        encode: Encode,
-        *,
-        config: LoaderConfig,
-        augment: Augment | None = None,
-        num_updates: int | None = None,
-        rank: int = 0,
-        world_size: int = 1,
-    ) -> None:
-        """A stream at the start of epoch 0.
-
-        Args:
-            store: the features.
-            encode: transcript to token ids.
-            config: batch size, order, seed.
-            augment: applied to every batch.
-            num_updates: batches the training is planned to take; `short_first` needs it.
-            rank: this process, of `world_size`; each takes other batches, all equally many.
-            world_size: number of processes.
-
-        Raises:
-            CorpusError: no utterance is usable, or too few for the processes.
-        """
-        self._store, self._config, self._augment = store, config, augment
-        self._rank, self._world_size = rank, world_size
-        self._epoch = self._index = 0
-        tokens = {text: encode(text) for text in {u.text for u in store.utterances}}
-        self._targets = [tokens[u.text] for u in store.utterances]
-        faults = [
-            fault(u.num_frames, t) for u, t in zip(store.utterances, self._targets, strict=True)
-        ]
-        self.dropped = Counter(f for f in faults if f)
-        usable = np.array([i for i, f in enumerate(faults) if not f], dtype=np.int64)
-        self.num_utterances = len(usable)
-        lens = store.lens_N.numpy()
-        self._usable = usable[np.argsort(lens[usable], kind="stable")]
-        self._lens = lens
-        self._short_epochs = 0
-        if not self.num_batches(0):
-            raise CorpusError(
-                f"{store.path} has {self.num_utterances} usable utterances (left out: "
-                f"{dict(self.dropped) or 'none'}), too few for batches on {world_size} processes"
-            )
-        if config.short_first and num_updates:
-            per_epoch = self.num_batches(0)
-            self._short_epochs = round(2 * config.short_first * num_updates / per_epoch)
-
-    def num_batches(self, epoch: int) -> int:
-        """Batches of an epoch for this process; the same for every process."""
-        return len(self._order(epoch))
-
-    def state(self) -> State:
-        """Where the stream is: the epoch, and the index of the next batch in it."""
-        return {"epoch": self._epoch, "index": self._index}
-
-    def load_state(self, state: State) -> None:
-        """Go to where `state` was taken; the same store, config and world size are needed."""
-        self._epoch, self._index = state["epoch"], state["index"]
-
-    def __iter__(self) -> Iterator[Batch]:
-        while True:
-            order = self._order(self._epoch)
-            while self._index < len(order):
-                batch = self._make(order[self._index])
-                # Before the batch is handed out, so that a state taken then is the next one's.
-                self._index += 1
-                yield batch
-            self._epoch, self._index = self._epoch + 1, 0
-
-    def _make(self, indices: np.ndarray) -> Batch:
-        batch = from_store(self._store, indices.tolist(), [self._targets[i] for i in indices])
-        if self._augment is None:
-            return batch
-        draws = generator(self._config.seed, self._epoch, self._index, self._rank)
-        return self._augment(batch, draws)
-
-    def _order(self, epoch: int) -> list[np.ndarray]:
-        """This process's batches of an epoch, as indices into the store."""
-        config = self._config
-        rng = np.random.default_rng([config.seed, epoch])
-        pool = self._pool(epoch)
-        buckets = np.arange(len(pool)) * config.num_buckets // max(len(pool), 1)
-        mixed = pool[np.lexsort((rng.random(len(pool)), buckets))]
-        limits = {"batch_size": config.batch_size, "max_frames": config.max_frames}
-        batches, world = chop(mixed, self._lens[mixed], **limits), self._world_size
-        # Processes step together: neighbours in length keep them from waiting for the longest.
-        steps = [batches[i : i + world] for i in range(0, len(batches) - world + 1, world)]
-        return [steps[i][self._rank] for i in rng.permutation(len(steps))]
-
-    def _pool(self, epoch: int) -> np.ndarray:
-        """The utterances of an epoch, by length: at first only the shortest, more in each epoch."""
-        if epoch >= self._short_epochs:
-            return self._usable
-        share = (epoch + 1) / (self._short_epochs + 1)
-        least = (self._config.batch_size or 1) * self._world_size
-        return self._usable[: max(math.ceil(share * len(self._usable)), least)]
-
-
-def fault(num_frames: int, targets: list[int]) -> str | None:
-    """Why an utterance cannot be trained on; None if it can."""
-    if not targets:
-        return "empty transcript"
-    if UNKNOWN in targets:
-        return "characters that the tokenizer cannot spell"
-    if num_frames // SUBSAMPLING < len(targets):
-        return "fewer frames than labels"
-    return None
-
-
-def chop(
-    order: np.ndarray, lens: np.ndarray, *, batch_size: int | None, max_frames: int | None
-) -> list[np.ndarray]:
-    """Cut a sequence of utterances into batches, each as large as both limits allow.
-
-    Args:
-        order: what to cut.
-        lens: the length of each in frames.
-        batch_size: most utterances a batch.
-        max_frames: most padded frames a batch; a longer utterance is a batch of its own.
-    """
-    batches, start, longest = [], 0, 0
-    for i, length in enumerate(lens.tolist()):
-        longest = max(longest, length)
-        count = i - start + 1
-        full = batch_size is not None and count > batch_size
-        if i > start and (full or (max_frames is not None and count * longest > max_frames)):
-            batches.append(order[start:i])
-            start, longest = i, length
-    if len(order):
-        batches.append(order[start:])
-    return batches
 
 
 def from_store(store: FeatureStore, indices: Sequence[int], targets: Sequence[list[int]]) -> Batch:

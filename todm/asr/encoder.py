@@ -20,7 +20,7 @@ from torch.nn import functional as F
 from todm.config import Config
 from todm.errors import ConfigError
 from todm.kernels.mh_ssm import Ssm, discretise, mh_ssm
-from todm.supernet.elastic import AdaptiveDropout, Axes, ElasticLinear
+from todm.supernet.elastic import AdaptiveDropout, Axes, DropoutRule, ElasticLinear
 from todm.supernet.space import Subnet
 
 SUBSAMPLING = 4
@@ -40,8 +40,8 @@ class EncoderConfig(Config):
         state: N, complex modes of a head.
         context: stacked feature frames the subsampling sees (8: four before, four of its own).
         lookahead: `chunk` has a backward recurrence inside each chunk, `none` is causal.
-        dropout: p_max of the adaptive dropout.
-        dropout_rule: how dropout follows the width.
+        dropout: the largest net's rate, after each mixer and twice in each FFN.
+        dropout_rule: how a subnet's rate follows its width (`todm.supernet.elastic`).
         step_range: time steps of the forward heads, from slow to fast.
         backward_step_range: time steps of the backward heads.
     """
@@ -54,7 +54,7 @@ class EncoderConfig(Config):
     context: int = 8
     lookahead: Literal["chunk", "none"] = "chunk"
     dropout: float = 0.1
-    dropout_rule: Literal["adaptive", "constant", "off_for_students"] = "adaptive"
+    dropout_rule: DropoutRule = "adaptive"
     step_range: tuple[float, float] = (4e-3, 6e-2)
     backward_step_range: tuple[float, float] = (1e-2, 6e-2)
 
@@ -258,20 +258,20 @@ class Block(nn.Module):
             "down.weight": {1: ("ffn", 1)},
         }
 
-    def feed_forward(self, x_BTD: Tensor, width: int) -> Tensor:
+    def feed_forward(self, x_BTD: Tensor, width: int, *, student: bool = False) -> Tensor:
         """The second half of the block."""
-        ratio = width / self.ffn
+        rate = {"ratio": width / self.ffn, "student": student, "training": self.training}
         h = F.silu(self.up(self.ffn_norm(x_BTD), out_features=width))
-        h = self.dropout(h, ratio=ratio, training=self.training)
-        return x_BTD + self.dropout(self.down(h), ratio=ratio, training=self.training)
+        return x_BTD + self.dropout(self.down(self.dropout(h, **rate)), **rate)
 
     def forward(
-        self, x_BTD: Tensor, mask_TB1: Tensor, *, ffn: int, pairs: int, chunk: int
+        self, x_BTD: Tensor, mask_TB1: Tensor, *, ffn: int, pairs: int, chunk: int, student: bool
     ) -> Tensor:
-        """A whole sequence at the given widths."""
+        """A whole sequence at the given widths; `student`: the net is not the largest."""
         mixed = self.mixer(self.mixer_norm(x_BTD), mask_TB1, pairs=pairs, chunk=chunk)
-        x = x_BTD + self.dropout(mixed, ratio=pairs / self.pairs, training=self.training)
-        return self.feed_forward(x, ffn)
+        ratio = pairs / self.pairs
+        x = x_BTD + self.dropout(mixed, ratio=ratio, student=student, training=self.training)
+        return self.feed_forward(x, ffn, student=student)
 
 
 class Encoder(nn.Module):
@@ -307,11 +307,12 @@ class Encoder(nn.Module):
         x = self.embed(features_BTF, lens_B, max(1, chunk))
         steps = torch.arange(x.shape[1], device=x.device)
         mask = (steps[:, None] < lens).unsqueeze(-1).to(x.dtype)
+        student = subnet is not None and self.config.narrow(subnet) != self.config
         for position, index in enumerate(subnet.blocks if subnet else range(len(self.blocks))):
             block = self.blocks[index]
             ffn = subnet.width("ffn", position) if subnet else block.ffn
             pairs = subnet.width("pairs", position) if subnet else block.pairs
-            x = block(x, mask, ffn=ffn, pairs=pairs, chunk=chunk)
+            x = block(x, mask, ffn=ffn, pairs=pairs, chunk=chunk, student=student)
         return self.norm(x), lens
 
     def embed(self, features_BTF: Tensor, lens_B: Tensor, chunk: int) -> Tensor:

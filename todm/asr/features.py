@@ -61,19 +61,6 @@ def fbank(wave_S: Tensor, sample_rate: int = SAMPLE_RATE) -> Tensor:
         return _extractor()(wave_S.float()[None])[0]
 
 
-def fbank_batch(waves: Sequence[Tensor], sample_rate: int = SAMPLE_RATE) -> tuple[Tensor, Tensor]:
-    """Features of several utterances, padded with `PADDING`.
-
-    Each is computed by itself (on a CPU this is faster than one padded batch, and the last frames
-    mirror the utterance's own end rather than zeros).
-
-    Returns:
-        [B, T, 80] float32 and [B] int64 lengths in frames.
-    """
-    features = [fbank(wave, sample_rate) for wave in waves]
-    return pad(features), torch.tensor([len(f) for f in features])
-
-
 def pad(features: Sequence[Tensor]) -> Tensor:
     """Stack [T, F] tensors of different T to [B, T, F], padded with `PADDING`."""
     return torch.nn.utils.rnn.pad_sequence(list(features), batch_first=True, padding_value=PADDING)

@@ -1,5 +1,6 @@
 """From an artifact on disk to the backend and the model in it."""
 
+import json
 from pathlib import Path
 
 import torch
@@ -11,7 +12,7 @@ from todm.asr.backend import AsrBackend, Report
 from todm.asr.config import AsrConfig
 from todm.asr.model import Rnnt
 from todm.errors import ArtifactError, ConfigError
-from todm.supernet.space import Subnet
+from todm.supernet.space import SearchSpace, Subnet
 
 
 def backend_of(
@@ -70,6 +71,27 @@ def load_model(found: Artifact, backend: AsrBackend) -> Rnnt:
             f"the weights in {found.path} do not fit its configuration: {first}"
         ) from None
     return model.eval()
+
+
+def subnet_of(asked: str, space: SearchSpace) -> Subnet:
+    """A subnet by what a user writes: `largest`, `smallest`, its JSON, or a file with its JSON.
+
+    Raises:
+        ConfigError: it is none of these, or not in the space.
+    """
+    if asked in ("largest", "smallest"):
+        return space.largest if asked == "largest" else space.smallest
+    try:
+        text = Path(asked).read_text() if not asked.lstrip().startswith("{") else asked
+        found = Subnet.from_json(json.loads(text))
+        same = space.subnet(found.depth, dict(found.widths))
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        raise ConfigError(
+            f"--subnet is {asked!r}: largest, smallest, or blocks and widths as JSON or in a file"
+        ) from None
+    if same.blocks != found.blocks:
+        raise ConfigError(f"blocks {list(found.blocks)} are not kept by any subnet of this space")
+    return found
 
 
 def same_outputs(supernet: nn.Module, plain: nn.Module, subnet: Subnet) -> float:

@@ -124,10 +124,3 @@ def extract(model: Rnnt, subnet: Subnet) -> Rnnt:
     )
     plain.load_state_dict({k: v for k, v in state.items() if not k.startswith("ctc.")})
     return plain.to(next(model.parameters()).device).train(model.training)
-
-
-def count_params(config: RnntConfig, subnet: Subnet) -> int:
-    """Parameters of the extracted model, without building it with real memory."""
-    with torch.device("meta"):
-        plain = Rnnt(config.replace(encoder=config.encoder.narrow(subnet), ctc=False))
-    return sum(p.numel() for p in plain.parameters())

@@ -1,11 +1,13 @@
 """What is minimised: RNN-T loss, distillation from the step's largest net, and CTC for the alignment.
 
 Wraps the model, so that one call is one forward of one subnet, also under DistributedDataParallel.
+Every term is a sum over the batch, divided by its labels: their weights keep their meaning when a
+batch, its padding or the number of processes changes.
 """
 
 import dataclasses
 from collections.abc import Sequence
-from typing import Literal, NamedTuple
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -15,7 +17,7 @@ from todm.asr.data import SUBSAMPLING, Batch
 from todm.asr.model import BLANK, Rnnt
 from todm.config import Config
 from todm.errors import ConfigError
-from todm.kernels.rnnt_loss import Divergence, Teacher, rnnt_loss
+from todm.kernels.rnnt_loss import IMPLS, Divergence, RnntLoss, Teacher, rnnt_loss
 from todm.supernet.space import Subnet
 
 
@@ -50,53 +52,80 @@ class ObjectiveConfig(Config):
     Attributes:
         topology: lattice of the RNN-T loss; `one_symbol` is what greedy search on a device does.
         rnnt_impl: implementation of the loss; None leaves it to the dispatch rule.
-        fastemit: FastEmit lambda, rewards early labels.
-        delay_penalty: penalty per frame of delay on labels.
+        fastemit: FastEmit lambda (arXiv 2010.11148): label gradients are multiplied by 1 + lambda;
+            1e-3 to 1e-2 are usual.
+        delay_penalty: reward per frame of earliness of a label, in nats (k2's delay_penalty).
         ctc_start: weight of the CTC loss at the beginning.
         ctc_end: its weight from `ctc_until` on.
         ctc_until: where the CTC weight has come down.
         align_until: until here the CTC head learns labels laid evenly over the speech instead
             (a flat start: CTC and RNN-T alone find their first alignment only after hundreds of
             updates, docs/log.md).
-        distill: divergence of students from the largest net: alpha, kl, collapsed or none.
+        distill: what students take from the largest net. At the nodes of the lattice: the `alpha`
+            divergence (AlphaNet, arXiv 2102.07954), `kl`, or `collapsed`, KL over {blank, next
+            label, rest} (arXiv 2011.06110). Before the lattice: `encoder`, see `encoder_distance`.
+            Or `none`.
+        divergence: constants of the three on the lattice; `kind` is `distill`.
         distill_weight: lambda.
         distill_from: where distillation starts.
-        distill_full: where it reaches its full weight.
-        student_rnnt: whether students also have the RNN-T loss (else distillation only).
+        distill_full: where it reaches its full weight; before `distill_from`, it does so at once.
+        student_rnnt: whether students also learn from the transcript. If not (AlphaNet), then from
+            the largest net alone, without RNN-T and CTC loss, once distillation has started; until
+            then from the CTC loss.
     """
 
     topology: Literal["standard", "one_symbol"] = "one_symbol"
-    rnnt_impl: Literal["torch", "reference", "torchaudio"] | None = None
+    rnnt_impl: str | None = None
     fastemit: float = 0.0
     delay_penalty: float = 0.0
     ctc_start: float = 1.0
     ctc_end: float = 0.2
     ctc_until: float = 0.3
     align_until: float = 0.0
-    distill: Literal["alpha", "kl", "collapsed", "none"] = "alpha"
+    distill: Literal["alpha", "kl", "collapsed", "encoder", "none"] = "alpha"
+    divergence: Divergence = dataclasses.field(default_factory=Divergence)
     distill_weight: float = 1.0
     distill_from: float = 0.3
     distill_full: float = 0.4
     student_rnnt: bool = True
 
     def __post_init__(self) -> None:
+        if self.rnnt_impl not in (None, *IMPLS):
+            raise ConfigError(
+                f"objective.rnnt_impl is {self.rnnt_impl!r}: allowed are {', '.join(IMPLS)}, or null"
+            )
+        for name in ("fastemit", "delay_penalty", "ctc_start", "ctc_end", "distill_weight"):
+            if not getattr(self, name) >= 0:
+                raise ConfigError(f"objective.{name} is {getattr(self, name)}: 0 or more is needed")
+        if self.divergence.kind != Divergence().kind:
+            raise ConfigError("objective.divergence.kind comes from objective.distill: set that")
+        if not self.student_rnnt and (self.distill == "none" or not self.distill_weight):
+            raise ConfigError(
+                "objective.student_rnnt=false leaves students nothing to learn from without "
+                "distillation: set objective.distill and a distill_weight above 0"
+            )
+        self._check_torchaudio()
+
+    def _check_torchaudio(self) -> None:
         beyond = (
             self.topology != "standard"
-            or self.distill != "none"
-            or self.fastemit
-            or self.delay_penalty
+            or self.on_lattice is not None
+            or self.fastemit > 0
+            or self.delay_penalty > 0
         )
         if self.rnnt_impl == "torchaudio" and beyond:
             raise ConfigError(
-                "objective.rnnt_impl 'torchaudio' knows the standard topology only, no distillation, "
-                "fastemit or delay_penalty: set topology=standard and distill=none, or leave rnnt_impl out"
+                "objective.rnnt_impl 'torchaudio' knows the standard topology only, no distillation on "
+                "the lattice, fastemit or delay_penalty: set topology=standard and distill=none or "
+                "encoder, or leave rnnt_impl out"
             )
 
-
-class Told(NamedTuple):
-    """What the largest net leaves for its students, detached."""
-
-    joiner: Teacher
+    @property
+    def on_lattice(self) -> Divergence | None:
+        """The divergence at the nodes of the lattice, if that is how students are taught."""
+        if self.distill in ("encoder", "none"):
+            return None
+        return self.divergence.replace(kind=self.distill)
 
 
 class RnntObjective(nn.Module):
@@ -111,9 +140,18 @@ class RnntObjective(nn.Module):
         self.sizes_V: Tensor
 
     def forward(
-        self, step: TrainingBatch, *, subnet: Subnet | None, teacher: Told | None, progress: float
-    ) -> tuple[dict[str, Tensor], Told | None]:
+        self,
+        step: TrainingBatch,
+        *,
+        subnet: Subnet | None,
+        teacher: Teacher | None,
+        progress: float,
+    ) -> tuple[dict[str, Tensor], Teacher | None]:
         """Loss per label, and what students of this pass may learn from.
+
+        The largest net teaches with the very logits it is trained with, dropout and all, detached:
+        a second pass in evaluation mode would cost as much as a student (AlphaNet and AttentiveNAS
+        do the same). Dropout is drawn anew in each pass; features, masks and chunk are the step's.
 
         Args:
             step: features, labels and the chunk size of this step.
@@ -125,49 +163,55 @@ class RnntObjective(nn.Module):
             `loss` with its gradient, detached parts (`rnnt`, `ctc`, `divergence`, `flat_start`), all
             per label.
         """
-        model, config, batch = self.model, self.config, step.batch
+        model, batch = self.model, step.batch
         enc, lens = model.encode(
             batch.features_BTF, batch.feature_lens_B, subnet=subnet, chunk=step.chunk
         )
-        if model.ctc is not None and progress < config.align_until:
+        if model.ctc is not None and progress < self.config.align_until:
             loss = self._flat_start(enc, batch) / step.num_labels
             return {"loss": loss, "flat_start": loss.detach()}, None
-        projected = model.project_encoder(enc)
-        pred = model.predict_sequence(batch.targets_BU)
-        distill = self._ramp(progress) if teacher is not None else 0.0
-        result = rnnt_loss(
-            projected,
-            pred,
+        weights = self._weights(progress, student=teacher is not None)
+        taught = teacher if weights["divergence"] else None
+        joiner = (
+            model.project_encoder(enc),
+            model.predict_sequence(batch.targets_BU),
             model.output.weight,
             model.output.bias,
+        )
+        result = self._lattice(joiner, lens, batch, taught)
+        sums = {"rnnt": result.loss_B.sum()}
+        if taught is not None and self.config.distill == "encoder":
+            sums["divergence"] = encoder_distance(joiner[0], taught.enc_BTJ, lens)
+        elif taught is not None:
+            sums["divergence"] = result.divergence_B.sum()
+        if model.ctc is not None:
+            sums["ctc"] = self._ctc(enc, lens, batch)
+        parts = {name: value / step.num_labels for name, value in sums.items()}
+        loss = torch.stack([weights[name] * value for name, value in parts.items()]).sum()
+        told = Teacher._make(x.detach() for x in (*joiner, result.occupancy))
+        return {"loss": loss, **{k: v.detach() for k, v in parts.items()}}, told
+
+    def _lattice(
+        self,
+        joiner: tuple[Tensor, Tensor, Tensor, Tensor],
+        lens_B: Tensor,
+        batch: Batch,
+        teacher: Teacher | None,
+    ) -> RnntLoss:
+        config = self.config
+        divergence = None if teacher is None else config.on_lattice
+        return rnnt_loss(
+            *joiner,
             batch.targets_BU,
-            lens,
+            lens_B,
             batch.target_lens_B,
             topology=config.topology,
-            teacher=teacher.joiner if teacher is not None and distill else None,
-            divergence=Divergence(kind=config.distill) if distill else None,  # pyright: ignore[reportArgumentType]
+            teacher=None if divergence is None else teacher,
+            divergence=divergence,
             fastemit=config.fastemit,
             delay_penalty=config.delay_penalty,
             impl=config.rnnt_impl,
         )
-        parts = {"rnnt": result.loss_B.sum() / step.num_labels}
-        loss = parts["rnnt"] if teacher is None or config.student_rnnt else parts["rnnt"] * 0.0
-        if distill:
-            parts["divergence"] = result.divergence_B.sum() / step.num_labels
-            loss = loss + distill * parts["divergence"]
-        if model.ctc is not None:
-            parts["ctc"] = self._ctc(enc, lens, batch) / step.num_labels
-            loss = loss + self._ctc_weight(progress) * parts["ctc"]
-        told = Told(
-            Teacher(
-                projected.detach(),
-                pred.detach(),
-                model.output.weight.detach(),
-                model.output.bias.detach(),
-                result.occupancy,
-            )
-        )
-        return {"loss": loss, **{k: v.detach() for k, v in parts.items()}}, told
 
     def _ctc(self, enc_BTD: Tensor, lens_B: Tensor, batch: Batch) -> Tensor:
         assert self.model.ctc is not None
@@ -190,9 +234,15 @@ class RnntObjective(nn.Module):
         frames = (labels_BT >= 0).sum().clamp(min=1)
         return total * (batch.target_lens_B.sum() / frames)
 
-    def _ctc_weight(self, progress: float) -> float:
-        at = min(1.0, progress / max(self.config.ctc_until, 1e-9))
-        return self.config.ctc_start + at * (self.config.ctc_end - self.config.ctc_start)
+    def _weights(self, progress: float, *, student: bool) -> dict[str, float]:
+        """Of each term, for the largest net or a student."""
+        config = self.config
+        at = min(1.0, progress / max(config.ctc_until, 1e-9))
+        ctc = config.ctc_start + at * (config.ctc_end - config.ctc_start)
+        distill = self._ramp(progress) if student else 0.0
+        if config.student_rnnt or not student:
+            return {"rnnt": 1.0, "ctc": ctc, "divergence": distill}
+        return {"rnnt": 0.0, "ctc": 0.0 if distill else ctc, "divergence": distill}
 
     def _ramp(self, progress: float) -> float:
         """Weight of the distillation, 0 before `distill_from`."""
@@ -201,6 +251,30 @@ class RnntObjective(nn.Module):
             return 0.0
         at = (progress - config.distill_from) / max(config.distill_full - config.distill_from, 1e-9)
         return config.distill_weight * min(1.0, max(0.0, at))
+
+
+def encoder_distance(student_BTJ: Tensor, teacher_BTJ: Tensor, lens_B: Tensor) -> Tensor:
+    """Squared distance of what two encoders tell the joiner, in units of the teacher's mean square.
+
+    CoDERT (arXiv 2106.07734) distils, in place, what the encoder adds to the predictor: it is more
+    telling than the joint's posterior. Here that is the projected output. A frame that has nothing
+    in common with the teacher's counts about 2, as a node of the lattice at its worst, so that
+    lambda is of one size for all kinds of distillation.
+
+    Args:
+        student_BTJ: projected encoder output.
+        teacher_BTJ: likewise, detached.
+        lens_B: frames of each utterance; those beyond are never read.
+
+    Returns:
+        The sum over all frames of the batch, a scalar.
+    """
+    steps = torch.arange(student_BTJ.shape[1], device=lens_B.device)
+    inside_BT = steps < lens_B[:, None]
+    # Chosen, not multiplied by zero: beyond an end there may be anything.
+    student_NJ, teacher_NJ = student_BTJ[inside_BT].float(), teacher_BTJ[inside_BT].float()
+    power = teacher_NJ.square().sum(1).mean()
+    return (student_NJ - teacher_NJ).square().sum() / power.clamp(min=1e-20)
 
 
 @torch.no_grad()

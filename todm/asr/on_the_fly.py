@@ -1,174 +1,266 @@
 """Batches whose features are computed while training, in loader processes, for large corpora.
 
-The order is lhotse's: `DynamicBucketingSampler`, shuffled by (seed, epoch). The state is the epoch
-and the index of the next batch, as for `MapBatches`; going to it draws the batches before it again
-without reading their audio. The sampler's own `state_dict` is not used: loader processes take
-batches ahead of training, so it is ahead too.
+The order is that of the feature store's batches, by the lengths in the manifest. A job, which
+utterances make a batch, is sent to a loader process; it answers with the augmented batch. The state is
+the epoch and the index of the next batch that training takes, however far the loaders are ahead.
 
-Letters: B batch, T frames, F bins.
+Letters: N items (an utterance at one speed).
 """
 
-from collections import Counter
+import dataclasses
+import gzip
+import json
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
 
-from todm.asr.cuts import cut_features, cut_frames, cut_text
-from todm.asr.data import Augment, Batch, Encode, LoaderConfig, State, fault, generator, pad_targets
-from todm.asr.features import FRAME_SHIFT, pad
+from todm.asr.cuts import cut_features, frames_at, speed_id
+from todm.asr.data import Augment, Batch, Encode, LoaderConfig, generator, pad_targets
+from todm.asr.features import pad
+from todm.asr.map_batches import BatchStream, Lengths, num_labels
+from todm.asr.order import MixedOrder, Order
 from todm.errors import CorpusError
 
+_MOST_TRIES = 10
+"""Batches in a row without any readable audio, after which the disk is taken to be gone."""
 
-class OnTheFlyBatches:
-    """Endless batches of a corpus for training, as `MapBatches` gives, with no memory map.
 
-    Two things differ from the map: utterances are mixed through a buffer rather than all over, and
-    `short_first` has no effect.
+@dataclasses.dataclass(frozen=True)
+class Item:
+    """An utterance at a speed: `cut` is a lhotse cut as JSON text, or with its audio in memory."""
+
+    cut: Any
+    speed: float
+    text: str
+
+    def load(self) -> Any:  # noqa: ANN401 - a lhotse Cut
+        """The cut as an object."""
+        from lhotse.serialization import deserialize_item
+
+        return deserialize_item(json.loads(self.cut)) if isinstance(self.cut, bytes) else self.cut
+
+
+class Source(Protocol):
+    """Where the utterances of a corpus come from."""
+
+    @property
+    def frames_N(self) -> np.ndarray:
+        """Frames of every item."""
+        ...
+
+    def labels_N(self, encode: Encode) -> np.ndarray:
+        """Labels of every item, see `num_labels`."""
+        ...
+
+    def order(
+        self,
+        lengths: Lengths,
+        config: LoaderConfig,
+        *,
+        num_updates: int | None,
+        rank: int,
+        world: int,
+    ) -> Order:
+        """The order of their batches."""
+        ...
+
+    def read(self, order: Order, epoch: int, start: int) -> Iterator[list[Item]]:
+        """The batches of an epoch from number `start` on, in order."""
+        ...
+
+
+class Manifest:
+    """The utterances of a lhotse manifest, whose lines are held in memory."""
+
+    def __init__(self, path: Path, speeds: tuple[float, ...]) -> None:
+        """Read the manifest.
+
+        Raises:
+            CorpusError: there is none, or it holds nothing.
+        """
+        if not path.is_file():
+            raise CorpusError(f"{path} does not exist: run  todm prepare  first")
+        data = path.read_bytes()
+        text = gzip.decompress(data) if path.suffix == ".gz" else data
+        self._lines = [line for line in text.split(b"\n") if line.strip()]
+        if not self._lines:
+            raise CorpusError(f"{path} holds no utterances: there is nothing to train on")
+        self._speeds = speeds
+        seconds = np.array([json.loads(line)["duration"] for line in self._lines])
+        self.frames_N = np.stack([frames_at(seconds, s) for s in speeds], 1).reshape(-1)
+
+    def labels_N(self, encode: Encode) -> np.ndarray:
+        """Labels of every item; the speeds of an utterance follow each other."""
+        texts = [_text(line) for line in self._lines]
+        known = {text: encode(text) for text in set(texts)}
+        return num_labels([known[text] for text in texts]).repeat(len(self._speeds))
+
+    def order(
+        self,
+        lengths: Lengths,
+        config: LoaderConfig,
+        *,
+        num_updates: int | None,
+        rank: int,
+        world: int,
+    ) -> Order:
+        """All utterances mixed."""
+        settings = {"config": config, "num_updates": num_updates, "rank": rank, "world_size": world}
+        return MixedOrder(lengths.padded_N, lengths.usable_N, **settings)
+
+    def read(self, order: Order, epoch: int, start: int) -> Iterator[list[Item]]:
+        """The batches of an epoch from number `start` on."""
+        for number, items in enumerate(order.batches(epoch)):
+            if number >= start:
+                yield [self._item(i) for i in items.tolist()]
+
+    def _item(self, item: int) -> Item:
+        line, speed = divmod(item, len(self._speeds))
+        return Item(self._lines[line], self._speeds[speed], _text(self._lines[line]))
+
+
+class OnTheFlyBatches(BatchStream):
+    """The batches of a source, read and computed in loader processes.
 
     Attributes:
-        dropped: reasons for utterances left out, with counts.
-        num_utterances: what is left, every speed counted.
-        rejected: reason for every cut whose audio could not be used, by id, as met so far.
+        rejected: reason for every utterance whose audio could not be used, by id, as met so far.
     """
 
     def __init__(
         self,
-        cuts_path: str | Path,
+        source: Source,
         encode: Encode,
         *,
         config: LoaderConfig,
         augment: Augment | None = None,
+        num_updates: int | None = None,
         rank: int = 0,
         world_size: int = 1,
     ) -> None:
         """A stream at the start of epoch 0; arguments as of `MapBatches`.
 
         Raises:
-            CorpusError: there is no such file, or no utterance in it is usable.
+            CorpusError: too few utterances are usable for a batch on every process.
         """
-        if not Path(cuts_path).is_file():
-            raise CorpusError(f"{cuts_path} does not exist: run  todm prepare  first")
-        self._path, self._encode, self._config, self._augment = cuts_path, encode, config, augment
-        self._rank, self._world_size = rank, world_size
-        self._epoch = self._index = 0
+        self._source, self._encode = source, encode
         self.rejected: dict[str, str] = {}
-        self._read_lengths()
-
-    def state(self) -> State:
-        """Where the stream is: the epoch, and the index of the next batch in it."""
-        return {"epoch": self._epoch, "index": self._index}
-
-    def load_state(self, state: State) -> None:
-        """Go to where `state` was taken; the same corpus, config and world size are needed."""
-        self._epoch, self._index = state["epoch"], state["index"]
+        lengths = Lengths.of(
+            source.frames_N,
+            source.labels_N(encode),
+            config=config,
+            augment=augment,
+        )
+        place = {"num_updates": num_updates, "rank": rank, "world": world_size}
+        order = source.order(lengths, config, **place)
+        settings = {"config": config, "augment": augment, "rank": rank, "world_size": world_size}
+        super().__init__(order, lengths, **settings)
+        self._loader = _Loader(augment, config.seed, rank)
 
     def __iter__(self) -> Iterator[Batch]:
-        while True:
-            for features, cuts, rejected in self._load(self._index):
-                self.rejected.update(rejected)
-                index, self._index = self._index, self._index + 1
-                if cuts:
-                    yield self._make(features, cuts, index)
-            self._epoch, self._index = self._epoch + 1, 0
-
-    def _make(self, features: list[torch.Tensor], cuts: list[tuple[str, str]], index: int) -> Batch:
-        ids, texts = [c[0] for c in cuts], [c[1] for c in cuts]
-        targets = pad_targets([self._encode(text) for text in texts])
-        lens_B = torch.tensor([len(f) for f in features])
-        batch = Batch(pad(features), lens_B, *targets, ids, texts)
-        if self._augment is None:
-            return batch
-        return self._augment(batch, generator(self._config.seed, self._epoch, index, self._rank))
-
-    def _load(self, start: int) -> Any:  # noqa: ANN401 - torch's DataLoader
-        """What the loader processes make of an epoch's batches, from number `start` on."""
         num_workers = self._config.num_workers
-        return torch.utils.data.DataLoader(
-            _Features(),
-            sampler=_From(self._sampler(), start),
+        loaded = torch.utils.data.DataLoader(
+            self._loader,
+            sampler=_Jobs(self),
             batch_size=None,
             num_workers=num_workers,
             # Forked processes would inherit torch's threads, which do not survive a fork.
             multiprocessing_context="spawn" if num_workers else None,
+            # A generator of its own: the global one belongs to the training.
+            generator=torch.Generator(),
+        )
+        for epoch, index, batch, rejected in loaded:
+            self.rejected.update(rejected)
+            if batch is None:
+                batch = self._instead(epoch, index)
+            # Before the batch is handed out, so that a state taken then is the next one's.
+            self._epoch, self._index = epoch, index + 1
+            yield batch
+
+    def jobs(self) -> Iterator["_Job"]:
+        """What the loaders are to make, from the present place on, for ever."""
+        epoch, start = self._epoch, self._index
+        while True:
+            for index, items in enumerate(self._source.read(self._order, epoch, start), start):
+                yield self._job(epoch, index, items)
+            epoch, start = epoch + 1, 0
+
+    def _job(self, epoch: int, index: int, items: list[Item]) -> "_Job":
+        return _Job(epoch, index, items, [self._encode(item.text) for item in items])
+
+    def _instead(self, epoch: int, index: int) -> Batch:
+        """Another batch in the place of one without readable audio.
+
+        Every process has to give as many batches as the others, so none can be left out.
+        """
+        num = self._order.num_batches(epoch)
+        for later in range(index + 1, index + _MOST_TRIES):
+            items = next(self._source.read(self._order, epoch, later % num))
+            _, _, batch, rejected = self._loader[self._job(epoch, index, items)]
+            self.rejected.update(rejected)
+            if batch is not None:
+                return batch
+        first = next(map(": ".join, self.rejected.items()), "shards that cannot be read")
+        raise CorpusError(
+            f"{_MOST_TRIES} batches in a row hold no readable audio (first {first}): "
+            "look whether the disk with the audio is there"
         )
 
-    def _sampler(self) -> Any:  # noqa: ANN401 - lhotse's sampler
-        from lhotse import CutSet
-        from lhotse.dataset import DynamicBucketingSampler
 
-        config = self._config
-        corpus = CutSet.from_jsonl_lazy(self._path).filter(self._is_usable)
-        copies = [corpus if s == 1.0 else corpus.perturb_speed(s) for s in config.speeds]
-        cuts = CutSet.mux(*copies, seed=config.seed) if len(copies) > 1 else copies[0]
-        limit = config.max_frames
-        sampler = DynamicBucketingSampler(
-            cuts,
-            max_cuts=config.batch_size,
-            max_duration=None if limit is None else limit * FRAME_SHIFT,
-            duration_bins=self._bins,
-            shuffle=True,
-            seed=config.seed,
-            world_size=self._world_size,
-            rank=self._rank,
-        )
-        sampler.set_epoch(self._epoch)
-        return sampler
+@dataclasses.dataclass(frozen=True)
+class _Job:
+    """A batch to be made."""
 
-    def _is_usable(self, cut: Any) -> bool:  # noqa: ANN401 - a lhotse Cut
-        return cut.id not in self._unusable
-
-    def _read_lengths(self) -> None:
-        """Read the manifest once: what is unusable, and the borders of the buckets."""
-        from lhotse import CutSet
-
-        speeds, seconds, faults = self._config.speeds, [], {}
-        for cut in CutSet.from_jsonl_lazy(self._path):
-            reason = fault(cut_frames(cut, max(speeds)), self._encode(cut_text(cut)[0]))
-            if reason:
-                faults[cut.id] = reason
-            else:
-                seconds += [cut.duration / s for s in speeds]
-        self.dropped, self._unusable = Counter(faults.values()), set(faults)
-        self.num_utterances = len(seconds)
-        if not seconds:
-            raise CorpusError(
-                f"{self._path} has no usable utterance (left out: {dict(self.dropped)})"
-            )
-        borders = np.quantile(seconds, np.linspace(0, 1, self._config.num_buckets + 1)[1:-1])
-        self._bins = sorted(set(borders.round(2).tolist()))
+    epoch: int
+    index: int
+    items: list[Item]
+    targets: list[list[int]]
 
 
-class _From:
-    """A sampler's batches from one on."""
+class _Jobs:
+    """The jobs of a stream as a sampler."""
 
-    def __init__(self, sampler: Any, start: int) -> None:  # noqa: ANN401 - lhotse's sampler
-        self._sampler, self._start = sampler, start
+    def __init__(self, stream: OnTheFlyBatches) -> None:
+        self._stream = stream
 
-    def __iter__(self) -> Iterator[Any]:
-        for i, cuts in enumerate(self._sampler):
-            if i >= self._start:
-                yield cuts
+    def __iter__(self) -> Iterator[_Job]:
+        return self._stream.jobs()
 
     def __len__(self) -> int:
-        """Not known; the loader needs only that a sampler could say."""
-        raise TypeError("the number of batches is not known before an epoch ends")
+        """There is no end; the loader needs only that a sampler could say."""
+        raise TypeError("training batches are endless")
 
 
-class _Features(torch.utils.data.Dataset):
-    """Runs in the loader processes: a batch of cuts to features, transcripts and rejections."""
+class _Loader(torch.utils.data.Dataset):
+    """Runs in the loader processes: a job to its batch (None: nothing readable) and rejections."""
 
-    def __getitem__(
-        self,
-        cuts: Any,  # noqa: ANN401 - a lhotse CutSet
-    ) -> tuple[list[torch.Tensor], list[tuple[str, str]], dict[str, str]]:
+    def __init__(self, augment: Augment | None, seed: int, rank: int) -> None:
+        self._augment, self._seed, self._rank = augment, seed, rank
+
+    def __getitem__(self, job: _Job) -> tuple[int, int, Batch | None, dict[str, str]]:
         features, kept, rejected = [], [], {}
-        for cut in cuts:
+        for item, targets in zip(job.items, job.targets, strict=True):
+            cut = item.load()
+            name = speed_id(cut.id, item.speed)
             try:
-                features += cut_features(cut, (1.0,))
-                kept.append((cut.id, cut_text(cut)[0]))
+                features += cut_features(cut, (item.speed,))
+                kept.append((name, item.text, targets))
             except CorpusError as error:
-                rejected[cut.id] = str(error)
-        return features, kept, rejected
+                rejected[name] = str(error)
+        if not kept:
+            return job.epoch, job.index, None, rejected
+        ids, texts, targets = (list(column) for column in zip(*kept, strict=True))
+        lens_B = torch.tensor([len(f) for f in features])
+        batch = Batch(pad(features), lens_B, *pad_targets(targets), ids, texts)
+        if self._augment is not None:
+            draws = generator(self._seed, job.epoch, job.index, self._rank)
+            batch = self._augment(batch, draws)
+        return job.epoch, job.index, batch, rejected
+
+
+def _text(line: bytes) -> str:
+    """The transcript of a cut as JSON, as `cut_text` has it."""
+    texts = [s.get("text") for s in json.loads(line).get("supervisions", ())]
+    return " ".join(text for text in texts if text)

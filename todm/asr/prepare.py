@@ -8,16 +8,24 @@ import dataclasses
 import hashlib
 import json
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from todm import artifact
 from todm.artifact import Artifact
-from todm.asr import tokens
-from todm.asr.corpora import commands, grammar, librispeech, manifests, sentences, synthesis
+from todm.asr import shar, tokens
+from todm.asr.corpora import commands, grammar, manifests, sentences, shards, sources, synthesis
 from todm.asr.corpora.config import SPLITS, DataConfig, Split
-from todm.asr.corpora.librispeech import Rejected, Utterance
+from todm.asr.corpora.sources import Found
+from todm.asr.corpora.utterances import Rejected, Utterance
 from todm.asr.corpora.workers import Progress
+from todm.asr.cuts import frames_at
+from todm.asr.data import SUBSAMPLING
+from todm.asr.locks import only_one
+from todm.asr.order import LEFT_OUT
 from todm.errors import ArtifactError, CorpusError
 
 KIND = "corpus"
@@ -34,7 +42,8 @@ def prepare(
     """Make the corpus artifact `out`, or load it if it is there already.
 
     A corpus made with other limits or tokens is replaced, and its audio is used again; audio made with
-    other settings is never overwritten.
+    other settings is never overwritten. The artifact's config names the layout and the text rule that
+    were found where they were `auto`.
 
     Args:
         config: the corpus.
@@ -49,17 +58,47 @@ def prepare(
     """
     out = Path(out).absolute()
     mark = _fingerprint(config)
-    found = _existing(config, out, mark)
-    if found is not None:
-        return found
-    spoken, left_out = _sentences(config)
+    with only_one(out, f"the corpus {out}"):
+        found = _existing(config, out, mark)
+        if found is not None:
+            return found
+        config, there = _read(config, out, progress=progress, processes=processes)
+        if config.shar is not None:
+            there = _in_shards(config, there, progress=progress, processes=processes)
+        return _save(config, out, mark=mark, found=there)
+
+
+def _read(
+    config: DataConfig, out: Path, *, progress: Progress | None, processes: int | None
+) -> tuple[DataConfig, Found]:
+    """What there is of speech, made first if need be, and the configuration with nothing left `auto`."""
+    config, spoken, left_out = _sentences(config)
     root = Path(config.data or audio_folder(out))
+    spread_over = {"processes": processes, "progress": progress}
     if spoken is not None:
-        synthesis.speak(config, spoken, root, processes=processes, progress=progress)
-    utterances, rejected = librispeech.read(
-        _trusting(config), root, processes=processes, progress=progress
+        synthesis.speak(config, spoken, root, **spread_over)
+        there = sources.read(_trusting(config), root, **spread_over)
+    else:
+        config = config.replace(source=sources.source_of(config, root))
+        there = sources.read(config, root, unpack=audio_folder(out), **spread_over)
+    config = config.replace(tokens=config.tokens.replace(normalise=there.rule))
+    return config, there._replace(rejected=left_out + there.rejected)
+
+
+def _in_shards(
+    config: DataConfig,
+    found: Found,
+    *,
+    progress: Progress | None,
+    processes: int | None,
+) -> Found:
+    """The same with the training split written to shards."""
+    train = [u for u in found.utterances if u.split == "train"]
+    others = [u for u in found.utterances if u.split != "train"]
+    written, placed, damaged = shards.write(train, config, processes=processes, progress=progress)
+    return found._replace(
+        utterances=placed + others, rejected=found.rejected + damaged, shards=written
     )
-    return _save(config, out, mark=mark, utterances=utterances, rejected=left_out + rejected)
 
 
 def audio_folder(out: str | Path) -> Path:
@@ -78,29 +117,49 @@ def is_prepared(config: DataConfig, out: str | Path) -> bool:
     return _existing(config, Path(out).absolute(), _fingerprint(config)) is not None
 
 
-def _sentences(config: DataConfig) -> tuple[dict[Split, list[str]] | None, list[Rejected]]:
-    """What is to be spoken (None: audio is there already), and lines of the text left out."""
-    if config.source == "librispeech":
-        return None, []
+def _sentences(
+    config: DataConfig,
+) -> tuple[DataConfig, dict[Split, list[str]] | None, list[Rejected]]:
+    """The text rule found, what is to be spoken (None: audio is there), and lines left out."""
+    if not config.is_spoken:
+        return config, None, []
     if config.source == "commands":
         rules = grammar.read(config.grammar) if config.grammar else commands.commands()
-        return sentences.from_grammar(rules, config), []
+        config = _with_rule(config, sorted(rules.words()))
+        return config, sentences.from_grammar(rules, config), []
     assert config.text is not None
-    chosen, left_out = sentences.from_lines(sentences.read_lines(config.text), config)
     path = str(Path(config.text).absolute())
-    return chosen, [Rejected(f"line {n}", path, reason, line) for n, line, reason in left_out]
+    lines = sentences.read_lines(config.text)
+    config = _with_rule(config, lines)
+    chosen, left_out = sentences.from_lines(lines, config)
+    rejected = [Rejected(f"line {n}", path, reason, line) for n, line, reason in left_out]
+    return config, chosen, rejected
+
+
+def _with_rule(config: DataConfig, texts: Sequence[str]) -> DataConfig:
+    rule = tokens.resolve(config.tokens.normalise, texts)
+    return config.replace(tokens=config.tokens.replace(normalise=rule))
 
 
 def _fingerprint(config: DataConfig) -> str:
     """A hash of the configuration and of all that it points to."""
-    if config.source == "librispeech":
-        inputs = librispeech.fingerprint(Path(config.data or "").resolve(), config.splits)
-    elif path := config.grammar or config.text:
+    if not config.is_spoken:
+        inputs = sources.fingerprint(_data_root(config))
+    elif (path := config.grammar or config.text) is not None:
         inputs = _hash_file(Path(path))
     else:
         inputs = commands.TEXT
     text = json.dumps([config.to_json(), synthesis.VERSION, inputs], sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def _data_root(config: DataConfig) -> Path:
+    root = Path(config.data or "").resolve()
+    if not root.exists():
+        raise CorpusError(
+            f"{root} does not exist: give a directory with speech, or a file of JSON lines"
+        )
+    return root
 
 
 def _hash_file(path: Path) -> str:
@@ -122,55 +181,74 @@ def _existing(config: DataConfig, out: Path, mark: str) -> Artifact | None:
         return None
     if found.kind != KIND:
         raise ArtifactError(f"{out} is a {found.kind}, not a corpus: choose another --out")
-    whole = config.source == "librispeech" or audio_folder(out).is_dir()
+    whole = not config.is_spoken or audio_folder(out).is_dir()
     return found if found.info.get("fingerprint") == mark and whole else None
 
 
 def _trusting(config: DataConfig) -> DataConfig:
-    """Audio that we have just written whole needs no decoding, unless it is asked for."""
-    if config.source != "librispeech" and config.verify_audio == "auto":
-        return config.replace(verify_audio="header")
-    return config
+    """Our own audio: in a layout that we know, written whole, so decoded only if that is asked for."""
+    settings = config.to_json() | {"source": "librispeech", "data": ".", "shar": None}
+    settings |= {"grammar": None, "text": None, "hours": None, "splits": {}}
+    if config.verify_audio == "auto":
+        settings["verify_audio"] = "header"
+    return DataConfig.from_json(settings)
 
 
-def _save(
-    config: DataConfig,
-    out: Path,
-    *,
-    mark: str,
-    utterances: list[Utterance],
-    rejected: list[Rejected],
-) -> Artifact:
+def _save(config: DataConfig, out: Path, *, mark: str, found: Found) -> Artifact:
     """Train the tokenizer, leave out what it cannot write, and write the artifact."""
     info: dict[str, Any] = {"fingerprint": mark}
+    utterances, rejected = found.utterances, found.rejected
 
     def write(folder: Path) -> None:
         texts = [u.text for u in utterances if u.split == "train"]
         tokenizer = tokens.train(texts, config.tokens, folder)
-        usable, unknown = _without_unknown(utterances, tokenizer)
-        _check_left(usable, rejected + unknown)
+        usable, untrainable = _trainable(utterances, tokenizer)
+        _check_left(usable, rejected + untrainable)
         for split in SPLITS:
             part = [u for u in usable if u.split == split]
-            manifests.write_cuts(part, folder / f"cuts_{split}.jsonl.gz")
-        _write_rejected(rejected + unknown, folder / REJECTED)
-        info.update(_info(usable, rejected + unknown), vocab_size=tokenizer.vocab_size)
+            if found.shards and split == "train":
+                _write_index(found.shards, part, tokenizer, folder / "shar_train.json")
+            else:
+                manifests.write_cuts(part, folder / f"cuts_{split}.jsonl.gz")
+        _write_rejected(rejected + untrainable, folder / REJECTED)
+        info.update(_info(usable, rejected + untrainable), vocab_size=tokenizer.vocab_size)
 
     _check_left(utterances, rejected)
     return artifact.save(out, kind=KIND, config=config.to_json(), info=info, write=write)
 
 
-def _without_unknown(
+def _write_index(
+    written: Sequence[shar.Shard],
+    utterances: Sequence[Utterance],
+    tokenizer: tokens.Tokenizer,
+    path: Path,
+) -> None:
+    num = sum(shard.num for shard in written)
+    seconds_M, labels_M = np.zeros(num), np.full(num, LEFT_OUT)
+    for utterance in utterances:
+        seconds_M[utterance.place] = utterance.seconds
+        labels_M[utterance.place] = len(tokenizer.encode(utterance.text))
+    shar.write_index(written, seconds_M, labels_M, path)
+
+
+def _trainable(
     utterances: list[Utterance], tokenizer: tokens.Tokenizer
 ) -> tuple[list[Utterance], list[Rejected]]:
+    """What can be spelt and, of the training split, has a frame of the encoder for every label."""
     usable: list[Utterance] = []
-    unknown: list[Rejected] = []
+    left_out: list[Rejected] = []
     for utterance in utterances:
-        if tokens.UNK_ID in tokenizer.encode(utterance.text):
+        labels = tokenizer.encode(utterance.text)
+        steps = int(frames_at(np.array([utterance.seconds]), 1.0)[0]) // SUBSAMPLING
+        if tokens.UNK_ID in labels:
             reason = "transcript needs <unk>"
-            unknown.append(Rejected(utterance.id, str(utterance.path), reason, utterance.text))
+        elif utterance.split == "train" and steps < len(labels):
+            reason = "fewer frames than labels"
         else:
             usable.append(utterance)
-    return usable, unknown
+            continue
+        left_out.append(Rejected(utterance.id, str(utterance.path), reason, utterance.text))
+    return usable, left_out
 
 
 def _check_left(utterances: list[Utterance], rejected: list[Rejected]) -> None:

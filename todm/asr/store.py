@@ -13,6 +13,7 @@ Frames are int16 in steps of 1/2048: log-mel energies lie in [-16, 16), so the e
 import contextlib
 import dataclasses
 import errno
+import functools
 import gzip
 import hashlib
 import json
@@ -20,7 +21,6 @@ import multiprocessing
 import os
 import shutil
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 from typing import Any, Self
@@ -30,8 +30,10 @@ import torch
 from torch import Tensor
 
 from todm.artifact import write_text
+from todm.asr.corpora.workers import num_processes, spread
 from todm.asr.cuts import cut_features, cut_frames, cut_text, speed_id
 from todm.asr.features import NUM_BINS, PADDING
+from todm.asr.locks import only_one
 from todm.errors import ArtifactError, CorpusError
 
 STEPS_PER_UNIT = 2048
@@ -96,7 +98,7 @@ class FeatureStore:
 
         An interrupted build goes on where it was; a store made from other cuts, other audio or
         other speeds is made again. Audio that cannot be read or framed is left out, and listed in
-        `rejected`. One build at a time: under `torchrun` the first process builds, the others wait.
+        `rejected`. Of several processes that build the same store one does, and the others wait.
 
         Args:
             cuts_path: a lhotse CutSet (`cuts_train.jsonl.gz` of a corpus).
@@ -117,15 +119,15 @@ class FeatureStore:
         cuts = list(CutSet.from_file(cuts_path))
         corpus = _fingerprint(cuts_path, cuts)
         settings = {"format": _FORMAT, "speeds": list(speeds), "corpus": corpus}
-        if _read_done(out_dir).get("settings") == settings:
-            return cls.open(out_dir)
         if not cuts:
             raise CorpusError(f"{cuts_path} holds no utterances: nothing to compute features of")
-        _start(out_dir, settings)
-        with _room(out_dir):
-            _fill(out_dir, _plan(cuts, speeds), num_jobs or _num_cpus(), progress)
-            _finish(out_dir, settings)
-        return cls.open(out_dir)
+        with only_one(out_dir, f"the feature store {out_dir}"):
+            if _read_done(out_dir).get("settings") != settings:
+                _start(out_dir, settings)
+                with _room(out_dir):
+                    _fill(out_dir, _plan(cuts, speeds), num_processes(num_jobs), progress)
+                    _finish(out_dir, settings)
+            return cls.open(out_dir)
 
     @classmethod
     def open(cls, path: str | Path) -> Self:
@@ -217,27 +219,19 @@ def _fill(out_dir: Path, parts: list[_Part], num_jobs: int, progress: Progress |
 
 
 def _results(file: Path, parts: list[_Part], num_jobs: int) -> Iterator[dict[str, Any]]:
-    if num_jobs <= 1:
-        yield from (_compute(file, part) for part in parts)
-        return
-    # Spawned: torch's threads do not survive a fork.
-    pool = ProcessPoolExecutor(
-        num_jobs, multiprocessing.get_context("spawn"), torch.set_num_threads, (1,)
-    )
     try:
-        for future in as_completed([pool.submit(_compute, file, part) for part in parts]):
-            yield future.result()
+        yield from spread(functools.partial(_compute, file), parts, processes=max(num_jobs, 1))
     except BrokenProcessPool:
         raise CorpusError(
             "a process that computes features was killed, perhaps for want of memory: "
             "run again with fewer jobs; it goes on where it was"
         ) from None
-    finally:
-        pool.shutdown(cancel_futures=True)
 
 
 def _compute(file: Path, part: _Part) -> dict[str, Any]:
     """Write the features of one part; the journal's entry for it."""
+    if multiprocessing.parent_process() is not None:
+        torch.set_num_threads(1)  # the other processes have the other CPUs
     rows, rejected = [], []
     totals = np.zeros((2, NUM_BINS))
     with file.open("r+b") as out:
@@ -357,7 +351,3 @@ def _read_lines(file: Path) -> list[Any]:
         for line in lines:
             found.append(json.loads(line))
     return found
-
-
-def _num_cpus() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

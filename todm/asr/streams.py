@@ -3,35 +3,34 @@
 import dataclasses
 import logging
 from collections.abc import Iterator
+from itertools import islice
 from pathlib import Path
-from typing import Protocol
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from todm.asr.augment import AugmentConfig, Augmenter, noise_of_store
-from todm.asr.cuts import cut_features, decoding_errors
-from todm.asr.data import Batch, Encode, LoaderConfig, MapBatches, State
-from todm.asr.on_the_fly import OnTheFlyBatches
+from todm.asr import shar
+from todm.asr.augment import AugmentConfig, Augmenter
+from todm.asr.cuts import cut_features
+from todm.asr.data import Encode, LoaderConfig
+from todm.asr.map_batches import BatchStream, MapBatches
+from todm.asr.noise import noise_of_store, noise_store
+from todm.asr.on_the_fly import Manifest, OnTheFlyBatches
 from todm.asr.store import FeatureStore, Progress
-from todm.errors import CorpusError
+from todm.errors import ConfigError, CorpusError
 
-_AUDIO = {".flac", ".wav", ".opus", ".ogg", ".mp3"}
+__all__ = [
+    "BatchStream",
+    "Statistics",
+    "make_augmenter",
+    "noise_store",
+    "open_stream",
+    "prepare_features",
+    "sample_statistics",
+]
+
 _log = logging.getLogger(__name__)
-
-
-class BatchStream(Protocol):
-    """Endless batches with an exact state."""
-
-    def __iter__(self) -> Iterator[Batch]: ...
-
-    def state(self) -> State:
-        """Where the stream is: before the batch it gives next."""
-        ...
-
-    def load_state(self, state: State) -> None:
-        """Go to where `state` was taken."""
-        ...
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -53,9 +52,11 @@ def prepare_features(
 
     Raises:
         CorpusError: see `FeatureStore.build`; or no audio is usable.
+        ConfigError: the corpus lies in shards, and the features are to be mapped.
     """
     if config.feature_mode == "on_the_fly":
         return sample_statistics(cuts_path)
+    _check_not_sharded(cuts_path)
     store = FeatureStore.build(cuts_path, out_dir, speeds=config.speeds, progress=progress)
     return Statistics(mean_F=store.mean_F, std_F=store.std_F)
 
@@ -70,20 +71,39 @@ def open_stream(
     num_updates: int | None = None,
     rank: int = 0,
     world_size: int = 1,
-) -> MapBatches | OnTheFlyBatches:
+) -> BatchStream:
     """The batches of training, after `prepare_features`; arguments as of `MapBatches`.
 
     Raises:
         ArtifactError: the features were not prepared.
         CorpusError: no utterance is usable, or too few.
+        ConfigError: the corpus lies in shards, and the features are to be mapped.
     """
-    place = {"rank": rank, "world_size": world_size}
+    settings: dict[str, Any] = {
+        "config": config,
+        "augment": augment,
+        "num_updates": num_updates,
+        "rank": rank,
+        "world_size": world_size,
+    }
     if config.feature_mode == "on_the_fly":
-        return OnTheFlyBatches(cuts_path, encode, config=config, augment=augment, **place)
-    store = FeatureStore.open(store_dir)
-    return MapBatches(
-        store, encode, config=config, augment=augment, num_updates=num_updates, **place
-    )
+        index = shar.index_of(cuts_path)
+        source = (
+            Manifest(Path(cuts_path), config.speeds)
+            if index is None
+            else shar.Shards.open(index, config.speeds)
+        )
+        return OnTheFlyBatches(source, encode, **settings)
+    _check_not_sharded(cuts_path)
+    return MapBatches(FeatureStore.open(store_dir), encode, **settings)
+
+
+def _check_not_sharded(cuts_path: str | Path) -> None:
+    if shar.index_of(cuts_path) is not None:
+        raise ConfigError(
+            "a corpus in Shar shards is read while training: "
+            "set  asr.loader.feature_mode=on_the_fly"
+        )
 
 
 def make_augmenter(
@@ -104,45 +124,14 @@ def make_augmenter(
     return Augmenter(config, mean_F=statistics.mean_F, noise_NF=noise_NF)
 
 
-def noise_store(folder: Path, out_dir: Path) -> FeatureStore:
-    """The features of all audio below a folder; any rate and number of channels.
-
-    Raises:
-        CorpusError: no readable audio there.
-    """
-    from lhotse import CutSet, Recording
-
-    cuts, unreadable = [], 0
-    for path in sorted(p for p in folder.rglob("*") if p.suffix.lower() in _AUDIO):
-        try:
-            name = str(path.relative_to(folder))
-            cuts.append(Recording.from_file(path.resolve(), recording_id=name).to_cut())
-        except decoding_errors() as error:
-            unreadable += 1
-            _log.warning("noise left out: %s: %s", path, error)
-    if not cuts:
-        raise CorpusError(f"{folder} holds no readable audio ({unreadable} unreadable files)")
-    manifest = out_dir.with_name(f"{out_dir.name}.cuts.jsonl.gz")
-    manifest.parent.mkdir(parents=True, exist_ok=True)
-    CutSet.from_cuts(cuts).to_file(manifest)
-    return FeatureStore.build(manifest, out_dir, speeds=(1.0,))
-
-
 def sample_statistics(cuts_path: str | Path, *, num_cuts: int = 300) -> Statistics:
     """Mean and standard deviation of every bin over utterances spread over a corpus.
 
     Raises:
         CorpusError: there is no such file, or none of the audio tried is usable.
     """
-    from lhotse import CutSet
-
-    if not Path(cuts_path).is_file():
-        raise CorpusError(f"{cuts_path} does not exist: run  todm prepare  first")
-    step = max(sum(1 for _ in CutSet.from_jsonl_lazy(cuts_path)) // num_cuts, 1)
     found = []
-    for i, cut in enumerate(CutSet.from_jsonl_lazy(cuts_path)):
-        if i % step:
-            continue
+    for cut in _spread_cuts(Path(cuts_path), num_cuts):
         try:
             found += cut_features(cut, (1.0,))
         except CorpusError as error:
@@ -153,3 +142,15 @@ def sample_statistics(cuts_path: str | Path, *, num_cuts: int = 300) -> Statisti
     return Statistics(
         mean_F=frames_NF.mean(0), std_F=frames_NF.std(0, correction=0).clamp(min=1e-2)
     )
+
+
+def _spread_cuts(cuts_path: Path, num: int) -> Iterator[Any]:
+    """About so many cuts from all over a corpus."""
+    from lhotse import CutSet
+
+    if (index := shar.index_of(cuts_path)) is not None:
+        return islice(shar.Shards.open(index, (1.0,)).some_cuts(num), num)
+    if not cuts_path.is_file():
+        raise CorpusError(f"{cuts_path} does not exist: run  todm prepare  first")
+    step = max(sum(1 for _ in CutSet.from_jsonl_lazy(cuts_path)) // num, 1)
+    return islice(CutSet.from_jsonl_lazy(cuts_path), 0, None, step)

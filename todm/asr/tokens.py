@@ -7,6 +7,7 @@ Ids 0 <blk>, 1 <sos/eos>, 2 <unk>, as icefall and sherpa-onnx have them. A token
 import dataclasses
 import io
 import re
+import unicodedata
 from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -20,15 +21,22 @@ if TYPE_CHECKING:
 BLANK_ID, SOS_ID, UNK_ID = 0, 1, 2
 SPECIAL = ("<blk>", "<sos/eos>", "<unk>")
 MODEL, VOCAB, TOKENS = "bpe.model", "bpe.vocab", "tokens.txt"
-Rule = Literal["upper", "none"]
+FixedRule = Literal["upper", "lower", "none"]
+Rule = Literal["auto", "upper", "lower", "none"]
+_ENGLISH_SHARE = 0.95
+# Byte order marks and soft hyphens are traces of files and pages, not of speech.
+_INVISIBLE = {0xFEFF: None, 0x00AD: None, 0x200B: " "}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class TokensConfig(Config):
     """Vocabulary size (the real one may be smaller), longest piece in letters, and text rule.
 
-    `normalise`: `upper` writes everything in A-Z and the apostrophe and refuses other signs;
-    `none` keeps letters as they are.
+    `normalise` says how transcripts are written, in Unicode's form NFC. `upper`: everything in A-Z
+    and the apostrophe; other signs are refused. `lower`: any script in lower case, with digits and
+    the marks of letters, without punctuation. `none`: as they are, punctuation and case included.
+    `auto`: `upper` where that can write nearly all of the training transcripts, else `none`; the
+    corpus records which it was, and what is made of the corpus keeps to that.
     """
 
     vocab_size: int = 96
@@ -43,19 +51,54 @@ class TokensConfig(Config):
 
 
 def normalise(text: str, rule: Rule = "upper") -> str:
-    """A transcript in the alphabet of the tokens, with single spaces.
+    """A transcript in the alphabet of the tokens, in NFC, with single spaces.
+
+    Args:
+        text: the transcript.
+        rule: see `TokensConfig`; `auto` has to be resolved first.
 
     Raises:
-        ValueError: under rule `upper`, a sign that is neither a letter A-Z nor an apostrophe; the
-            message names the signs.
+        ValueError: a sign that is neither a letter A-Z nor an apostrophe under rule `upper`, or a
+            control character; the message names them.
     """
+    assert rule != "auto", "resolve the rule first"
+    text = unicodedata.normalize("NFC", text.translate(_INVISIBLE))
+    text = " ".join(text.split())
+    controls = sorted({c for c in text if unicodedata.category(c) in ("Cc", "Cs")})
+    if controls:
+        raise ValueError(f"control characters: {' '.join(f'U+{ord(c):04X}' for c in controls)}")
     if rule == "none":
-        return " ".join(text.split())
-    text = " ".join(text.replace("\u2019", "'").upper().split())
+        return text
+    text = text.replace("\u2019", "'")
+    if rule == "lower":
+        return " ".join("".join(map(_lower, unicodedata.normalize("NFC", text.lower()))).split())
+    text = text.upper()
     foreign = sorted(set(re.findall(r"[^A-Z' ]", text)))
     if foreign:
         raise ValueError(f"signs outside A-Z and ': {' '.join(foreign)}")
     return text
+
+
+def _lower(sign: str) -> str:
+    """The sign, or a space for punctuation and symbols; joiners belong to the letters about them."""
+    keep = sign == "'" or unicodedata.category(sign)[0] in "LMN" or sign in "\u200c\u200d"
+    return sign if keep else " "
+
+
+def resolve(rule: Rule, texts: Iterable[str]) -> FixedRule:
+    """The rule itself, or for `auto` the one that suits the training transcripts."""
+    if rule != "auto":
+        return rule
+    fitting = [_fits_upper(text) for text in texts]
+    return "upper" if fitting and sum(fitting) >= _ENGLISH_SHARE * len(fitting) else "none"
+
+
+def _fits_upper(text: str) -> bool:
+    try:
+        normalise(text, "upper")
+    except ValueError:
+        return False
+    return True
 
 
 class Tokenizer:

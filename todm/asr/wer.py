@@ -56,6 +56,24 @@ class Interval:
     share_below_zero: float
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Comparison:
+    """One recogniser against another on the same utterances.
+
+    Attributes:
+        difference: of the error rates; negative is better.
+        relative: the same by the other's errors, with its bootstrap interval `low` to `high`.
+        p: two-sided, of there being no difference: twice the smaller share of resamples on one side
+            of zero.
+    """
+
+    difference: Interval
+    relative: float
+    low: float
+    high: float
+    p: float
+
+
 def align(ref: Sequence[str], hyp: Sequence[str]) -> list[Pair]:
     """The shortest edit path from reference words to recognised words, in reading order."""
     costs = _edit_costs(ref, hyp)
@@ -101,14 +119,37 @@ def bootstrap_difference(
     Raises:
         ValueError: the two were not measured on the same references.
     """
+    return compare(ours, theirs, resamples=resamples, level=level, seed=seed).difference
+
+
+def compare(
+    ours: Wer, theirs: Wer, *, resamples: int = 1000, level: float = 0.95, seed: int = 0
+) -> Comparison:
+    """Paired bootstrap of two results on the same utterances in the same order.
+
+    Bisani and Ney 2004, "Bootstrap estimates for confidence intervals in ASR performance evaluation".
+
+    Raises:
+        ValueError: the two were not measured on the same references.
+    """
     (errors, words), (other, other_words) = _per_utterance(ours), _per_utterance(theirs)
     if not np.array_equal(words, other_words):
         raise ValueError(
             "a paired bootstrap needs two results on the same utterances, in one order"
         )
     weights = _resample(len(errors), resamples, seed)
-    rates = weights @ (errors - other) / np.maximum(weights @ words, 1)
-    return _interval(ours.rate - theirs.rate, rates, level)
+    changes, before = weights @ (errors - other), weights @ other
+    change = ours.errors - theirs.errors
+    relative = _interval(change / max(theirs.errors, 1), changes / np.maximum(before, 1), level)
+    sides = float((changes <= 0).mean()), float((changes >= 0).mean())
+    rates = changes / np.maximum(weights @ words, 1)
+    return Comparison(
+        difference=_interval(ours.rate - theirs.rate, rates, level),
+        relative=relative.value,
+        low=relative.low,
+        high=relative.high,
+        p=min(1.0, 2 * min(sides)),
+    )
 
 
 def write_alignments(

@@ -1,6 +1,10 @@
-"""`todm evaluate ARTIFACT [CORPUS]`: word error rate of a supernet, a subnet or a bundle."""
+"""`todm evaluate ARTIFACT [CORPUS]`: word error rate and latency of a supernet, a subnet or a bundle.
+
+`todm evaluate A --compare B` sets two evaluations (their `--out`) against each other.
+"""
 
 import argparse
+import dataclasses
 import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -9,13 +13,28 @@ from todm.cli.progress import Report, progress_report
 
 if TYPE_CHECKING:
     from todm.artifact import Artifact
+    from todm.asr.evaluation import Decoded
+    from todm.asr.latency import Timed
 
-Rows = list[tuple[str, str, str]]
+_FIGURES, _UTTERANCES = "figures.json", "utterances-{}.jsonl"
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Result:
+    """One column: what was recognised, at which chunk size (None: not told), and what it cost."""
+
+    found: "list[Decoded]"
+    chunk: int | None = None
+    cost: dict[str, Any] = dataclasses.field(default_factory=dict)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Flags of the verb."""
-    parser.add_argument("artifact", type=Path, help="a supernet, subnet or bundle")
+    parser.add_argument(
+        "artifact",
+        type=Path,
+        help="a supernet, subnet or bundle; with --compare the directory of an evaluation",
+    )
     parser.add_argument(
         "corpus",
         type=Path,
@@ -29,18 +48,42 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--search", choices=("greedy", "beam"), default="greedy", help="beam keeps 4 hypotheses"
     )
     parser.add_argument("--limit", type=int, default=0, help="at most this many utterances; 0: all")
-    parser.add_argument("--out", type=Path, help="directory for figures and alignments")
+    parser.add_argument(
+        "--chunks",
+        help="chunk sizes in frames of 40 ms, 0 for whole utterances: 8,16,32,0 "
+        "(default: the one it is exported at); the others are compared with the first",
+    )
+    parser.add_argument(
+        "--subnet", help="of a supernet: largest (default), smallest, or JSON, or a file with it"
+    )
+    parser.add_argument(
+        "--latency", action="store_true", help="seconds from the end of a word to its text"
+    )
+    parser.add_argument(
+        "--aligner",
+        type=Path,
+        help="supernet or subnet that says where words end, if the corpus does not (default: the "
+        "evaluated one; name one for all whose latency you compare)",
+    )
+    parser.add_argument(
+        "--compare", type=Path, metavar="B", help="an earlier evaluation to compare ARTIFACT's with"
+    )
+    parser.add_argument("--out", type=Path, help="directory for figures, alignments and utterances")
 
 
 def run(args: argparse.Namespace) -> int:
-    """Evaluate and print a line for each precision."""
+    """Evaluate and print a line, or a row of a table, for each precision or chunk size."""
     from todm import artifact
     from todm.asr.loading import corpus_of
     from todm.errors import ConfigError
 
     if args.limit < 0:
         raise ConfigError(f"--limit is {args.limit}: 0 (all) or more")
+    if args.compare:
+        return _compare(args.artifact, args.compare)
     found = artifact.load(args.artifact, kind=("supernet", "subnet", "bundle"))
+    chunks = _chunks(args, found)
+    aligner = _aligner(args, found)
     corpus = corpus_of(found, args.corpus)
     if args.out:
         args.out.mkdir(parents=True, exist_ok=True)
@@ -50,50 +93,109 @@ def run(args: argparse.Namespace) -> int:
         "split": args.split,
         "search": args.search,
         "limit": args.limit,
+        "chunks": args.chunks,
+        "subnet": args.subnet,
+        "latency": aligner and aligner.hash,
     }
     if args.out and (done := _read(args.out, asked)) is not None:
         print(f"done already: {args.out}")
         _show(done)
         return 0
     with progress_report() as report:
-        results = (_of_bundle if found.kind == "bundle" else _of_model)(found, corpus, args, report)
-    figures = _write(args.out, results, asked)
-    _show(figures)
+        if found.kind == "bundle":
+            results = _of_bundle(found, corpus, args, report)
+        else:
+            results = _of_model(found, corpus, chunks, args, report)
+        # A limit takes the first utterances for a bundle, and others for a model.
+        limit = 0 if found.kind == "bundle" else args.limit
+        ends = _ends(aligner, corpus, args, limit, report) if aligner else None
+    _show(_write(args.out, results, ends, asked))
     return 0
 
 
+def _chunks(args: argparse.Namespace, found: "Artifact") -> list[int]:
+    """The chunk sizes asked for, empty if none."""
+    from todm.errors import ConfigError
+
+    if found.kind == "bundle" and (args.chunks or args.subnet):
+        raise ConfigError(
+            f"{found.path} is a bundle, and has the chunk and subnet it was exported with: "
+            "give --chunks and --subnet with a supernet"
+        )
+    if found.kind == "subnet" and args.subnet:
+        raise ConfigError(f"{found.path} is a subnet already: leave out --subnet")
+    words = args.chunks.split(",") if args.chunks else []
+    if not all(w.strip().isdecimal() for w in words) or len(set(words)) < len(words):
+        raise ConfigError(f"--chunks is {args.chunks!r}: different whole numbers, as in 8,16,32,0")
+    return [int(w) for w in words]
+
+
+def _aligner(args: argparse.Namespace, found: "Artifact") -> "Artifact | None":
+    """The model that says where words end, if latency is asked for."""
+    from todm import artifact
+    from todm.errors import ConfigError
+
+    if not args.latency:
+        if args.aligner:
+            raise ConfigError("--aligner is for --latency: give both or neither")
+        return None
+    if args.aligner:
+        return artifact.load(args.aligner, kind=("supernet", "subnet"))
+    if found.kind == "bundle":
+        raise ConfigError("--latency of a bundle needs a model to align with: give --aligner")
+    return found
+
+
 def _of_model(
-    found: "Artifact", corpus: "Artifact", args: argparse.Namespace, report: Report
-) -> dict[str, tuple[Rows, dict[str, Any]]]:
-    """Decode with torch."""
-    from todm.asr.loading import backend_of, load_model
+    found: "Artifact",
+    corpus: "Artifact",
+    chunks: list[int],
+    args: argparse.Namespace,
+    report: Report,
+) -> dict[str, Result]:
+    """Decode with torch, at each chunk size."""
+    from todm.asr.evaluation import decode_model
+    from todm.asr.loading import backend_of, load_model, subnet_of
 
     backend = backend_of(found, corpus=corpus.path, report=report)
     model = load_model(found, backend)
-    _, rows = backend.recognise(
-        model, subnet=None, split=args.split, limit=args.limit, search=args.search
-    )
-    return {"torch": (rows, {})}
+    subnet = subnet_of(args.subnet, backend.space) if args.subnet else None
+    results = {}
+    for number, chunk in enumerate(chunks or [backend.config.chunk], 1):
+        decoded = decode_model(
+            backend,
+            model,
+            chunk=chunk,
+            subnet=subnet,
+            split=args.split,
+            limit=args.limit,
+            search=args.search,
+        )
+        name = _name(chunk) if chunks else "torch"
+        results[name] = Result(found=decoded, chunk=chunk)
+        if chunks:
+            report("chunk sizes", number, len(chunks))
+    return results
 
 
 def _of_bundle(
     found: "Artifact", corpus: "Artifact", args: argparse.Namespace, report: Report
-) -> dict[str, tuple[Rows, dict[str, Any]]]:
+) -> dict[str, Result]:
     """Decode with onnxruntime, chunk by chunk, in fp32 and int8; measure what it costs.
 
     Of the two int8 encoders it is the one this processor computes right (`best_int8`).
     """
-    import dataclasses
-
     from todm.asr.evaluation import decode_bundle, references
-    from todm.bench.runtime import measure
+    from todm.bench.runtime import Runtime, machine, megabytes
     from todm.device.bundle import best_int8, open_bundle
+    from todm.device.timing import time_bundle
 
     bundle = open_bundle(found.path)
     utterances = references(found, corpus, args.split, args.limit)
+    timed = [u.samples() for u in utterances[:20]]
     results = {}
     for precision in ("fp32", best_int8(bundle)) if "int8" in bundle.precisions() else ("fp32",):
-        rows = decode_bundle(
+        decoded = decode_bundle(
             bundle,
             utterances,
             precision=precision,
@@ -102,45 +204,166 @@ def _of_bundle(
                 f"{found.path.name} {name}", done, total
             ),
         )
-        cost = measure(found.path, [u.audio for u in utterances[:20]], precision=precision)
-        results[precision.partition(".")[0]] = (rows, dataclasses.asdict(cost))
+        timing = time_bundle(bundle, timed, precision=precision)
+        cost = Runtime(timing=timing, megabytes=megabytes(bundle, precision), machine=machine())
+        results[precision.partition(".")[0]] = Result(
+            found=decoded, chunk=round(timing.chunk_seconds * 25), cost=dataclasses.asdict(cost)
+        )
     return results
 
 
+def _ends(
+    aligner: "Artifact", corpus: "Artifact", args: argparse.Namespace, limit: int, report: Report
+) -> "dict[str, Timed]":
+    """Where the words of the split end."""
+    from todm.asr.evaluation import reference_ends
+    from todm.asr.loading import backend_of, load_model
+
+    backend = backend_of(aligner, corpus=corpus.path, report=report)
+    return reference_ends(
+        backend,
+        load_model(aligner, backend),
+        corpus,
+        split=args.split,
+        limit=limit,
+        progress=lambda done, total: report("word ends", done, total),
+    )
+
+
 def _write(
-    out: Path | None, results: dict[str, tuple[Rows, dict[str, Any]]], asked: dict[str, Any]
+    out: Path | None,
+    results: dict[str, Result],
+    ends: "dict[str, Timed] | None",
+    asked: dict[str, Any],
 ) -> dict[str, Any]:
-    """Figures of every precision; alignments and figures go to `out` if there is one."""
+    """Figures of every result; what was recognised and the figures go to `out` if there is one."""
     from todm.artifact import write_text
     from todm.asr.backend import figures
-    from todm.asr.wer import score, write_alignments
+    from todm.asr.evaluation import paired, score_all, write_utterances
+    from todm.asr.latency import measure
+    from todm.asr.wer import compare, write_alignments
 
-    found: dict[str, Any] = {"asked": asked, "results": {}}
-    if out:
-        out.mkdir(parents=True, exist_ok=True)
-    for precision, (rows, cost) in results.items():
-        ids, refs, hyps = (list(column) for column in zip(*rows, strict=True))
+    written: dict[str, Any] = {"asked": asked, "results": {}}
+    first = next(iter(results.values())).found
+    for name, result in results.items():
         if out:
-            write_alignments(out / f"alignments-{precision}.txt", ids, refs, hyps)
-        found["results"][precision] = {**figures(score(refs, hyps)), **cost}
+            rows = ((u.id, u.reference, u.hypothesis) for u in result.found)
+            columns = (list(column) for column in zip(*rows, strict=True))
+            write_alignments(out / f"alignments-{name}.txt", *columns)
+            write_utterances(out / _UTTERANCES.format(name), result.found)
+        row = {**figures(score_all(result.found)), **result.cost, "chunk": result.chunk}
+        if result.found is not first:
+            row["against_first"] = dataclasses.asdict(compare(*paired(result.found, first)))
+        if ends is not None:
+            latency = measure(result.found, ends, chunk=result.chunk or 0)
+            row["latency"] = latency and dataclasses.asdict(latency)
+        written["results"][name] = row
     if out:
-        write_text(out / "figures.json", json.dumps(found, indent=1) + "\n")
-    return found
+        write_text(out / _FIGURES, json.dumps(written, indent=1) + "\n")
+    return written
 
 
 def _read(out: Path, asked: dict[str, Any]) -> dict[str, Any] | None:
     """Figures of an earlier call that asked for the same."""
     try:
-        found = json.loads((out / "figures.json").read_text())
+        found = json.loads((out / _FIGURES).read_text())
     except (OSError, json.JSONDecodeError):
         return None
     return found if found.get("asked") == asked else None
 
 
 def _show(found: dict[str, Any]) -> None:
-    for precision, row in found["results"].items():
+    rows = found["results"]
+    if found["asked"]["chunks"] or found["asked"]["latency"]:
+        print(_table(rows))
+        return
+    for name, row in rows.items():
         print(
-            f"{precision:6} WER {row['error']:7.2%}  [{row['low']:.2%}, {row['high']:.2%}]  "
+            f"{name:6} WER {row['error']:7.2%}  [{row['low']:.2%}, {row['high']:.2%}]  "
             f"{row['words']} words: "
             f"{row['insertions']} ins, {row['deletions']} del, {row['substitutions']} sub"
         )
+
+
+def _table(rows: dict[str, dict[str, Any]]) -> str:
+    """The results in Markdown; latencies in seconds."""
+    first = next(iter(rows))
+    heads = ["", "WER", "95 % interval", f"difference to {first}", "95 % interval", "p"]
+    delayed = any("latency" in row for row in rows.values())
+    if delayed:
+        heads += ["word delay, s", "p50", "p90", "last word, s", "p50", "p90", "words measured"]
+    lines = [heads, ["---"] * len(heads)]
+    for name, row in rows.items():
+        cells = [name, f"{row['error']:.2%}", f"{row['low']:.2%} to {row['high']:.2%}"]
+        cells += _difference(row.get("against_first"))
+        lines.append(cells + (_latency(row.get("latency")) if delayed else []))
+    return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
+
+
+def _difference(found: dict[str, Any] | None) -> list[str]:
+    if found is None:
+        return ["", "", ""]
+    change = found["difference"]
+    return [
+        f"{change['value']:+.2%}",
+        f"{change['low']:+.2%} to {change['high']:+.2%}",
+        f"{found['p']:.3f}",
+    ]
+
+
+def _latency(found: dict[str, Any] | None) -> list[str]:
+    """Means, medians and 90th percentiles of words and last words, and how many words."""
+    if found is None:
+        return [""] * 7
+    cells = []
+    for delay in (found["words"], found["last"]):
+        cells += [f"{delay[k]:.2f}" for k in ("mean", "p50", "p90")] if delay else [""] * 3
+    return [*cells, f"{found['words']['num']} of {found['words']['of']}"]
+
+
+def _compare(ours: Path, theirs: Path) -> int:
+    """Print a line for every result that two evaluations have in common."""
+    from todm.asr.evaluation import paired, read_utterances
+    from todm.asr.wer import compare
+
+    for name, a, b in _pairs(ours, theirs):
+        first, second = paired(read_utterances(a), read_utterances(b))
+        found = compare(first, second)
+        print(
+            f"{name}: {found.relative:+.1%} relative [{found.low:+.1%}, {found.high:+.1%}], "
+            f"p {found.p:.3f} ({first.rate:.2%} against {second.rate:.2%}, {first.words} words)"
+        )
+    return 0
+
+
+def _pairs(ours: Path, theirs: Path) -> list[tuple[str, Path, Path]]:
+    """The files that two evaluations have in common, or the only file of each."""
+    from todm.errors import ConfigError
+
+    for path in (ours, theirs):
+        if not path.exists():
+            raise ConfigError(f"{path} is not there: run  todm evaluate ... --out {path}  first")
+    sides = [_files(path) for path in (ours, theirs)]
+    if [len(side) for side in sides] == [1, 1]:
+        (a,), (b,) = (list(side.values()) for side in sides)
+        return [(f"{ours} against {theirs}", a, b)]
+    common = [name for name in sides[0] if name in sides[1]]
+    if not common:
+        raise ConfigError(
+            f"{ours} has {', '.join(sides[0]) or 'no utterances'} and {theirs} has "
+            f"{', '.join(sides[1]) or 'no utterances'}: name two files utterances-*.jsonl"
+        )
+    return [(name, sides[0][name], sides[1][name]) for name in common]
+
+
+def _files(path: Path) -> dict[str, Path]:
+    """The utterances of an evaluation by the name of the result."""
+    if not path.is_dir():
+        return {path.stem: path}
+    before, after = _UTTERANCES.split("{}")
+    found = sorted(path.glob(_UTTERANCES.format("*")))
+    return {f.name.removeprefix(before).removesuffix(after): f for f in found}
+
+
+def _name(chunk: int) -> str:
+    return f"{40 * chunk}ms" if chunk else "offline"

@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from todm.artifact import Artifact
     from todm.asr.corpora.config import DataConfig
 
+_RULE = "asr.data.tokens.normalise="
 _EPILOG = """
 A grammar is a text file with a phrase or pattern a line:
 
@@ -20,8 +21,18 @@ A grammar is a text file with a phrase or pattern a line:
 (a|b) is a choice, [a] may be left out, <name> stands for the line `name = ..`. Numbers are written in
 words. Every pattern is drawn equally often, and rare words more often.
 
-LibriSpeech's layout is SPLIT/SPEAKER/CHAPTER/ID.flac (or wav, opus, ogg) with SPEAKER-CHAPTER.trans.txt,
-a line `ID TEXT` for each utterance. Top-level folders named train*, dev* and test* are the splits.
+--data takes speech in five layouts, and says which it found:
+
+  librispeech  SPLIT/SPEAKER/CHAPTER/ID.flac (or wav, opus, ..) with SPEAKER-CHAPTER.trans.txt, a line
+               `ID TEXT` for each utterance
+  kaldi        SPLIT/{wav.scp,text}, and utt2spk and segments if there are; commands in wav.scp are refused
+  jsonl        SPLIT.jsonl, a line {"audio": "a.flac", "text": "..."} for each utterance, and if need be
+               "start", "duration", "speaker", "channel", "id"; or one file whose lines have a "split"
+  lhotse       cuts, or recordings and supervisions, as jsonl or jsonl.gz, by name or folder of a split
+  shar         SPLIT/cuts.N.jsonl.gz and recording.N.tar
+
+Folders and files whose names say train, dev (valid) or test (eval) are the splits. Files may be gzipped,
+audio of any rate and number of channels, and text in any language.
 """
 
 
@@ -42,13 +53,23 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--text", metavar="FILE", help="speak these sentences, one a line, plain or gzip"
     )
     parser.add_argument("--hours", type=float, help="hours of training speech from --text")
-    parser.add_argument("--data", metavar="DIR", help="speech on disk, in LibriSpeech's layout")
+    parser.add_argument("--data", metavar="PATH", help="speech on disk, see below")
+    parser.add_argument(
+        "--source",
+        choices=("librispeech", "kaldi", "jsonl", "lhotse", "shar"),
+        help="the layout of --data; default: as found",
+    )
     parser.add_argument(
         "--split",
         action="append",
         default=[],
-        metavar="FOLDER=SPLIT",
-        help="a folder of --data that is train, dev or test; may be repeated",
+        metavar="NAME=SPLIT",
+        help="a folder or file of --data that is train, dev or test; may be repeated",
+    )
+    parser.add_argument(
+        "--shar",
+        metavar="DIR",
+        help="write training audio to tar shards here, for corpora of thousands of hours",
     )
     parser.add_argument("--processes", type=int, help="processes; default: one a CPU")
     parser.add_argument(
@@ -83,13 +104,10 @@ def data_config(base: "DataConfig", args: argparse.Namespace) -> "DataConfig":
     """
     from todm.errors import ConfigError
 
-    if args.split and args.data is None:
-        raise ConfigError("--split names folders of --data DIR: give both")
-    if args.processes is not None and args.processes < 1:
-        raise ConfigError(f"--processes is {args.processes}: at least 1")
+    _check(args)
     given = {name: getattr(args, name) for name in ("grammar", "text", "data")}
     given = {name: value for name, value in given.items() if value is not None}
-    source = {"grammar": "commands", "text": "sentences", "data": "librispeech"}
+    source = {"grammar": "commands", "text": "sentences", "data": args.source or "auto"}
     if len(given) > 1:
         raise ConfigError(f"give one of {', '.join('--' + n for n in given)}, not all of them")
     chosen = next((source[name] for name in given), args.corpus or base.source)
@@ -98,11 +116,25 @@ def data_config(base: "DataConfig", args: argparse.Namespace) -> "DataConfig":
     changes: dict[str, Any] = {"source": chosen, **given}
     if chosen != base.source or given:
         changes |= {name: given.get(name) for name in source}
-    if args.hours is not None:
-        changes["hours"] = args.hours
+    for flag in ("hours", "shar"):
+        if getattr(args, flag) is not None:
+            changes[flag] = getattr(args, flag)
     if args.split:
         changes["splits"] = _splits(args.split)
+    # Speech from anywhere may be in any language; what is spoken here is English.
+    if args.data and not any(s.startswith(_RULE) for s in args.set):
+        changes["tokens"] = {**base.tokens.to_json(), "normalise": "auto"}
     return base.from_json({**base.to_json(), **changes})
+
+
+def _check(args: argparse.Namespace) -> None:
+    from todm.errors import ConfigError
+
+    for flag in ("split", "source"):
+        if getattr(args, flag) and args.data is None:
+            raise ConfigError(f"--{flag} speaks of --data PATH: give both")
+    if args.processes is not None and args.processes < 1:
+        raise ConfigError(f"--processes is {args.processes}: at least 1")
 
 
 def _splits(items: list[str]) -> dict[str, str]:
@@ -110,7 +142,7 @@ def _splits(items: list[str]) -> dict[str, str]:
 
     for item in items:
         if "=" not in item:
-            raise ConfigError(f"--split {item!r} has no '=': write  --split FOLDER=train")
+            raise ConfigError(f"--split {item!r} has no '=': write  --split NAME=train")
     return dict(item.split("=", 1) for item in items)
 
 
@@ -118,7 +150,13 @@ def _show(corpus: "Artifact") -> None:
     from rich.console import Console
     from rich.table import Table
 
+    from todm.asr.corpora.sources import NAMES
+
     console = Console()
+    data = corpus.config
+    if data["data"]:
+        name = NAMES[data["source"]]
+        console.print(f"found: {name} in {data['data']}", soft_wrap=True, highlight=False)
     table = Table("split", "utterances", "hours", "speakers", "words", "sentences not in train")
     for split, row in corpus.info["splits"].items():
         unseen = "-" if split == "train" else f"{row['unseen_sentences']:.1%}"
@@ -134,5 +172,8 @@ def _show(corpus: "Artifact") -> None:
             left_out.add_row(reason, str(num))
         console.print(left_out)
         console.print(f"listed in {corpus.file('rejected.jsonl')}", soft_wrap=True)
-    console.print(f"vocabulary: {corpus.info['vocab_size']} tokens", highlight=False)
+    tokens = (
+        f"vocabulary: {corpus.info['vocab_size']} tokens, text rule {data['tokens']['normalise']!r}"
+    )
+    console.print(tokens, highlight=False)
     console.print(f"corpus: {corpus.path}", soft_wrap=True, highlight=False)

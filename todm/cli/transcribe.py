@@ -1,24 +1,46 @@
 """`todm transcribe BUNDLE AUDIO...`: speech to text with a bundle. Imports no torch."""
 
 import argparse
-import dataclasses
-import json
+import contextlib
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import TextIO
 
-from todm.device.audio import SAMPLE_RATE, Samples, read_audio
+import numpy as np
+
+from todm.device.audio import AudioReader, Samples
 from todm.device.bundle import Bundle, Precision, best_int8, open_bundle
-from todm.device.recognizer import OfflineRecognizer, StreamingRecognizer, Transcript
+from todm.device.formats import Writer, open_writer
+from todm.device.recognizer import OfflineRecognizer, StreamingRecognizer
+from todm.device.segments import Segment, split, transcribe_blocks
 from todm.errors import BundleError, ConfigError, CorpusError
+
+Transcribe = Callable[[Iterable[Samples]], Iterator[Segment]]
+Report = Callable[[AudioReader], None]
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments of the verb."""
     parser.add_argument("bundle", help="directory that `todm export` wrote")
-    parser.add_argument("audio", nargs="+", help="wav, flac, ogg or opus, any sample rate")
-    parser.add_argument("--format", choices=("txt", "json"), default="txt", help="default: txt")
+    parser.add_argument(
+        "audio", nargs="+", help="wav, flac, ogg or opus, any sample rate and length"
+    )
+    parser.add_argument(
+        "--format",
+        choices=("txt", "srt", "json"),
+        default="txt",
+        help="text (default), subtitles, or all there is: times and confidence of every word",
+    )
+    parser.add_argument(
+        "--out", type=Path, help="directory for a file per recording (default: standard output)"
+    )
     mode = parser.add_mutually_exclusive_group()
-    mode.add_argument("--streaming", action="store_true", help="chunk by chunk (default)")
+    mode.add_argument(
+        "--streaming",
+        action="store_true",
+        help="chunk by chunk, in memory that does not grow (default)",
+    )
     mode.add_argument("--offline", action="store_true", help="the whole recording in one call")
     parser.add_argument("--int8", action="store_true", help="use the int8 graphs")
     parser.add_argument(
@@ -28,50 +50,134 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Print one line per recording; one that cannot be read is reported and the rest go on.
+    """Write each recording's segments as they come; of a damaged one what was good.
+
+    A recording that cannot be read is reported and the rest go on.
 
     Returns:
-        0, or 2 if a recording could not be read.
+        0, 2 if a recording could not be read to its end, 130 if interrupted.
 
     Raises:
         BundleError: the bundle cannot be used.
-        ConfigError: a number below 1.
+        ConfigError: a number below 1, or outputs that would overwrite each other.
     """
-    for name in ("beam", "threads"):
-        if getattr(args, name) < 1:
-            raise ConfigError(f"--{name} is {getattr(args, name)}: it must be at least 1")
+    _check(args)
     transcribe = _recognizer(open_bundle(args.bundle), args)
+    if args.out:
+        args.out.mkdir(parents=True, exist_ok=True)
     failures = 0
-    for path in args.audio:
-        try:
-            samples = read_audio(path)
-        except CorpusError as error:
-            print(f"todm: {error}", file=sys.stderr)
-            failures += 1
-            continue
-        print(_line(path, samples, transcribe(samples), args.format), flush=True)
+    try:
+        with _progress(args) as report:
+            for path in args.audio:
+                failures += not _transcribe(path, args, transcribe, report)
+    except KeyboardInterrupt:
+        where = args.out or "standard output"
+        print(f"\ninterrupted; the segments that were complete are in {where}", file=sys.stderr)
+        return 130
     return 2 if failures else 0
 
 
-def _recognizer(bundle: Bundle, args: argparse.Namespace) -> Callable[[Samples], Transcript]:
+def _transcribe(
+    path: str, args: argparse.Namespace, transcribe: Transcribe, report: Report
+) -> bool:
+    """One recording; False, with a message, if it could not be read to its end."""
+    try:
+        with AudioReader(path) as reader, _output(path, args) as stream:
+            writer = open_writer(args.format, stream, path, lines=args.out is not None)
+            _write(reader, transcribe, writer, report)
+    except CorpusError as error:
+        print(f"todm: {error}", file=sys.stderr)
+        return False
+    return True
+
+
+def _check(args: argparse.Namespace) -> None:
+    for name in ("beam", "threads"):
+        if getattr(args, name) < 1:
+            raise ConfigError(f"--{name} is {getattr(args, name)}: it must be at least 1")
+    if args.format == "srt" and not args.out and len(args.audio) > 1:
+        raise ConfigError("subtitles of several recordings need a file each: give --out DIR")
+    names = [Path(path).stem for path in args.audio]
+    if args.out and (twice := [n for n in dict.fromkeys(names) if names.count(n) > 1]):
+        raise ConfigError(
+            f"two recordings are called {twice[0]!r}, and both would be written to "
+            f"{args.out / twice[0]}.{args.format}: transcribe them into different --out directories"
+        )
+
+
+def _recognizer(bundle: Bundle, args: argparse.Namespace) -> Transcribe:
     precision: Precision = best_int8(bundle) if args.int8 else "fp32"
     if precision not in bundle.precisions():
         raise BundleError(
             f"{bundle.path} holds no {precision} graphs, only {', '.join(bundle.precisions())}"
         )
-    if args.offline and not bundle.has_offline():
+    options = {"precision": precision, "num_threads": args.threads, "beam": args.beam}
+    if not args.offline:
+        streaming = StreamingRecognizer(bundle, **options)
+        return lambda blocks: transcribe_blocks(streaming, blocks)
+    if not bundle.has_offline():
         raise BundleError(
             f"{bundle.path} has no offline encoder: leave out --offline, or export it with "
             "--target sherpa-onnx"
         )
-    kind = OfflineRecognizer if args.offline else StreamingRecognizer
-    recognizer = kind(bundle, precision=precision, num_threads=args.threads, beam=args.beam)
-    return recognizer.transcribe
+    offline = OfflineRecognizer(bundle, **options)
+    return lambda blocks: _whole(offline, blocks)
 
 
-def _line(path: str, samples: Samples, transcript: Transcript, form: str) -> str:
-    if form == "txt":
-        return f"{path}\t{transcript.text}"
-    seconds = round(len(samples) / SAMPLE_RATE, 3)
-    fields = dataclasses.asdict(transcript)
-    return json.dumps({"audio": path, "seconds": seconds, **fields}, ensure_ascii=False)
+def _whole(recognizer: OfflineRecognizer, blocks: Iterable[Samples]) -> Iterator[Segment]:
+    """All blocks in one call; of damaged audio those before the damage."""
+    read, damage = [np.empty(0, np.float32)], None
+    try:
+        read.extend(blocks)
+    except CorpusError as error:
+        damage = error
+    yield from split(recognizer.transcribe(np.concatenate(read)))
+    if damage is not None:
+        raise damage
+
+
+def _write(reader: AudioReader, transcribe: Transcribe, writer: Writer, report: Report) -> None:
+    """Every segment of a recording; the output is closed in order if reading fails in the middle."""
+    why = None
+    try:
+        for segment in transcribe(_watched(reader, report)):
+            writer.add(segment)
+    except CorpusError as error:
+        why = str(error)
+        raise
+    except KeyboardInterrupt:
+        why = "interrupted"
+        raise
+    finally:
+        writer.close(reader.seconds, error=why)
+
+
+def _watched(reader: AudioReader, report: Report) -> Iterator[Samples]:
+    for block in reader:
+        report(reader)
+        yield block
+
+
+@contextlib.contextmanager
+def _output(path: str, args: argparse.Namespace) -> Iterator[TextIO]:
+    """Standard output, or the recording's own file."""
+    if not args.out:
+        yield sys.stdout
+        return
+    file = args.out / f"{Path(path).stem}.{args.format}"
+    with file.open("w", encoding="utf-8") as stream:
+        yield stream
+
+
+@contextlib.contextmanager
+def _progress(args: argparse.Namespace) -> Iterator[Report]:
+    """A bar per recording with the time left, if it does not run into the transcript on a terminal."""
+    if not sys.stderr.isatty() or (not args.out and sys.stdout.isatty()):
+        yield lambda reader: None
+        return
+    from todm.cli.progress import progress_report
+
+    with progress_report() as report:
+        yield lambda reader: report(
+            f"{reader.path.name} (s)", round(reader.seconds), round(reader.total_seconds)
+        )

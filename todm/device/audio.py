@@ -4,19 +4,29 @@ Letters: S samples of one channel; K taps of the interpolation filter.
 """
 
 import math
+import re
+from collections.abc import Iterator
 from functools import lru_cache
 from pathlib import Path
+from typing import TYPE_CHECKING, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
 from todm.errors import CorpusError
 
+if TYPE_CHECKING:
+    import soundfile
+
 SAMPLE_RATE = 16_000
 _ZERO_CROSSINGS = 32
 _ROLLOFF = 0.95
 _KAISER_BETA = 10.0
-_BLOCK = 1 << 16
+_BLOCK = 1 << 14  # taps at a time: in the cache, and less than what malloc maps anew each time
+# Of a block in which decoding fails nothing is returned, so blocks are short.
+_BLOCK_SECONDS = 0.25
+_MISSING_SECONDS = 0.1  # lossy formats state their length roughly
+_UNKNOWN_BYTES = 0x7FFF_0000  # a wav header written before the length was known
 
 Samples = NDArray[np.float32]
 
@@ -36,14 +46,80 @@ def read_audio(path: str | Path) -> Samples:
         CorpusError: no such file, not audio, no samples, or samples that are not finite.
     """
     path = Path(path)
-    if not path.is_file():
-        raise CorpusError(f"{path} is not a file: give the path of a wav, flac, ogg or opus file")
+    _check_file(path)
     samples, rate = _decode(path)
     if samples.shape[0] == 0:
-        raise CorpusError(f"{path} holds no samples: record it again or leave it out")
+        raise CorpusError(_no_samples(path))
     if not np.isfinite(samples).all():
         raise CorpusError(f"{path} holds samples that are not finite numbers: write it again")
     return resample(samples.mean(axis=1), rate)
+
+
+class AudioReader:
+    """A recording of any length, read from its beginning to its end in blocks.
+
+    Channels are averaged and any rate is brought to 16 kHz: the blocks together are what
+    `read_audio` returns.
+
+    Attributes:
+        path: the file.
+        total_seconds: the length that the file states.
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        """Open a file.
+
+        Raises:
+            CorpusError: no such file, or not audio.
+        """
+        self.path = Path(path)
+        _check_file(self.path)
+        self._file = _open(self.path)
+        self._frames = 0
+        self._resampler = Resampler(self._file.samplerate)
+        self.total_seconds = self._file.frames / self._file.samplerate
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._file.close()
+
+    @property
+    def seconds(self) -> float:
+        """How much of the recording was read."""
+        return self._frames / self._file.samplerate
+
+    def __iter__(self) -> Iterator[Samples]:
+        """Samples in [-1, 1], float32 [S] each.
+
+        Raises:
+            CorpusError: after the last good block, where the file is damaged, ends before its stated
+                length, or holds no samples or no finite numbers.
+        """
+        size = max(1, round(_BLOCK_SECONDS * self._file.samplerate))
+        while len(samples := self._read(size)):
+            self._frames += len(samples)
+            yield self._resampler.feed(samples.mean(axis=1))
+        yield self._resampler.finish()
+        if not self._frames:
+            raise CorpusError(_no_samples(self.path))
+        if _stated_frames(self._file) - self._frames > _MISSING_SECONDS * self._file.samplerate:
+            raise self._damaged("the file ends before its stated length")
+
+    def _read(self, size: int) -> NDArray[np.float32]:
+        import soundfile
+
+        try:
+            samples = self._file.read(size, dtype="float32", always_2d=True)
+        except (soundfile.SoundFileError, RuntimeError, ValueError) as error:
+            raise self._damaged(_reason(error)) from None
+        if not np.isfinite(samples).all():
+            raise self._damaged("samples that are not finite numbers")
+        return samples
+
+    def _damaged(self, reason: str) -> CorpusError:
+        return CorpusError(f"{self.path} is damaged after {self.seconds:.1f} s ({reason})")
 
 
 def write_wav(path: str | Path, samples_S: Samples) -> None:
@@ -67,23 +143,66 @@ def resample(samples_S: Samples, rate: int, target: int = SAMPLE_RATE) -> Sample
     Raises:
         CorpusError: a rate below 1.
     """
-    if rate < 1 or target < 1:
-        raise CorpusError(f"a sample rate of {min(rate, target)} Hz: it must be at least 1 Hz")
+    resampler = Resampler(rate, target)
     if rate == target:
         return samples_S.astype(np.float32, copy=False)
-    divisor = math.gcd(rate, target)
-    up, down = target // divisor, rate // divisor
-    bank, half = _filter_bank(up, down)
-    padded = np.pad(samples_S.astype(np.float32, copy=False), (half, half + 1))
-    windows = np.lib.stride_tricks.sliding_window_view(padded, bank.shape[1])
-    num_out = -(-len(samples_S) * up // down)
-    out = np.empty(num_out, np.float32)
-    for start in range(0, num_out, _BLOCK):
-        ticks = np.arange(start, min(start + _BLOCK, num_out), dtype=np.int64) * down
-        out[start : start + len(ticks)] = np.einsum(
-            "nk,nk->n", windows[ticks // up], bank[ticks % up], optimize=False
-        )
-    return out
+    return np.concatenate([resampler.feed(samples_S), resampler.finish()])
+
+
+class Resampler:
+    """`resample` for a signal that comes in pieces: together they give what the whole gives."""
+
+    def __init__(self, rate: int, target: int = SAMPLE_RATE) -> None:
+        """The start of a signal.
+
+        Raises:
+            CorpusError: a rate below 1.
+        """
+        if rate < 1 or target < 1:
+            raise CorpusError(f"a sample rate of {min(rate, target)} Hz: it must be at least 1 Hz")
+        divisor = math.gcd(rate, target)
+        self._up, self._down = target // divisor, rate // divisor
+        self._bank, self._half = _filter_bank(self._up, self._down)
+        # The inputs that outputs to come still see, and the place in the signal of the first.
+        self._kept = np.zeros(self._half, np.float32)
+        self._first = -self._half
+        self._num_in = self._num_out = 0
+
+    def feed(self, samples_S: Samples) -> Samples:
+        """The next samples, float32 [S]; returns those at the target rate that are settled."""
+        samples = samples_S.astype(np.float32, copy=False)
+        if self._up == self._down:
+            return samples
+        self._num_in += len(samples)
+        self._kept = np.concatenate([self._kept, samples])
+        return self._upto(-(-(self._num_in - self._half) * self._up // self._down))
+
+    def finish(self) -> Samples:
+        """No samples follow: the last ones at the target rate, float32."""
+        if self._up == self._down:
+            return np.empty(0, np.float32)
+        self._kept = np.pad(self._kept, (0, self._half + 1))
+        return self._upto(-(-self._num_in * self._up // self._down))
+
+    def _upto(self, end: int) -> Samples:
+        """Outputs up to the one numbered `end`, of which every window is complete."""
+        start, self._num_out = self._num_out, max(end, self._num_out)
+        out = np.empty(self._num_out - start, np.float32)
+        if not len(out):
+            return out
+        windows = np.lib.stride_tricks.sliding_window_view(self._kept, self._bank.shape[1])
+        step = max(1, _BLOCK // self._bank.shape[1])
+        for at in range(0, len(out), step):
+            part = out[at : at + step]
+            ticks = np.arange(start + at, start + at + len(part), dtype=np.int64) * self._down
+            rows = ticks // self._up - self._half - self._first
+            part[:] = np.einsum(
+                "nk,nk->n", windows[rows], self._bank[ticks % self._up], optimize=False
+            )
+        next_first = self._num_out * self._down // self._up - self._half
+        self._kept = self._kept[next_first - self._first :].copy()
+        self._first = next_first
+        return out
 
 
 @lru_cache(maxsize=8)
@@ -98,6 +217,15 @@ def _filter_bank(up: int, down: int) -> tuple[Samples, int]:
     return (taps / taps.sum(axis=1, keepdims=True)).astype(np.float32), half
 
 
+def _check_file(path: Path) -> None:
+    if not path.is_file():
+        raise CorpusError(f"{path} is not a file: give the path of a wav, flac, ogg or opus file")
+
+
+def _no_samples(path: Path) -> str:
+    return f"{path} holds no samples: record it again or leave it out"
+
+
 def _decode(path: Path) -> tuple[NDArray[np.float32], int]:
     import soundfile
 
@@ -106,6 +234,23 @@ def _decode(path: Path) -> tuple[NDArray[np.float32], int]:
         return np.asarray(samples, np.float32), rate
     except (soundfile.SoundFileError, RuntimeError, ValueError) as error:
         raise CorpusError(f"{path} cannot be read as audio ({_reason(error)})") from None
+
+
+def _open(path: Path) -> "soundfile.SoundFile":
+    import soundfile
+
+    try:
+        return soundfile.SoundFile(str(path))
+    except (soundfile.SoundFileError, RuntimeError, ValueError) as error:
+        raise CorpusError(f"{path} cannot be read as audio ({_reason(error)})") from None
+
+
+def _stated_frames(file: "soundfile.SoundFile") -> int:
+    """The length that a file states; of a wav cut short libsndfile says it only in its log."""
+    found = re.search(r"^\s*data : (\d+) \(should be (\d+)\)", file.extra_info, re.MULTILINE)
+    if found is None or not 0 < int(found[1]) < _UNKNOWN_BYTES:
+        return file.frames
+    return file.frames * int(found[1]) // max(1, int(found[2]))
 
 
 def _reason(error: Exception) -> str:

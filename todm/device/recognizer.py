@@ -85,6 +85,11 @@ class StreamingRecognizer:
         self._search = _search(networks, self.spec.context_size, bundle, beam)
 
     @property
+    def tail_seconds(self) -> float:
+        """Silence to feed after speech before the last words are out."""
+        return self._bundle.tail_seconds
+
+    @property
     def silent_ids(self) -> frozenset[int]:
         """Ids that emit nothing: blank and `<unk>`."""
         return silent_ids(self._networks.tokens)
@@ -118,6 +123,16 @@ class StreamingRecognizer:
     def result(self, stream: Stream) -> Transcript:
         """The transcript so far."""
         return _transcript(self._search.best(stream.search), self.spec.context_size, self._networks)
+
+    def commit(self, stream: Stream, num_tokens: int) -> Transcript:
+        """Settle the first tokens of the best hypothesis: returns and forgets them.
+
+        The search goes on from the best hypothesis alone, with the same context.
+        """
+        best, size = self._search.best(stream.search), self.spec.context_size
+        done, left = best.split(num_tokens, size)
+        stream.search.hypotheses = [left]
+        return _transcript(done, size, self._networks)
 
     def transcribe(self, samples_S: Samples, *, tail_seconds: float | None = None) -> Transcript:
         """Transcribe one recording: float32 [S] at 16 kHz, with silence added after it."""

@@ -41,6 +41,22 @@ class Hypothesis:
             score=self.score,
         )
 
+    def split(self, num: int, context_size: int) -> tuple["Hypothesis", "Hypothesis"]:
+        """The first `num` symbols, and the others with those before them as their context.
+
+        The score stays with the first part.
+        """
+        head = Hypothesis(
+            ids=self.ids[: context_size + num],
+            frames=self.frames[:num],
+            log_probs=self.log_probs[:num],
+            score=self.score,
+        )
+        tail = Hypothesis(
+            ids=self.ids[num:], frames=self.frames[num:], log_probs=self.log_probs[num:]
+        )
+        return head, tail
+
 
 @dataclasses.dataclass
 class SearchState:

@@ -1,7 +1,8 @@
 """Which implementation of an op runs: one rule, one environment variable.
 
-An explicit `impl=` wins, then `TODM_IMPL`, then the op's first name. `TODM_IMPL` is one name for
-every op (`reference`) or a list (`rnnt_loss=reference,mh_ssm=torch`). Nothing falls back silently.
+An explicit `impl=` wins, then `TODM_IMPL`, then the default: `triton` for tensors on a GPU where the
+op has it, else the op's first name. `TODM_IMPL` is one name for every op (`reference`) or a list
+(`rnnt_loss=reference,mh_ssm=torch`). Nothing falls back silently.
 """
 
 import importlib
@@ -14,20 +15,23 @@ from todm.errors import ConfigError, MissingExtra
 VARIABLE = "TODM_IMPL"
 
 
-def load_impl(op: str, names: tuple[str, ...], impl: str | None = None) -> ModuleType:
+def load_impl(
+    op: str, names: tuple[str, ...], impl: str | None = None, *, device: str = "cpu"
+) -> ModuleType:
     """The module that implements `op`, imported now.
 
     Args:
         op: The op's folder in `todm/kernels`.
         names: The implementations it has, the default first.
         impl: The caller's choice; None leaves it to `TODM_IMPL`, then to the default.
+        device: Type of the device that the tensors are on, such as "cuda".
 
     Raises:
         ConfigError: no such implementation or, in `TODM_IMPL`, no such op.
         MissingExtra: the implementation's package is not installed.
     """
     name, origin = (impl, "impl") if impl is not None else (_from_environment(op), VARIABLE)
-    name = names[0] if name is None else name
+    name = _default(names, device) if name is None else name
     if name not in names:
         raise ConfigError(
             f"{origin} asks for {name!r}, which {op} has not: choose one of {', '.join(names)}"
@@ -40,6 +44,10 @@ def load_impl(op: str, names: tuple[str, ...], impl: str | None = None) -> Modul
         if package in ("", "todm"):
             raise
         raise MissingExtra(package, "train", f"{op} with impl={name!r}") from None
+
+
+def _default(names: tuple[str, ...], device: str) -> str:
+    return "triton" if device == "cuda" and "triton" in names else names[0]
 
 
 def _from_environment(op: str) -> str | None:

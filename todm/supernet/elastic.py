@@ -13,6 +13,8 @@ from torch.nn import functional as F
 
 from todm.supernet.space import Subnet
 
+DropoutRule = Literal["adaptive", "constant", "off_for_students", "none"]
+
 
 class ElasticLinear(nn.Linear):
     """A linear layer of which a call may use only a prefix of the inputs or outputs."""
@@ -29,26 +31,31 @@ class ElasticLinear(nn.Linear):
 
 @dataclasses.dataclass(frozen=True)
 class AdaptiveDropout:
-    """Dropout whose rate follows the sampled width: p(c) = p_max * c / c_max (TODM).
+    """Dropout whose rate follows the sampled width: p(c) = p_max * c / c_max (TODM, arXiv 2309.01947).
 
-    `constant` ignores the width; `off_for_students` is AlphaNet's rule (only the largest drops).
+    A narrow subnet fits the data less tightly and needs less of it. `constant` ignores the width,
+    `off_for_students` leaves it to the largest net (BigNAS, AlphaNet: a student is regularised by its
+    teacher), `none` has no dropout at all.
     """
 
     p_max: float
-    rule: Literal["adaptive", "constant", "off_for_students"] = "adaptive"
+    rule: DropoutRule = "adaptive"
 
-    def __call__(self, x: Tensor, *, ratio: float, training: bool) -> Tensor:
-        """Drop elements of `x`, where ratio = c / c_max of the active subnet."""
-        p = self.rate(ratio)
+    def __call__(self, x: Tensor, *, ratio: float, student: bool, training: bool) -> Tensor:
+        """Drop elements of `x`; arguments as of `rate`."""
+        p = self.rate(ratio, student=student)
         return drop(x, p) if training and p > 0 else x
 
-    def rate(self, ratio: float) -> float:
-        """The dropout rate at a width ratio."""
-        if self.rule == "constant":
-            return self.p_max
-        if self.rule == "off_for_students":
-            return self.p_max if ratio == 1 else 0.0
-        return self.p_max * ratio
+    def rate(self, ratio: float, *, student: bool) -> float:
+        """The dropout rate.
+
+        Args:
+            ratio: c / c_max, the layer's width in the active subnet against that in the largest.
+            student: whether the active subnet is less than the largest, in this layer or any other.
+        """
+        if self.rule == "none" or (self.rule == "off_for_students" and student):
+            return 0.0
+        return self.p_max * ratio if self.rule == "adaptive" else self.p_max
 
 
 def drop(x: Tensor, p: float) -> Tensor:

@@ -1,7 +1,14 @@
 """The sandwich step: the largest net, the smallest and k random ones share one optimizer step.
 
-The largest is the teacher of the others in the same step (BigNAS; AlphaNet, arXiv 2102.07954).
-Gradients add up; under DistributedDataParallel only the last backward synchronises.
+The largest is the teacher of the others in the same step (BigNAS, arXiv 2003.11142; AlphaNet, arXiv
+2102.07954), so it goes first. Every net of a step counts alike: gradients add up, as in both, and are
+not averaged, since neither ScaledAdam nor Adam depends on the scale of the sum. The smallest has its
+share in every update, and its weights, being a prefix of all others, get every net's gradient. The
+largest touches every weight in every update; without it, moments of blocks that are not drawn would
+decay (ScaledAdam counts a missing gradient as zeros).
+
+Each backward follows its forward, so that memory holds one net's activations. Under
+DistributedDataParallel only the last backward synchronises.
 """
 
 import contextlib

@@ -4,6 +4,7 @@ A checkpoint is one file, written beside its place, synced and renamed; the last
 crash or a full disk never destroys the last good one. Read with `weights_only`, never unpickled.
 """
 
+import errno
 import io
 import os
 import pickle
@@ -11,14 +12,21 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from todm.errors import TrainingError
 
 KEEP = 2
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 def write(directory: Path, update: int, state: dict[str, Any]) -> Path:
-    """Write the checkpoint taken after `update` updates, then drop all but the newest two."""
+    """Write the checkpoint taken after `update` updates, then drop all but the newest two.
+
+    Raises:
+        OSError: it cannot be written (`is_full` says whether for want of space); the ones before it
+            are as they were, and nothing is left of this one.
+    """
     directory.mkdir(parents=True, exist_ok=True)
     path = directory / f"update-{update:08d}.pt"
     temporary = path.with_suffix(f".{os.getpid()}.tmp")
@@ -30,11 +38,28 @@ def write(directory: Path, update: int, state: dict[str, Any]) -> Path:
             handle.flush()
             os.fsync(handle.fileno())
         temporary.replace(path)
+        _sync_directory(
+            directory
+        )  # before an older one goes, this one has to be found after a crash
     finally:
         temporary.unlink(missing_ok=True)
     for old in _all(directory)[:-KEEP]:
         old.unlink()
     return path
+
+
+def is_full(error: OSError) -> bool:
+    """Whether a write failed because the disk, the quota or the largest size of a file is used up."""
+    return error.errno in _FULL
+
+
+def num_bytes(state: object) -> int:
+    """Bytes of all tensors of a state, which is nearly the size of its checkpoint."""
+    if isinstance(state, Tensor):
+        return state.numel() * state.element_size()
+    if isinstance(state, dict):
+        return sum(num_bytes(value) for value in state.values())
+    return sum(num_bytes(value) for value in state) if isinstance(state, (list, tuple)) else 0
 
 
 def read_latest(directory: Path) -> dict[str, Any] | None:
@@ -56,3 +81,11 @@ def read_latest(directory: Path) -> dict[str, Any] | None:
 
 def _all(directory: Path) -> list[Path]:
     return sorted(directory.glob("update-*.pt"))
+
+
+def _sync_directory(path: Path) -> None:
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

@@ -38,11 +38,12 @@ class MedianClip:
 
 
 class GuardedOptimizer(torch.optim.Optimizer):
-    """Abstract: a step with non-finite gradients changes nothing and is counted.
+    """Abstract: a step whose gradient norm is not finite or above `max_norm` changes nothing.
 
     `num_skipped` counts such steps, `num_skipped_in_row` those since the last good one. `last_norm`
     is the gradient norm of the last step, before clipping; `last_clip` the factor its gradients
-    were scaled with (0 if it was skipped). A group's `base_lr` is its peak learning rate.
+    were scaled with (0 if it was skipped). A group's `base_lr` is its peak learning rate. `max_norm`
+    is set by whoever knows what is usual (`SpikeGuard`), anew for each step.
     """
 
     _counters = ("num_skipped", "num_skipped_in_row", "last_norm", "last_clip")
@@ -52,13 +53,18 @@ class GuardedOptimizer(torch.optim.Optimizer):
         self.num_skipped_in_row = 0
         self.last_norm = 0.0
         self.last_clip = 1.0
+        self.max_norm = math.inf
         for group in self.param_groups:
             group["base_lr"] = group["lr"]
 
-    def _skip(self, norm: float) -> None:
+    def skip(self, norm: float) -> None:
+        """Count a step that is not made; `norm` is that of its gradients."""
         self.num_skipped += 1
         self.num_skipped_in_row += 1
         self.last_norm, self.last_clip = norm, 0.0
+
+    def _refuses(self, norm: float) -> bool:
+        return not math.isfinite(norm) or norm > self.max_norm
 
     def _accept(self, norm: float, clip: float) -> None:
         self.num_skipped_in_row = 0

@@ -1,6 +1,10 @@
-"""What a training shows and leaves: a progress bar, metrics as JSON lines, curves as a picture."""
+"""What a training shows and leaves: a progress bar, metrics as JSON lines and for TensorBoard, curves.
+
+`metrics.jsonl` is the record; the event file and the picture are made of it.
+"""
 
 import json
+import math
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -8,16 +12,21 @@ from types import TracebackType
 from typing import Any, Self
 
 from todm.artifact import write_text
+from todm.train.curves import draw
+from todm.train.tensorboard import EventFile, Point
 
 METRICS = "metrics.jsonl"
 CURVES = "curves.png"
+TENSORBOARD = "tensorboard"
 _PLAIN_SECONDS = 20.0
+_NO_CURVES = ("kind", "update", "time", "event", "after")
 
 
 class Monitor:
     """Progress on the terminal and metrics on disk. Only rank 0 has one.
 
-    `metrics.jsonl` has one line per logged update (`kind` train) and per evaluation (`kind` eval).
+    `metrics.jsonl` has one line per logged update (`kind` train), per evaluation (`kind` eval) and
+    per thing that happened (`kind` event); `time` is in seconds since 1970.
     """
 
     def __init__(self, directory: Path, total: int) -> None:
@@ -31,6 +40,7 @@ class Monitor:
         )
 
         self._path = directory / METRICS
+        self._board = EventFile(directory / TENSORBOARD)
         self._total = total
         self._console = Console(stderr=True)
         self._bar = Progress(
@@ -45,6 +55,7 @@ class Monitor:
         self._task = self._bar.add_task("training", total=total, note="")
         self._spoken = time.monotonic()
         self._told = 0
+        self._update = 0
         self._loss, self._error = "", ""
 
     def __enter__(self) -> Self:
@@ -61,19 +72,26 @@ class Monitor:
 
     def resume(self, update: int) -> None:
         """Forget metrics that lie beyond the checkpoint training goes on from."""
-        self._told = update
+        self._told = self._update = update
         self._spoken = time.monotonic()
         kept = [row for row in read_metrics(self._path) if self._stands(row, update)]
         write_text(self._path, "".join(json.dumps(row) + "\n" for row in kept))
+        self._board.restart(point for row in kept if (point := _point(row)))
         self._bar.update(self._task, completed=update)
 
     def _stands(self, row: Mapping[str, Any], update: int) -> bool:
-        """Whether a row was written before the checkpoint; the last evaluation comes after the last one."""
+        """Whether a row was written before the checkpoint; the last evaluation comes after the last one.
+
+        What belongs to no update (a restart, a full disk) has happened and is not undone.
+        """
+        if "update" not in row:
+            return update > 0
         final = row["kind"] == "eval" and row["update"] == self._total
         return row["update"] <= update and not final
 
     def trained(self, update: int, figures: Mapping[str, Any] | None = None) -> None:
         """After an update; `figures` only when it is to be logged."""
+        self._update = update
         if figures is not None:
             self._write({"kind": "train", "update": update, **figures})
             self._loss = f"loss {figures['loss']:.3f}"
@@ -93,9 +111,19 @@ class Monitor:
             )
 
     def evaluated(self, update: int, figures: Mapping[str, Mapping[str, Any]]) -> None:
-        """After an evaluation of some subnets, by name."""
+        """After an evaluation of some subnets, by name; a name that ends in " int8" is an int8 copy."""
+        self._update = update
         self._write({"kind": "eval", "update": update, **figures})
         self._error = ", ".join(f"{name} {row['error']:.1%}" for name, row in figures.items())
+
+    def note(self, kind: str, **fields: Any) -> None:  # noqa: ANN401 - JSON
+        """Something that happened: `skipped`, `disk full`, `restart`, ...
+
+        With a field `update` it belongs to that update, and is forgotten if training resumes before
+        it, to do it again. Without one it stays, and is said to have come `after` the last update.
+        """
+        when = {} if "update" in fields else {"after": self._update}
+        self._write({"kind": "event", "event": kind, **when, **fields})
 
     def say(self, text: str) -> None:
         """A line above the progress bar."""
@@ -105,8 +133,11 @@ class Monitor:
         return "  ".join(filter(None, (self._loss, self._error and f"dev WER {self._error}")))
 
     def _write(self, row: Mapping[str, Any]) -> None:
+        row = {**row, "time": round(time.time(), 3)}
         with self._path.open("a") as handle:
             handle.write(json.dumps(row) + "\n")
+        if point := _point(row):
+            self._board.add(point)
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:
@@ -121,49 +152,23 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
 
 
 def plot_curves(metrics: Path, out: Path) -> None:
-    """Loss terms, each subnet's dev error, gradient norm and learning rate against updates."""
-    import matplotlib as mpl
-
-    mpl.use("Agg")
-    import matplotlib.pyplot as plt
-
-    rows = read_metrics(metrics)
-    train = [r for r in rows if r["kind"] == "train"]
-    evals = [r for r in rows if r["kind"] == "eval"]
-    figure, axes = plt.subplots(2, 2, figsize=(11, 7), constrained_layout=True)
-    losses = [
-        k
-        for k in ("rnnt", "rnnt smallest", "ctc", "flat_start", "divergence")
-        if any(k in r for r in train)
-    ]
-    for name in losses:
-        _line(axes[0, 0], train, name)
-    axes[0, 0].set(title="loss per label (largest unless said)", yscale="log")
-    for name in sorted({k for r in evals for k in r if k not in ("kind", "update")}):
-        shown = [r for r in evals if name in r]
-        axes[0, 1].plot(
-            [r["update"] for r in shown],
-            [100 * r[name]["error"] for r in shown],
-            marker=".",
-            label=name,
-        )
-    axes[0, 1].set(title="dev WER, %", ylim=(0, 100))
-    _line(axes[1, 0], train, "grad_norm")
-    axes[1, 0].set(title="gradient norm", yscale="log")
-    _line(axes[1, 1], train, "lr")
-    axes[1, 1].set(title="learning rate")
-    for axis in axes.flat:
-        axis.set_xlabel("updates")
-        axis.grid(alpha=0.3)
-        if axis.lines:
-            axis.legend()
-    figure.savefig(out, dpi=110)
-    plt.close(figure)
+    """Draw a metrics file: losses, dev error of each net, gradient norm, learning rate, pace, outliers."""
+    draw(read_metrics(metrics), out)
 
 
-def _line(axis: Any, rows: list[dict[str, Any]], name: str) -> None:  # noqa: ANN401 - matplotlib
-    shown = [r for r in rows if name in r]
-    axis.plot([r["update"] for r in shown], [r[name] for r in shown], label=name)
+def _point(row: Mapping[str, Any]) -> Point | None:
+    """What TensorBoard shows of a row: figures of training, and the error of each evaluated net."""
+    if row["kind"] == "event":
+        return None
+    scalars: dict[str, float] = {}
+    for name, value in row.items():
+        if name in _NO_CURVES:
+            continue
+        if isinstance(value, dict):
+            scalars[f"dev error/{name}"] = value["error"]
+        elif isinstance(value, int | float) and math.isfinite(value):
+            scalars[f"{row['kind']}/{name}"] = value
+    return Point(row["update"], row.get("time", 0.0), scalars)
 
 
 def _clock(seconds: float) -> str:

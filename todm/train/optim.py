@@ -42,14 +42,15 @@ SCALAR_MAX = 10.0
 class OptimConfig(Config):
     """Peak learning rates and the settings of the optimizer.
 
-    `lr` is relative to a tensor's rms for scaled_adam, absolute for adamw. `ssm_lr` is that of the
-    plain Adam group. `clipping_scale` (scaled_adam) is a multiple of the median gradient norm,
+    `lr` is that of scaled_adam, relative to a tensor's rms; `adamw_lr` is absolute, so that one
+    setting, `name`, changes the optimizer. `ssm_lr` is that of the plain Adam group in both. `clipping_scale` (scaled_adam) is a multiple of the median gradient norm,
     `clip_norm` (adamw) an absolute norm; 0 turns either off. `min_rms` is the size a tensor counts
     as having at least: tensors that start as zeros grow from it.
     """
 
     name: Literal["scaled_adam", "adamw"] = "scaled_adam"
     lr: float = 0.04
+    adamw_lr: float = 1e-3
     ssm_lr: float = 1e-3
     betas: tuple[float, float] = (0.9, 0.98)
     eps: float = 1e-8
@@ -60,7 +61,7 @@ class OptimConfig(Config):
     clip_norm: float = 5.0
 
     def __post_init__(self) -> None:
-        for name in ("lr", "ssm_lr", "eps", "min_rms", "max_rms"):
+        for name in ("lr", "adamw_lr", "ssm_lr", "eps", "min_rms", "max_rms"):
             if not getattr(self, name) > 0:
                 raise ConfigError(f"optim.{name} is {getattr(self, name)}: it must be above 0")
         for name in ("clipping_scale", "weight_decay", "clip_norm"):
@@ -98,8 +99,8 @@ def param_groups(config: OptimConfig, model: nn.Module) -> list[dict[str, Any]]:
         matrices = [item for item in rest if item[1].ndim > 1]
         vectors = [item for item in rest if item[1].ndim <= 1]
         groups = [
-            {"params": matrices, "lr": config.lr, "weight_decay": config.weight_decay},
-            {"params": vectors, "lr": config.lr, "weight_decay": 0.0},
+            {"params": matrices, "lr": config.adamw_lr, "weight_decay": config.weight_decay},
+            {"params": vectors, "lr": config.adamw_lr, "weight_decay": 0.0},
             ssm,
         ]
     return [group for group in groups if group["params"]]
@@ -139,14 +140,14 @@ class ScaledAdam(GuardedOptimizer):
 
     @torch.no_grad()
     def step(self, closure: None = None) -> None:  # pyright: ignore[reportIncompatibleMethodOverride]
-        """Make one update of all groups, or none if a gradient is not finite."""
+        """Make one update of all groups, or none if a gradient is not finite or their norm too large."""
         if closure is not None:
             raise TypeError("ScaledAdam.step takes no closure")
         grads = [[_grad(p) for p in group["params"]] for group in self.param_groups]
         measured, finite = self._measure(grads)
         norm = self._norm(measured)
-        if not finite or not math.isfinite(norm):
-            self._skip(norm)
+        if not finite or self._refuses(norm):
+            self.skip(norm if finite else math.nan)
             return
         clip = self._clip.factor(norm)
         for group, grad, values in zip(self.param_groups, grads, measured, strict=True):
@@ -274,13 +275,13 @@ class ClippedAdamW(GuardedOptimizer, torch.optim.AdamW):
 
     @torch.no_grad()
     def step(self, closure: None = None) -> None:  # pyright: ignore[reportIncompatibleMethodOverride]
-        """Make one update of all groups, or none if a gradient is not finite."""
+        """Make one update of all groups, or none if a gradient is not finite or their norm too large."""
         if closure is not None:
             raise TypeError("ClippedAdamW.step takes no closure")
         grads = [p.grad for g in self.param_groups for p in g["params"] if p.grad is not None]
         norm = torch.stack(torch._foreach_norm(grads)).norm().item() if grads else 0.0
-        if not math.isfinite(norm):
-            self._skip(norm)
+        if self._refuses(norm):
+            self.skip(norm)
             return
         clip = min(1.0, self._clip_norm / max(norm, 1e-20)) if self._clip_norm else 1.0
         if clip < 1:

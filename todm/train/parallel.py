@@ -1,13 +1,13 @@
-"""One process or several: torchrun's environment, helpers of our own, the wrapped objective."""
+"""One process or several: torchrun's environment, what processes tell each other, the wrapped objective."""
 
 import contextlib
 import datetime
+import hashlib
+import json
 import os
-import socket
-import subprocess
-import sys
+import time
 from collections.abc import Iterator, Sequence
-from pathlib import Path
+from typing import Any
 
 import torch
 from torch import distributed, nn
@@ -15,68 +15,17 @@ from torch.nn.parallel import DistributedDataParallel
 
 from todm.errors import TrainingError
 
-
-@contextlib.contextmanager
-def helpers(num_processes: int, verb: Sequence[str], log_dir: Path) -> Iterator[None]:
-    """On a CPU, start the other processes of a data-parallel training; this one becomes rank 0.
-
-    Two processes of one thread are faster than one of two threads: they meet once a step instead of
-    at every operation, and lose little when something else wants a core. Does nothing under
-    `torchrun`, on a GPU, or with one process.
-
-    Args:
-        num_processes: processes in all.
-        verb: arguments of `todm` that start this very training.
-        log_dir: what a helper says goes to `process-N.log` there.
-
-    Raises:
-        TrainingError: a helper stopped.
-    """
-    if num_processes == 1 or "WORLD_SIZE" in os.environ or torch.cuda.is_available():
-        yield
-        return
-    log_dir.mkdir(parents=True, exist_ok=True)
-    place = {
-        "MASTER_ADDR": "127.0.0.1",
-        "MASTER_PORT": str(_free_port()),
-        "WORLD_SIZE": str(num_processes),
-    }
-    started: list[subprocess.Popen[bytes]] = []
-    os.environ.update(place, RANK="0")
-    try:
-        for rank in range(1, num_processes):
-            with (log_dir / f"process-{rank}.log").open("wb") as log:
-                command = [sys.executable, "-m", "todm.cli.main", *verb]
-                env = {**os.environ, "RANK": str(rank)}
-                started.append(
-                    subprocess.Popen(
-                        command, env=env, stdin=subprocess.DEVNULL, stdout=log, stderr=log
-                    )
-                )
-        yield
-    except RuntimeError as error:  # what gloo raises when a peer is gone
-        for process in started:
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                process.wait(5)
-        gone = [rank for rank, process in enumerate(started, 1) if process.poll()]
-        if not gone:
-            raise
-        raise TrainingError(
-            f"training process {gone[0]} stopped: see {log_dir / f'process-{gone[0]}.log'}; "
-            "run the same command again to continue"
-        ) from error
-    finally:
-        for process in started:
-            process.terminate()
-            process.wait()
-        for name in (*place, "RANK"):
-            os.environ.pop(name, None)
+PARENT = "TODM_PARENT"
+"""Environment: the process that started this one and ends it, see `todm.train.launch`."""
+_JOIN = datetime.timedelta(minutes=10)
+_KNOCK = datetime.timedelta(seconds=2)
+_PORT = "todm/port"
+# Features and evaluations are made by rank 0 alone, and may take hours; the others wait in a collective.
+_WAIT = datetime.timedelta(hours=24)
 
 
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+class LostProcess(TrainingError):
+    """Another process of this training is gone; starting again goes on from the last checkpoint."""
 
 
 class World:
@@ -89,23 +38,87 @@ class World:
         self.device = (
             torch.device("cuda", local) if torch.cuda.is_available() else torch.device("cpu")
         )
+        self._parent = int(os.environ.get(PARENT, "0"))
 
     @contextlib.contextmanager
     def joined(self) -> Iterator["World"]:
-        """Inside, the processes can talk to each other."""
+        """Inside, the processes can talk to each other: NCCL between GPUs, else gloo.
+
+        Raises:
+            LostProcess: another process did not come, or is gone.
+        """
         if self.size == 1:
             yield self
             return
-        if self.device.type == "cuda":
-            torch.cuda.set_device(self.device)
-        # Features and the last evaluation are made by rank 0 alone, and may take hours.
-        distributed.init_process_group(
-            "nccl" if self.device.type == "cuda" else "gloo", timeout=datetime.timedelta(hours=24)
-        )
+        self._join()
         try:
             yield self
+        except RuntimeError as error:
+            if not _is_loss(error):
+                raise
+            raise LostProcess(
+                "another process of this training is gone: run the same command again to go on from "
+                f"the last checkpoint ({str(error).splitlines()[0]})"
+            ) from error
         finally:
             distributed.destroy_process_group()
+
+    def _join(self) -> None:
+        on_gpu = self.device.type == "cuda"
+        if on_gpu:
+            torch.cuda.set_device(self.device)
+        try:
+            store = self._meet()
+        except distributed.DistError as error:
+            raise LostProcess(
+                f"the {self.size} processes of this training did not all come within {_JOIN}: look at "
+                f"what the others said ({str(error).splitlines()[0]})"
+            ) from error
+        distributed.init_process_group(
+            "nccl" if on_gpu else "gloo",
+            store=distributed.PrefixStore("todm", store),
+            rank=self.rank,
+            world_size=self.size,
+            timeout=_WAIT,
+            device_id=self.device if on_gpu else None,
+        )
+
+    def _meet(self) -> distributed.Store:
+        """The table in which processes find each other's addresses; all are there when it returns.
+
+        That of torchrun outlives a restart, and with it the addresses of processes that are gone: the
+        first process opens a new one there, and the others knock until they find it.
+        """
+        outer, _, _ = next(distributed.rendezvous("env://", timeout=_JOIN))  # pyright: ignore[reportAttributeAccessIssue]
+        if os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True":
+            return outer
+        store = self._open() if self.rank == 0 else self._knock(outer)
+        if self.rank == 0:
+            outer.set(_PORT, str(store.port))
+        store.set(f"here/{self.rank}", "")
+        store.wait([f"here/{rank}" for rank in range(self.size)], _JOIN)
+        return store
+
+    def _open(self, port: int = 0) -> distributed.TCPStore:
+        """A table of rank 0 on a free port, or that on a given one."""
+        return distributed.TCPStore(
+            os.environ["MASTER_ADDR"],
+            port,
+            self.size,
+            is_master=self.rank == 0,
+            timeout=_KNOCK if port else _JOIN,
+            wait_for_workers=False,
+        )
+
+    def _knock(self, outer: distributed.Store) -> distributed.TCPStore:
+        deadline = time.monotonic() + _JOIN.total_seconds()
+        while True:
+            try:
+                return self._open(int(outer.get(_PORT)))
+            except distributed.DistError:
+                if time.monotonic() > deadline:
+                    raise
+                time.sleep(0.2)
 
     def wrap(self, objective: nn.Module) -> nn.Module:
         """The objective, with gradients averaged over processes.
@@ -130,3 +143,49 @@ class World:
         """Wait for all processes."""
         if self.size > 1:
             distributed.barrier()
+
+    def total(self, values: Sequence[float]) -> list[float]:
+        """Each value summed over the processes; the one small message of every update.
+
+        Raises:
+            LostProcess: the process that started this one is gone.
+        """
+        if self._parent and os.getppid() != self._parent:
+            raise LostProcess("the process that started this training is gone")
+        if self.size == 1:
+            return list(values)
+        sums = torch.tensor(values, dtype=torch.float64, device=self.device)
+        distributed.all_reduce(sums)
+        return sums.tolist()
+
+    def gathered(self, value: object) -> list[Any]:
+        """The value of every process, in the order of ranks; for rare, small things."""
+        if self.size == 1:
+            return [value]
+        values: list[Any] = [None] * self.size
+        distributed.all_gather_object(values, value)
+        return values
+
+    def agree(self, value: Any, *, what: str, hint: str) -> None:  # noqa: ANN401 - JSON
+        """Make sure that a value is the same in every process, by comparing its hash.
+
+        Args:
+            value: plain JSON types.
+            what: what it is, for the message.
+            hint: what to do about a difference.
+
+        Raises:
+            TrainingError: it differs; in every process.
+        """
+        text = json.dumps(value, sort_keys=True)
+        digests = self.gathered(hashlib.sha256(text.encode()).hexdigest())
+        other = [rank for rank, digest in enumerate(digests) if digest != digests[0]]
+        if other:
+            raise TrainingError(
+                f"training process {other[0]} has not the same {what} as process 0: {hint}"
+            )
+
+
+def _is_loss(error: RuntimeError) -> bool:
+    """Whether a collective failed because a peer closed its connection; gloo has no class for it."""
+    return isinstance(error, distributed.DistError) or "gloo" in str(error).lower()

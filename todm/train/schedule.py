@@ -1,7 +1,8 @@
 """Learning-rate schedules, as pure functions of the step.
 
 Every constant of `ScheduleConfig` is a fraction of the planned updates, so a short run is a long
-one in small. `eden` and `eden2` are the curves of icefall's Zipformer recipes, in absolute units.
+one in small, unless `reference_seconds` asks for Eden in the units of icefall's Zipformer recipes
+(Yao et al., arXiv 2310.11230): batches of a fixed length of audio, and epochs.
 """
 
 import dataclasses
@@ -21,6 +22,13 @@ class ScheduleConfig(Config):
     `warmup` is a fraction of the planned updates, `warmup_start` the factor of the first update.
     `knee_updates` and `knee_epochs` are where Eden's two factors bend, as fractions of the updates
     after warm-up; Eden2 uses the first only, the other kinds neither.
+
+    With `reference_seconds` above 0 none of these counts but `warmup_start`: `eden` and `eden2` then
+    follow the published curve, whose constants (`eden_batches`, `eden_epochs`, `eden_warmup`) are
+    counted in batches of so many seconds of audio, so that the rate falls with the audio seen,
+    whatever the batch and the number of processes. icefall's constants were found with two GPUs of
+    1,000 s each: 2000. An epoch is a pass over all speeds of the data; `eden_epochs` is meant for 30
+    to 50 of them, so shrink it in a shorter run.
     """
 
     kind: Literal["eden", "eden2", "cosine", "linear"] = "eden2"
@@ -29,6 +37,10 @@ class ScheduleConfig(Config):
     final: float = 0.02
     knee_updates: float = 0.2
     knee_epochs: float = 0.4
+    reference_seconds: float = 0.0
+    eden_batches: float = 7500.0
+    eden_epochs: float = 3.5
+    eden_warmup: float = 500.0
 
     def __post_init__(self) -> None:
         if not 0 <= self.warmup < 1:
@@ -41,19 +53,44 @@ class ScheduleConfig(Config):
             raise ConfigError(
                 f"schedule.final is {self.final}: at most {MAX_FINAL} of the peak is allowed"
             )
-        for name in ("knee_updates", "knee_epochs"):
+        for name in ("knee_updates", "knee_epochs", "eden_batches", "eden_epochs", "eden_warmup"):
             if getattr(self, name) <= 0:
                 raise ConfigError(f"schedule.{name} is {getattr(self, name)}: it must be above 0")
+        if self.reference_seconds < 0:
+            raise ConfigError(
+                f"schedule.reference_seconds is {self.reference_seconds}: seconds of audio, or 0"
+            )
+        if self.reference_seconds and self.kind not in ("eden", "eden2"):
+            raise ConfigError(
+                f"schedule.reference_seconds is for eden and eden2, not {self.kind}: set it to 0"
+            )
 
 
-def lr_factor(step: int, total: int, *, config: ScheduleConfig) -> float:
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Pace:
+    """How much data an update takes, all processes together.
+
+    Attributes:
+        seconds: audio of an update, in the mean.
+        updates: updates of an epoch.
+    """
+
+    seconds: float
+    updates: float
+
+
+def lr_factor(step: int, total: int, *, config: ScheduleConfig, pace: Pace | None = None) -> float:
     """What to multiply the peak learning rate with.
 
     Args:
         step: the update about to be made, counted from 0.
         total: the planned number of updates; later steps keep the last factor.
         config: the curve.
+        pace: of the training; needed with `reference_seconds`.
     """
+    if config.reference_seconds:
+        assert pace is not None
+        return _by_audio(step, config, pace)
     warmup = config.warmup * total
     if step < warmup:
         return config.warmup_start + (1 - config.warmup_start) * step / warmup
@@ -61,6 +98,16 @@ def lr_factor(step: int, total: int, *, config: ScheduleConfig) -> float:
     shape = _SHAPES[config.kind]
     end = shape(1.0, config)
     return config.final + (1 - config.final) * (shape(at, config) - end) / (1 - end)
+
+
+def _by_audio(step: int, config: ScheduleConfig, pace: Pace) -> float:
+    """Eden with a batch counted as its audio over the reference's."""
+    batch = step * pace.seconds / config.reference_seconds
+    warm = {"warmup_batches": config.eden_warmup, "warmup_start": config.warmup_start}
+    if config.kind == "eden2":
+        return eden2(batch, batches=config.eden_batches, **warm)
+    epochs = {"batches": config.eden_batches, "epochs": config.eden_epochs}
+    return eden(batch, step / pace.updates, **epochs, **warm)
 
 
 def eden(

@@ -1,4 +1,4 @@
-"""A directory in LibriSpeech's layout, made of tones."""
+"""Small corpora in the layouts that are read, made of tones."""
 
 from pathlib import Path
 
@@ -23,5 +23,41 @@ def make_layout(tmp_path):
         lines = "".join(f"{name} {text}\n" for name, text in texts.items())
         (folder / "1-2.trans.txt").write_text(lines)
         return tmp_path / "layout"
+
+    return make
+
+
+@pytest.fixture
+def tone(tmp_path):
+    """Writes a tone of some seconds, channel k at height k + 1, and returns its path."""
+
+    def make(name: str, seconds: float = 1.0, *, rate: int = 16000, channels: int = 1) -> Path:
+        import numpy as np
+        import soundfile
+
+        path = tmp_path / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        time = np.arange(round(seconds * rate)) / rate
+        rows = [0.2 * np.sin(2 * np.pi * 300 * (k + 1) * time) for k in range(channels)]
+        soundfile.write(path, np.stack(rows, 1), rate)
+        return path
+
+    return make
+
+
+@pytest.fixture
+def read(tmp_path):
+    """Reads a directory: usable utterances by id, and reasons of the others by id."""
+
+    def make(root: Path, **settings):
+        from todm.asr.corpora import sources
+        from todm.asr.corpora.config import DataConfig
+        from todm.asr.tokens import TokensConfig
+
+        base = DataConfig(source="auto", data=str(root), tokens=TokensConfig(normalise="auto"))
+        config = base.replace(**settings)
+        found = sources.read(config, root, unpack=tmp_path / "unpacked", processes=1)
+        usable = {u.id: u for u in found.utterances}
+        return usable, {r.id: r.reason for r in found.rejected}
 
     return make

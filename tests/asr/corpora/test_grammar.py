@@ -23,9 +23,9 @@ def test_choice_option_and_name():
     }
 
 
-def test_nesting_and_counting():
+def test_nesting():
     parsed = grammar.parse("a (b|c [d (e|f)])\ng")
-    assert parsed.num_sentences() == 5
+    assert _all("a (b|c [d (e|f)])\ng") == {"a b", "a c", "a c d e", "a c d f", "g"}
     assert parsed.words() == set("abcdefg")
 
 
@@ -62,7 +62,6 @@ def test_a_file_that_is_not_there():
 def test_built_in_grammar_is_rich_enough():
     parsed = commands.commands()
     assert 60 <= len(parsed.words()) <= 120
-    assert parsed.num_sentences() > 15_000
     lens = [len(s.split()) for s in (parsed.sample(np.random.default_rng(i)) for i in range(500))]
     assert min(lens) >= 2
     assert max(lens) <= 9

@@ -73,13 +73,38 @@ class DataConfig(Config):
     """A corpus.
 
     `commands` speaks a grammar (the built-in one, or the file `grammar`), `sentences` speaks the
-    lines of `text` until `hours` of training speech are reached, `librispeech` reads `data`, a
-    directory in LibriSpeech's layout. `splits` maps top-level folders of `data` to splits where
-    their names do not begin with train, dev or test. `verify_audio` says how audio is checked:
-    `decode` reads every sample, `header` trusts the header, `auto` decodes below 40 hours.
+    lines of `text` until `hours` of training speech are reached; the other sources read speech from
+    `data`, in the layout they name, or in the one that is found (`auto`).
+
+    Attributes:
+        source: what is spoken, or the layout of `data`.
+        grammar: file of commands.
+        text: file of sentences.
+        data: speech on disk.
+        splits: folders or files of `data` to splits, where their names do not say train, dev or test.
+        num_train: sentences spoken in this split.
+        num_dev: sentences spoken in this split.
+        num_test: sentences spoken in this split.
+        hours: of training speech from `text`, instead of `num_train`.
+        seed: of speech, and of the order in shards.
+        min_seconds: shortest utterance to train on.
+        max_seconds: longest utterance to train on.
+        max_eval_seconds: longest utterance of dev and test; none is too short there.
+        channel: which channel of a recording is heard where its manifest does not say it, from 0
+            on; None averages all.
+        verify_audio: `decode` reads every sample, `header` trusts the header, `auto` decodes below
+            40 hours.
+        shar: a directory for the training split in lhotse Shar, for corpora too large for a manifest
+            in memory; None leaves the audio where it is.
+        shard_size: utterances a shard.
+        speech: how sentences are spoken.
+        room: what is done to them.
+        tokens: vocabulary and text rule.
     """
 
-    source: Literal["commands", "sentences", "librispeech"] = "commands"
+    source: Literal[
+        "commands", "sentences", "auto", "librispeech", "kaldi", "jsonl", "lhotse", "shar"
+    ] = "commands"
     grammar: str | None = None
     text: str | None = None
     data: str | None = None
@@ -91,14 +116,21 @@ class DataConfig(Config):
     seed: int = 0
     min_seconds: float = 0.3
     max_seconds: float = 20.0
+    max_eval_seconds: float = 60.0
+    channel: int | None = None
     verify_audio: Literal["auto", "decode", "header"] = "auto"
+    shar: str | None = None
+    shard_size: int = 500
     speech: SpeechConfig = SpeechConfig()
     room: RoomConfig = RoomConfig()
     tokens: TokensConfig = dataclasses.field(default_factory=TokensConfig)
 
     def __post_init__(self) -> None:
         _check_at_least(self, 1, "num_train", "num_dev", "num_test")
-        _check_at_least(self, 0, "seed")
+        _check_at_least(self, 0, "seed", "max_eval_seconds")
+        _check_at_least(self, 1, "shard_size")
+        if self.channel is not None:
+            _check_at_least(self, 0, "channel")
         if not 0 <= self.min_seconds < self.max_seconds:
             raise ConfigError(
                 f"min_seconds {self.min_seconds} must be below max_seconds {self.max_seconds}"
@@ -110,16 +142,22 @@ class DataConfig(Config):
                 raise ConfigError(f"splits.{folder} is {split!r}: allowed are train, dev, test")
         self._check_source()
 
+    @property
+    def is_spoken(self) -> bool:
+        """Whether the audio is made here."""
+        return self.source in ("commands", "sentences")
+
     def _check_source(self) -> None:
-        need = {"commands": None, "sentences": "text", "librispeech": "data"}[self.source]
-        if need is not None and getattr(self, need) is None:
-            raise ConfigError(f"source {self.source!r} needs {need!r}: give a path, --{need} PATH")
-        allowed = {"commands": "grammar", "sentences": "text", "librispeech": "data"}[self.source]
+        used = {"commands": "grammar", "sentences": "text"}.get(self.source, "data")
+        if used != "grammar" and getattr(self, used) is None:
+            raise ConfigError(f"source {self.source!r} needs {used!r}: give a path, --{used} PATH")
         for name in ("grammar", "text", "data"):
-            if name != allowed and getattr(self, name) is not None:
+            if name != used and getattr(self, name) is not None:
                 raise ConfigError(f"{name!r} is not used by source {self.source!r}: leave it out")
         if self.hours is not None and self.source != "sentences":
             raise ConfigError(f"'hours' is not used by source {self.source!r}: set num_train")
+        if self.shar is not None and self.source == "shar":
+            raise ConfigError("the data are in Shar already: leave --shar out")
 
     def num(self, split: Split) -> int:
         """Utterances asked for in a split of a spoken corpus."""

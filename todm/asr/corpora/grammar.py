@@ -11,7 +11,6 @@ line without `=` is a pattern; each pattern is drawn equally often, as is each a
 
 import dataclasses
 import difflib
-import math
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -74,10 +73,6 @@ class Grammar:
             found.update(_literals(node))
         return found
 
-    def num_sentences(self) -> int:
-        """The number of derivations: an upper bound of the number of distinct sentences."""
-        return sum(self._count(p) for p in self.patterns)
-
     def _words(self, node: Node, rng: np.random.Generator) -> Iterator[str]:
         if isinstance(node, Words):
             yield node.text
@@ -88,15 +83,6 @@ class Grammar:
                 yield from self._words(part, rng)
         else:
             yield from self._words(node.options[int(rng.integers(len(node.options)))], rng)
-
-    def _count(self, node: Node) -> int:
-        if isinstance(node, Words):
-            return 1
-        if isinstance(node, Name):
-            return self._count(self.definitions[node.name])
-        if isinstance(node, Sequence):
-            return math.prod(self._count(p) for p in node.parts)
-        return sum(self._count(o) for o in node.options)
 
 
 def parse(text: str, *, where: str = "grammar") -> Grammar:

@@ -2,8 +2,9 @@
 
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
-from todm.asr.corpora.librispeech import Utterance
+from todm.asr.corpora.utterances import Utterance
 
 SAMPLE_RATE = 16_000
 
@@ -19,34 +20,43 @@ def write_cuts(utterances: Iterable[Utterance], path: Path) -> None:
 
     with CutSet.open_writer(path) as writer:
         for utterance in utterances:
-            writer.write(_cut(utterance))
+            writer.write(cut_of(utterance))
 
 
-def _cut(utterance: Utterance) -> object:
-    from lhotse import AudioSource, MonoCut, Recording, SupervisionSegment
+def cut_of(utterance: Utterance) -> Any:  # noqa: ANN401 - a lhotse Cut
+    """An utterance as a lhotse cut: a part of its recording, of one channel or several."""
+    from lhotse import AudioSource, MonoCut, MultiCut, Recording, SupervisionSegment
 
+    rate, channels = utterance.rate, list(utterance.channels)
+    samples = utterance.file_samples or utterance.num_samples
     recording = Recording(
         id=utterance.id,
-        sources=[AudioSource(type="file", channels=[0], source=str(utterance.path))],
-        sampling_rate=utterance.rate,
-        num_samples=utterance.num_samples,
-        duration=utterance.seconds,
+        sources=[
+            AudioSource(
+                type="file",
+                channels=list(range(max(channels) + 1)),
+                source=str(utterance.path),
+            )
+        ],
+        sampling_rate=rate,
+        num_samples=samples,
+        duration=samples / rate,
     )
     segment = SupervisionSegment(
         id=utterance.id,
         recording_id=utterance.id,
         start=0.0,
         duration=utterance.seconds,
+        channel=channels[0] if len(channels) == 1 else channels,
         text=utterance.text,
-        language="English",
         speaker=utterance.speaker,
     )
-    cut = MonoCut(
+    cut = (MonoCut if len(channels) == 1 else MultiCut)(
         id=utterance.id,
-        start=0.0,
+        start=utterance.start / rate,
         duration=utterance.seconds,
-        channel=0,
+        channel=segment.channel,  # pyright: ignore[reportArgumentType]
         supervisions=[segment],
         recording=recording,
     )
-    return cut if utterance.rate == SAMPLE_RATE else cut.resample(SAMPLE_RATE)
+    return cut if rate == SAMPLE_RATE else cut.resample(SAMPLE_RATE)

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from todm.kernels._dispatch import load_impl
 
-IMPLS = ("torch", "reference")
+IMPLS = ("torch", "triton", "reference")
 
 
 class Ssm(NamedTuple):
@@ -78,13 +78,15 @@ def mh_ssm(
     Args:
         u_HTBP: input; frames beyond a sequence's length must be zero.
         ssm: discrete parameters, one set per head.
-        state_H2NBP: state before the first frame (real parts, then imaginary); zero if absent.
+        state_H2NBP: state before the first frame (real parts, then imaginary); zero if absent. With
+            one frame, or one chunk, of a stream this is its step.
         reverse: run from the last frame to the first.
         reset: start from a zero state every `reset` frames (T must be a multiple); 0 means never.
         impl: which implementation; by default the rule of `todm.kernels._dispatch`.
 
     Returns:
-        y_HTBP, and the state after the last frame (None with `reverse` or `reset`).
+        y_HTBP, and the state after the last frame (None with `reverse` or `reset`), which is float32
+        at least: a slow state outgrows what it adds in a frame by more than 16 bits can tell.
 
     Raises:
         ValueError: shapes that do not belong together, or a state given with `reverse` or `reset`.
@@ -93,11 +95,18 @@ def mh_ssm(
         raise ValueError(
             f"u is {tuple(u_HTBP.shape)} for {ssm.skip_H.shape[0]} heads: [H, T, B, P] is needed"
         )
+    if u_HTBP.shape[1] == 0:
+        raise ValueError("u has no frames: at least one is needed")
     if reset and u_HTBP.shape[1] % reset:
         raise ValueError(f"{u_HTBP.shape[1]} frames are no multiple of the reset period {reset}")
     if state_H2NBP is not None and (reverse or reset):
         raise ValueError("a state is carried only by the forward recurrence without reset")
-    chosen = load_impl("mh_ssm", IMPLS, impl)
+    wanted = (u_HTBP.shape[0], 2 * ssm.angle_HN.shape[1], *u_HTBP.shape[2:])
+    if state_H2NBP is not None and state_H2NBP.shape != wanted:
+        raise ValueError(
+            f"the state is {tuple(state_H2NBP.shape)}: [H, 2N, B, P] = {wanted} is needed"
+        )
+    chosen = load_impl("mh_ssm", IMPLS, impl, device=u_HTBP.device.type)
     return chosen.run(u_HTBP, ssm, state_H2NBP, reverse=reverse, reset=reset)
 
 

@@ -87,6 +87,8 @@ def run(
     with torch.autocast(u_HTBP.device.type, enabled=False):
         ssm = Ssm(*(p.float() if p.dtype in (torch.bfloat16, torch.float16) else p for p in ssm))
         num_frames = u_HTBP.shape[1]
+        if state_H2NBP is not None and num_frames <= _WHOLE:
+            return _chunk(u_HTBP, ssm, state_H2NBP)
         if reset or (num_frames <= _WHOLE and state_H2NBP is None and reverse):
             return _independent(u_HTBP, inner(ssm, reset or num_frames), reverse=reverse), None
         if state_H2NBP is None and num_frames <= _WHOLE:
@@ -94,6 +96,13 @@ def run(
         if reverse:
             return _blocks(u_HTBP.flip(1), ssm, None)[0].flip(1), None
         return _blocks(u_HTBP, ssm, state_H2NBP)
+
+
+def _chunk(u_HTBP: Tensor, ssm: Ssm, state_H2NBP: Tensor) -> tuple[Tensor, Tensor]:
+    """A short sequence from a given state: one block of its length, as a stream runs it."""
+    dtype = ssm.skip_H.dtype
+    y, state = run_block(u_HTBP.to(dtype), operators(ssm, u_HTBP.shape[1]), state_H2NBP.to(dtype))
+    return y.to(u_HTBP.dtype), state
 
 
 def _independent(u_HTBP: Tensor, inner_HLL: Tensor, *, reverse: bool) -> Tensor:
@@ -111,7 +120,7 @@ def _single(u_HTBP: Tensor, ssm: Ssm) -> tuple[Tensor, Tensor]:
     heads, num_frames, batch, channels = u_HTBP.shape
     steps = torch.arange(num_frames - 1, -1, -1, device=u_HTBP.device, dtype=ssm.skip_H.dtype)
     y = _independent(u_HTBP, inner(ssm, num_frames), reverse=False)
-    state = torch.cat(powers(ssm, steps), 1).to(u_HTBP.dtype) @ u_HTBP.flatten(2)
+    state = torch.cat(powers(ssm, steps), 1) @ u_HTBP.flatten(2).to(ssm.skip_H.dtype)
     return y, state.reshape(heads, -1, batch, channels)
 
 
@@ -129,15 +138,15 @@ def _blocks(u_HTBP: Tensor, ssm: Ssm, state_H2NBP: Tensor | None) -> tuple[Tenso
     u = F.pad(u_HTBP, (0, 0, 0, 0, 0, padding))
     u = u.reshape(heads, count, _BLOCK, batch * channels)
     ops = operators(ssm, _BLOCK)
-    written = ops.write_H2NL.to(dtype).unsqueeze(1) @ u
+    written = (ops.write_H2NL.to(dtype).unsqueeze(1) @ u).to(ssm.skip_H.dtype)
     first = (
         torch.zeros_like(written[:, :1])
         if state_H2NBP is None
         else state_H2NBP.flatten(2).unsqueeze(1)
     )
-    sources = torch.cat([first.to(dtype), written], 1)
-    entering = _carry(ssm, sources, num_modes)
-    y = ops.inner_HLL.to(dtype).unsqueeze(1) @ u + ops.read_HL2N.to(dtype).unsqueeze(1) @ entering
+    entering = _carry(ssm, torch.cat([first.to(written.dtype), written], 1), num_modes)
+    y = ops.inner_HLL.to(dtype).unsqueeze(1) @ u
+    y = y + ops.read_HL2N.to(dtype).unsqueeze(1) @ entering.to(dtype)
     y = y.reshape(heads, count * _BLOCK, batch, channels)[:, :num_frames]
     return y, _last_state(ssm, u, entering, num_frames, batch)
 
@@ -161,10 +170,10 @@ def _last_state(
     """The state after the last true frame, which may lie inside the last block."""
     heads, count, _, width = u_HCLR.shape
     rest = num_frames - (count - 1) * _BLOCK
-    steps = torch.arange(_BLOCK, device=u_HCLR.device)
-    ago = (rest - 1 - steps).clamp(min=0).to(ssm.skip_H.dtype)
-    written = (torch.cat(powers(ssm, ago), 1).to(u_HCLR.dtype) * (steps < rest)) @ u_HCLR[:, -1]
+    steps, dtype = torch.arange(_BLOCK, device=u_HCLR.device), ssm.skip_H.dtype
+    ago = (rest - 1 - steps).clamp(min=0).to(dtype)
+    written = (torch.cat(powers(ssm, ago), 1) * (steps < rest)) @ u_HCLR[:, -1].to(dtype)
     re, im = entering_HC2NR[:, -1].chunk(2, 1)
-    c_re, c_im = (p.to(u_HCLR.dtype) for p in powers(ssm, steps[:1] * 0.0 + rest))
+    c_re, c_im = powers(ssm, steps[:1].to(dtype) * 0 + rest)
     state = torch.cat([c_re * re - c_im * im, c_re * im + c_im * re], 1) + written
     return state.reshape(heads, -1, batch, width // batch)

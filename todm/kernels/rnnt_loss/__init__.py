@@ -14,7 +14,7 @@ from todm.kernels.rnnt_loss.problem import Divergence, Problem, RnntLoss, Teache
 
 __all__ = ["IMPLS", "Divergence", "RnntLoss", "Teacher", "Topology", "rnnt_loss"]
 
-IMPLS = ("torch", "reference", "torchaudio")
+IMPLS = ("torch", "triton", "reference", "torchaudio", "k2")
 
 
 def rnnt_loss(  # noqa: PLR0913 - the joiner's four tensors, the batch's three, and the options
@@ -50,7 +50,7 @@ def rnnt_loss(  # noqa: PLR0913 - the joiner's four tensors, the batch's three, 
         divergence: The distance to it; its defaults where None.
         fastemit: Label gradients are multiplied by 1 + fastemit.
         delay_penalty: Times ((T - 1)/2 - t), added to label scores of frame t (as k2 does).
-        impl: `torch`, `reference` or `torchaudio`; see `todm.kernels._dispatch`.
+        impl: One of `IMPLS`; see `todm.kernels._dispatch`.
 
     Raises:
         ConfigError: shapes, lengths or labels that do not fit, named with their utterance.
@@ -72,4 +72,5 @@ def rnnt_loss(  # noqa: PLR0913 - the joiner's four tensors, the batch's three, 
         delay_penalty=delay_penalty,
     )
     problem.check()
-    return load_impl("rnnt_loss", IMPLS, impl).rnnt_loss(problem)
+    device = enc_BTJ.device.type
+    return load_impl("rnnt_loss", IMPLS, impl, device=device).rnnt_loss(problem)

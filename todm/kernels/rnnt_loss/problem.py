@@ -94,6 +94,20 @@ class Problem:
             self.target_lens, device=device
         )
 
+    def matmul_dtype(self) -> torch.dtype:
+        """Of the joiner's matmul: what autocast asks for, else what holds both its factors."""
+        kind = self.enc_BTJ.device.type
+        if torch.is_autocast_enabled(kind):
+            return torch.get_autocast_dtype(kind)
+        return torch.promote_types(self.enc_BTJ.dtype, self.weight_VJ.dtype)
+
+    def labels(self) -> Tensor:
+        """The label that may follow each position [B, U + 1], 0 where none may; int64."""
+        _, target_lens_B = self.lens()
+        inside = torch.arange(self.targets_BU.shape[1], device=target_lens_B.device)
+        inside = inside < target_lens_B[:, None]
+        return torch.nn.functional.pad(self.targets_BU.long().masked_fill(~inside, 0), (0, 1))
+
     def valid(self) -> Tensor:
         """True at the nodes [B, T, U + 1] inside an utterance."""
         enc_lens_B, target_lens_B = self.lens()

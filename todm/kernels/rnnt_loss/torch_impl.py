@@ -115,9 +115,10 @@ class _Work:
 
     @classmethod
     def plan(cls, p: Problem, *, tile_bytes: int, keep_bytes: int) -> "_Work":
-        dtype = _matmul_dtype(p)
+        dtype = p.matmul_dtype()
         row_bytes = (p.weight_VJ.shape[0] + p.weight_VJ.shape[1]) * dtype.itemsize
         valid_BTU = p.valid()
+        labels_BTU = p.labels()[:, None].expand_as(valid_BTU)
         nodes_N = valid_BTU.flatten().nonzero().squeeze(1)
         return cls(
             problem=p,
@@ -126,7 +127,7 @@ class _Work:
             dtype=dtype,
             valid_BTU=valid_BTU,
             nodes_N=nodes_N,
-            label_N=_labels(p).flatten()[nodes_N],
+            label_N=labels_BTU.flatten()[nodes_N],
             weight_N=None if p.teacher is None else p.node_weights().flatten()[nodes_N],
         )
 
@@ -155,7 +156,8 @@ class _Chosen(NamedTuple):
 
     @classmethod
     def of(cls, work: _Work, tile: _Tile, node_N: Tensor) -> "_Chosen":
-        wanted_M = node_N[tile.rows] > work.negligible()
+        # Not `>`: a NaN must show in the gradients too.
+        wanted_M = ~(node_N[tile.rows] <= work.negligible())
         index_K = wanted_M.nonzero().squeeze(1)
         nodes_M, label_M = work.nodes_N[tile.rows], work.label_N[tile.rows]
         if index_K.shape[0] > _DENSE * wanted_M.shape[0]:
@@ -330,22 +332,6 @@ def _tanh_(x: Tensor) -> Tensor:
     if x.device.type == "cpu" and x.dtype in (torch.float32, torch.float64):
         return x.mul_(2).sigmoid_().mul_(2).sub_(1)
     return x.tanh_()
-
-
-def _matmul_dtype(p: Problem) -> torch.dtype:
-    kind = p.enc_BTJ.device.type
-    if torch.is_autocast_enabled(kind):
-        return torch.get_autocast_dtype(kind)
-    return torch.promote_types(p.enc_BTJ.dtype, p.weight_VJ.dtype)
-
-
-def _labels(p: Problem) -> Tensor:
-    """The label that may follow each node of the padded lattice, 0 where none may."""
-    (B, U), T = p.targets_BU.shape, p.enc_BTJ.shape[1]
-    _, target_lens_B = p.lens()
-    inside = torch.arange(U, device=p.targets_BU.device) < target_lens_B[:, None]
-    labels_BU = torch.nn.functional.pad(p.targets_BU.long().masked_fill(~inside, 0), (0, 1))
-    return labels_BU[:, None].expand(B, T, U + 1)
 
 
 def _tiles(enc_lens: list[int], target_lens: list[int], num_rows: int) -> list[_Tile]:

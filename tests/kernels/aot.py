@@ -1,0 +1,75 @@
+"""Triton kernels compiled for NVIDIA GPUs on a machine without one: what they need of the hardware.
+
+`python tests/kernels/aot.py OP` compiles the cases of `tests/kernels/aot_OP.py` and prints one JSON
+object for each: name, capability, shared memory (bytes), registers a thread, stack (bytes of spills).
+It is a process of its own, because under TRITON_INTERPRET=1 there is nothing to compile.
+
+A case is `(name, kernel, args, options)`: the arguments of a launch by name, tensors as dtypes
+("*bf16"), numbers as they are, constants (tl.constexpr) as they are; options such as num_warps.
+"""
+
+import importlib.util
+import json
+import re
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+CAPABILITIES = (80, 90)
+
+
+def resources(kernel, args, *, capability, **options):
+    """Shared memory, registers and stack of one compiled launch."""
+    import triton
+    from triton.backends.compiler import GPUTarget
+    from triton.compiler import ASTSource
+
+    kernel = getattr(kernel, "fn", kernel) if not hasattr(kernel, "params") else kernel
+    constants = {p.name: args[p.name] for p in kernel.params if p.is_constexpr}
+    source = ASTSource(
+        fn=kernel,
+        signature={
+            p.name: "constexpr" if p.is_constexpr else _type(args[p.name]) for p in kernel.params
+        },
+        constexprs=constants,
+    )
+    target = GPUTarget("cuda", capability, 32)
+    compiled = triton.compile(source, target=target, options=options)
+    return {"shared": compiled.metadata.shared, **_usage(compiled.asm["cubin"])}
+
+
+def _type(value):
+    if isinstance(value, str):
+        return value
+    return {bool: "i1", int: "i32", float: "fp32"}[type(value)]
+
+
+def _usage(cubin):
+    """Registers and stack, as NVIDIA's own tool (it comes with Triton) reports them."""
+    import triton
+
+    tool = Path(triton.__file__).parent / "backends" / "nvidia" / "bin" / "cuobjdump"
+    with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
+        file.write(cubin)
+        file.flush()
+        command = [str(tool), "--dump-resource-usage", file.name]
+        text = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    found = re.search(r"REG:(\d+) STACK:(\d+)", text)
+    return {"registers": int(found[1]), "stack": int(found[2])}
+
+
+def main(op):
+    sys.path.insert(0, str(Path(__file__).parents[2]))  # where todm is not installed
+    path = Path(__file__).with_name(f"aot_{op}.py")
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    for name, kernel, args, options in module.cases():
+        for capability in CAPABILITIES:
+            found = resources(kernel, args, capability=capability, **options)
+            print(json.dumps({"name": name, "capability": capability, **found}), flush=True)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1])

@@ -1,0 +1,138 @@
+import re
+import shutil
+
+import pytest
+import torch
+
+from todm.errors import TrainingError
+from todm.train import dry_run as module
+from todm.train.dry_run import Rehearsal, dry_run
+
+
+def _rehearsal(**changes):
+    known = {
+        "adopted": ["taken from x"],
+        "params": (12_345_678, 1_200_000),
+        "processes": 4,
+        "hours": 2880.0,
+        "batches_per_epoch": 2000,
+        "num_updates": 100_000,
+        "sandwich_from": 0.25,
+        "worst": "30 utterances, 998 s of audio",
+        "worst_bytes": 21_500_000_000,
+        "seconds": (0.5, 0.9),
+        "audio": 4000.0,
+        "checkpoint_bytes": 600_000_000,
+        "feature_bytes": 0,
+    }
+    return Rehearsal(**{**known, **changes})
+
+
+def test_what_is_said():
+    assert _rehearsal().lines() == [
+        "taken from x",
+        "parameters: 12.35M largest, 1.20M smallest",
+        "epoch: 2880 h of audio, 2000 updates on 4 processes",
+        "worst batch: 30 utterances, 998 s of audio, peak memory 21.5 GB a process",
+        "update: 0.5 s at first, 0.9 s with the sandwich (4444 h of audio an hour)",
+        "time of an epoch: 17 min at first, 30 min with the sandwich",
+        "time of the run: 22 h 14 min for 100000 updates (50 epochs), without evaluations",
+        "disk: checkpoints 0.6 GB",
+    ]
+
+
+def test_features_that_have_to_be_made_are_said():
+    lines = _rehearsal(feature_bytes=57_600_000, processes=1).lines()
+    assert lines[-1] == "disk: checkpoints 0.6 GB, features 0.0576 GB"
+    assert lines[2].endswith("on 1 process")
+
+
+def test_long_runs_are_told_in_days():
+    assert "time of the run: 10 d 0 h 00 min" in " ".join(
+        _rehearsal(num_updates=1_000_000, sandwich_from=0.09).lines()
+    )
+
+
+def test_a_rehearsal_leaves_nothing_and_measures_everything(fake, tmp_path):
+    backend = fake.FakeBackend()
+    found = dry_run(backend, fake.CONFIG, tmp_path / "run")
+    assert list(tmp_path.iterdir()) == []
+    assert backend.prepared == 1
+    assert found.params == (64, 64)  # the fake's plain models are all of one size
+    assert (found.hours, found.batches_per_epoch, found.num_updates) == (0.5, 10, 20)
+    assert found.worst == "8 utterances, 4 s of audio"
+    assert found.audio == 4.0
+    assert min(found.seconds) > 0
+    # Weights, their mean, and two moments, three times: two that are kept and one being written.
+    assert found.checkpoint_bytes == 3 * 4 * 64 * 4
+    largest, smallest = fake.SPACE.largest, fake.SPACE.smallest
+    assert [s for s, _ in backend.seen[:3]] == [largest, largest, smallest]
+    assert {p for _, p in backend.seen[:3]} == {19 / 20}
+
+
+def test_a_plain_model_is_rehearsed_without_sandwich(fake, tmp_path):
+    backend = fake.FakeBackend()
+    found = dry_run(backend, fake.CONFIG.replace(sandwich=False), tmp_path)
+    assert {s for s, _ in backend.seen} == {fake.SPACE.largest}
+    assert found.total_seconds == pytest.approx(20 * found.seconds[0])
+
+
+def test_an_earlier_artifact_is_tried_too(fake, tmp_path):
+    first = fake.run(tmp_path / "first", config=fake.CONFIG.replace(num_updates=1))
+    found = dry_run(fake.FakeBackend(), fake.CONFIG, tmp_path / "run", init=first.path)
+    assert found.lines()[0] == "all taken"
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        torch.OutOfMemoryError("CUDA out of memory"),
+        RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate"),
+        MemoryError(),
+    ],
+    ids=["gpu", "cpu", "python"],
+)
+def test_a_batch_that_does_not_fit_names_the_setting(fake, monkeypatch, tmp_path, error):
+    def fail(*_, **__):
+        raise error
+
+    monkeypatch.setattr(fake.Objective, "forward", fail)
+    words = (
+        r"worst batch \(8 utterances, 4 s of audio\) does not fit into memory: lower fake.rows=8"
+    )
+    with pytest.raises(TrainingError, match=words):
+        dry_run(fake.FakeBackend(), fake.CONFIG, tmp_path)
+
+
+def test_other_errors_are_not_taken_for_it(fake, monkeypatch, tmp_path):
+    def fail(*_, **__):
+        raise RuntimeError("shapes do not match")
+
+    monkeypatch.setattr(fake.Objective, "forward", fail)
+    with pytest.raises(RuntimeError, match="shapes"):
+        dry_run(fake.FakeBackend(), fake.CONFIG, tmp_path)
+
+
+def test_on_a_cpu_the_worst_batch_is_foreseen(fake, monkeypatch, tmp_path):
+    """The kernel would kill the process without a word."""
+    monkeypatch.setattr(module, "_available_bytes", lambda: 1e9)
+    monkeypatch.setattr(module, "_peak_bytes", lambda work, device: work() or 1_500_000_000)
+    words = re.escape("would need about 1.5 GB, and 1 GB are free: lower fake.rows=8")
+    with pytest.raises(TrainingError, match=words):
+        dry_run(fake.FakeBackend(), fake.CONFIG, tmp_path)
+
+
+@pytest.mark.parametrize("what", ["features", "checkpoints"])
+def test_a_disk_that_is_too_small_is_foreseen(fake, monkeypatch, tmp_path, what):
+    usage = shutil.disk_usage(tmp_path)._replace(free=500)
+    monkeypatch.setattr(shutil, "disk_usage", lambda place: usage)
+    needed = 10**6 if what == "features" else 0
+    monkeypatch.setattr(fake.FakeBackend, "preparation", lambda self: (needed, tmp_path / "f"))
+    with pytest.raises(TrainingError, match=f"{what}.* need .* GB left: free some space"):
+        dry_run(fake.FakeBackend(), fake.CONFIG, tmp_path / "run")
+
+
+def test_memory_is_measured():
+    held = []
+    peak = module._peak_bytes(lambda: held.append(torch.ones(8_000_000)), torch.device("cpu"))
+    assert 25e6 < peak < 200e6

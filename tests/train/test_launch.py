@@ -1,0 +1,157 @@
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+
+import pytest
+import torch
+
+from todm import artifact
+from todm.errors import TrainingError
+from todm.train import launch as module
+from todm.train.launch import LOST, launch
+from todm.train.loop import SUPERNET
+from todm.train.monitor import METRICS, read_metrics
+
+
+@pytest.fixture(autouse=True)
+def _hasty(monkeypatch):
+    monkeypatch.setattr(module, "_GRACE", 1.0)
+
+
+def _program(text):
+    """Quick processes, without torch; `rank` and `wait` are there for them."""
+    head = "import os, signal, sys, time\nrank, wait = int(os.environ['RANK']), lambda: time.sleep(600)\n"
+    return [sys.executable, "-c", head + text]
+
+
+def test_all_well(tmp_path):
+    program = _program("print('hello', os.environ['WORLD_SIZE'], os.environ['MASTER_ADDR'])")
+    assert launch(program, 3, log_dir=tmp_path / "new") == 0
+    assert (tmp_path / "new" / "process-2.log").read_text() == "hello 3 127.0.0.1\n"
+    assert not (tmp_path / "new" / "process-0.log").exists()
+
+
+def test_a_process_that_dies_before_joining_does_not_leave_the_first_waiting(tmp_path):
+    program = _program("wait() if rank == 0 else sys.exit('no module')")
+    with pytest.raises(
+        TrainingError,
+        match=r"process 1 stopped with status 1 \(see .*process-1\.log\); run the same",
+    ):
+        launch(program, 2, log_dir=tmp_path)
+    assert (tmp_path / "process-1.log").read_text() == "no module\n"
+
+
+def test_what_the_first_has_said_is_not_said_again(tmp_path):
+    assert launch(_program("sys.exit(2)"), 2, log_dir=tmp_path, max_restarts=3) == 2
+
+
+def test_what_another_has_said_is_in_its_log(tmp_path):
+    program = _program(f"sys.exit(2 if rank else {LOST})")
+    with pytest.raises(
+        TrainingError, match=r"process 1 stopped with status 2 \(see .*process-1\.log"
+    ):
+        launch(program, 2, log_dir=tmp_path, max_restarts=3)
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+@pytest.mark.parametrize("death", ["os.kill(os.getpid(), signal.SIGKILL)", "sys.exit(1)"])
+def test_a_lost_process_starts_all_again(tmp_path, capfd, rank, death):
+    """The first time only: then a file says that it has happened."""
+    program = _program(
+        f"mark = {str(tmp_path / 'mark')!r}\n"
+        f"if os.path.exists(mark): sys.exit()\n"
+        f"if rank == {rank}: open(mark, 'w').close(); {death}\n"
+        f"time.sleep(0.5); sys.exit({LOST})"
+    )
+    assert launch(program, 2, log_dir=tmp_path, max_restarts=1) == 0
+    words = "was ended by SIGKILL" if "kill" in death else "stopped with status 1"
+    said = capfd.readouterr().err
+    assert said.startswith(f"training process {rank} {words}")
+    assert said.endswith("all start again from the last checkpoint (1 of 1 times)\n")
+
+
+def test_restarts_are_counted(tmp_path, capfd):
+    program = _program("os.kill(os.getpid(), signal.SIGKILL)")
+    with pytest.raises(
+        TrainingError, match="training process 0 was ended by SIGKILL; run the same"
+    ):
+        launch(program, 2, log_dir=tmp_path, max_restarts=2)
+    assert capfd.readouterr().err.count("start again") == 2
+
+
+def test_ctrl_c_goes_to_the_first_which_ends_the_others(tmp_path):
+    """None starts again, and the status is that of the first."""
+    stop, ready = tmp_path / "stop", tmp_path / "ready"
+    program = _program(
+        f"stop, ready = {str(stop)!r}, {str(ready)!r}\n"
+        "if rank == 0:\n"
+        "    signal.signal(signal.SIGINT, lambda *_: (open(stop, 'w').close(), sys.exit(130)))\n"
+        "    open(ready, 'w').close()\n"
+        "while not os.path.exists(stop): time.sleep(0.01)\n"
+        "sys.exit(130)"
+    )
+
+    def press():
+        while not ready.exists():
+            time.sleep(0.01)
+        os.kill(os.getpid(), signal.SIGINT)
+
+    thread = threading.Thread(target=press)
+    thread.start()
+    assert launch(program, 2, log_dir=tmp_path, max_restarts=3) == 130
+    thread.join()
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+@pytest.fixture(scope="module")
+def straight(fake, tmp_path_factory):
+    """What two processes make that nobody kills."""
+    out = tmp_path_factory.mktemp("launched") / "run"
+    assert launch([sys.executable, fake.__file__, str(out)], 2, log_dir=out) == 0
+    return artifact.load(out / SUPERNET).tensors()
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _paths():
+    """Also for `straight`, which is made once."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PYTHONPATH", ".")
+        patch.setenv("CUDA_VISIBLE_DEVICES", "")
+        for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK"):
+            patch.delenv(name, raising=False)
+        yield
+
+
+def _same(out, straight):
+    found = artifact.load(out / SUPERNET).tensors()
+    return all(torch.equal(found[name], value) for name, value in straight.items())
+
+
+@pytest.mark.slow
+def test_killed_processes_come_back_and_end_where_the_others_do(fake, straight, tmp_path, capfd):
+    """First the second process, then the first; bit by bit the weights of an undisturbed training."""
+    out = tmp_path / "run"
+    command = [sys.executable, fake.__file__, str(out), "1:8", "0:17"]
+    assert launch(command, 2, log_dir=out, max_restarts=2) == 0
+    assert _same(out, straight)
+    said = capfd.readouterr().err
+    assert "training process 1 was ended by SIGKILL" in said
+    assert "training process 0 was ended by SIGKILL" in said
+    events = [r for r in read_metrics(out / METRICS) if r["kind"] == "event"]
+    assert [e["event"] for e in events] == ["resumed", "resumed"]
+
+
+@pytest.mark.slow
+def test_torchrun_brings_back_a_killed_process(fake, straight, tmp_path):
+    out = tmp_path / "run"
+    options = ["--nproc-per-node=2", "--max-restarts=1", "--standalone", "--local-addr=127.0.0.1"]
+    command = [sys.executable, "-m", "torch.distributed.run", *options, fake.__file__, str(out)]
+    done = subprocess.run([*command, "1:13"], capture_output=True, text=True, timeout=110)
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "died-1:13").exists()
+    assert _same(out, straight)
+    assert json.loads((out / SUPERNET / "manifest.json").read_text())["metrics"]["updates"] == 20

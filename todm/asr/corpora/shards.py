@@ -1,0 +1,300 @@
+"""Speech in lhotse Shar: read what others wrote, and write the training split of any corpus.
+
+ROOT/SPLIT/cuts.NNNNNN.jsonl.gz and recording.NNNNNN.tar. Training reads the shards themselves (see
+`todm.asr.shar`); dev and test are small, and are unpacked to single files.
+"""
+
+import dataclasses
+import functools
+import gzip
+import hashlib
+import io
+import json
+import os
+import shutil
+import tarfile
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from todm.artifact import write_text
+from todm.asr.corpora import jsonl, manifests
+from todm.asr.corpora.audio import SUFFIXES, Limits
+from todm.asr.corpora.config import DataConfig, Split
+from todm.asr.corpora.utterances import Candidate, Rejected, Utterance, assign_splits
+from todm.asr.corpora.workers import Progress, num_processes, spread
+from todm.asr.cuts import cut_samples
+from todm.asr.shar import Shard, read_shard
+from todm.errors import CorpusError
+
+MARKER = "todm-shar.json"
+_RATE = manifests.SAMPLE_RATE
+
+
+class Scanned(NamedTuple):
+    """A corpus in shards: its utterances, the number of each in the training split, and its shards."""
+
+    found: list[Candidate | Rejected]
+    places: dict[str, int]
+    shards: list[Shard]
+
+
+def fits(folder: Path) -> bool:
+    """Whether a folder holds shards."""
+    return any(folder.glob("cuts.*.jsonl*")) and any(folder.glob("recording.*.tar*"))
+
+
+def scan(
+    root: Path,
+    splits: Mapping[str, str],
+    unpack: Path,
+    *,
+    processes: int | None = None,
+    progress: Progress | None = None,
+) -> Scanned:
+    """The utterances of all splits.
+
+    Args:
+        root: the corpus.
+        splits: folder to split, where names do not say it.
+        unpack: where the audio of dev and test goes.
+        processes: for reading shards; default all CPUs.
+        progress: called with what is being done, how much is done, and how much there is.
+
+    Raises:
+        CorpusError: a split has nothing, or a shard cannot be read.
+    """
+    names = sorted(p.name for p in root.iterdir() if p.is_dir() and fits(p))
+    found: list[Candidate | Rejected] = []
+    places: dict[str, int] = {}
+    shards: list[Shard] = []
+    for split, name in assign_splits(root, names, splits):
+        pairs = _pairs(root / name)
+        if split != "train":
+            work = functools.partial(_unpack, split=split, out=unpack / name)
+            jobs = list(enumerate(pairs))
+            shared = {"processes": num_processes(processes), "progress": progress}
+            for part in spread(work, jobs, label=f"unpacking {split}", **shared):
+                found += part
+            continue
+        for cuts, recording in pairs:
+            start = sum(shard.num for shard in shards)
+            listed = list(_listed(cuts, recording))
+            shards.append(Shard(str(cuts), str(recording), len(listed)))
+            for place, candidate in enumerate(listed, start):
+                found.append(candidate)
+                if isinstance(candidate, Candidate):
+                    places.setdefault(candidate.id, place)
+    return Scanned(found, places, shards)
+
+
+def _pairs(folder: Path) -> list[tuple[Path, Path]]:
+    """The two files of every shard."""
+    cuts = {p.name.split(".")[1]: p for p in folder.glob("cuts.*.jsonl*")}
+    recordings = {p.name.split(".")[1]: p for p in folder.glob("recording.*.tar*")}
+    alone = sorted(cuts.keys() ^ recordings.keys())
+    if alone:
+        raise CorpusError(
+            f"shard {alone[0]} in {folder} lacks its cuts or its recording: bring it back"
+        )
+    return [(cuts[n], recordings[n]) for n in sorted(cuts)]
+
+
+def _listed(cuts: Path, recording: Path) -> Iterator[Candidate | Rejected]:
+    """The utterances of a shard of the training split, by its manifest."""
+    for number, row in jsonl.rows(cuts):
+        if isinstance(row, Rejected):
+            raise CorpusError(f"{cuts} is damaged in line {number}: bring the shard back")
+        name, said = str(row.get("id")), row.get("supervisions") or []
+        text = " ".join(s["text"] for s in said if s.get("text"))
+        speaker = next((str(s["speaker"]) for s in said if s.get("speaker")), "")
+        seconds = float(row.get("duration", 0))
+        yield Candidate(name, "train", recording, text, speaker, seconds=seconds)
+
+
+def _unpack(job: tuple[int, tuple[Path, Path]], *, split: Split, out: Path) -> list[Candidate]:
+    """Write the audio of a shard to single files; their names are numbers, whatever the ids are."""
+    number, (cuts, recording) = job
+    found = []
+    folder = out / f"{number:06d}"
+    folder.mkdir(parents=True, exist_ok=True)
+    for place, cut in enumerate(read_shard(Shard(str(cuts), str(recording), 0))):
+        if cut.recording is None:
+            continue
+        data = cut.recording.sources[0].source
+        path = folder / f"{place:06d}{_suffix(data)}"
+        if not path.is_file() or path.stat().st_size != len(data):
+            path.write_bytes(data)
+        said = cut.supervisions
+        text = " ".join(s.text for s in said if s.text)
+        speaker = next((s.speaker for s in said if s.speaker), "")
+        found.append(Candidate(cut.id, split, path, text, speaker, cut.start, cut.duration))
+    return found
+
+
+def _suffix(data: bytes) -> str:
+    """The suffix of audio by its first bytes."""
+    kinds = {b"fLaC": ".flac", b"RIFF": ".wav", b"OggS": ".ogg"}
+    suffix = kinds.get(data[:4], ".mp3")
+    assert suffix in SUFFIXES
+    return suffix
+
+
+def accept(
+    candidates: Sequence[Candidate], places: Mapping[str, int], config: DataConfig
+) -> tuple[list[Utterance], list[Rejected]]:
+    """Utterances in shards by what their manifests say; their audio is looked at in training."""
+    usable: list[Utterance] = []
+    rejected: list[Rejected] = []
+    low, high = Limits.of(config).train
+    for c in candidates:
+        seconds = c.seconds or 0.0
+        if low <= seconds <= high:
+            num = round(seconds * _RATE)
+            usable.append(
+                Utterance(
+                    id=c.id,
+                    split=c.split,
+                    speaker=c.speaker,
+                    path=c.path,
+                    text=c.text,
+                    num_samples=num,
+                    rate=_RATE,
+                    place=places[c.id],
+                )
+            )
+        else:
+            reason = f"audio too {'short' if seconds < low else 'long'}"
+            rejected.append(Rejected(c.id, str(c.path), reason, f"{seconds:.2f} s"))
+    return usable, rejected
+
+
+def write(
+    utterances: Sequence[Utterance],
+    config: DataConfig,
+    *,
+    processes: int | None = None,
+    progress: Progress | None = None,
+) -> tuple[list[Shard], list[Utterance], list[Rejected]]:
+    """Write utterances in random order to the shards of `config.shar`; those that are there stay.
+
+    Args:
+        utterances: of the training split.
+        config: the corpus.
+        processes: default all CPUs.
+        progress: called with what is being done, how much is done, and how much there is.
+
+    Returns:
+        The shards, the utterances with their places in them, and those whose audio is damaged.
+
+    Raises:
+        CorpusError: the place holds something else, or shards of other utterances.
+    """
+    assert config.shar is not None
+    root = Path(config.shar).absolute()
+    parts = [config.seed, config.shard_size, *utterances]
+    _claim(root, hashlib.sha256("\n".join(map(repr, parts)).encode()).hexdigest())
+    mixed = np.random.default_rng([config.seed, 5]).permutation(len(utterances)).tolist()
+    size = config.shard_size
+    groups = [[utterances[i] for i in mixed[s : s + size]] for s in range(0, len(mixed), size)]
+    work = functools.partial(_write_shard, folder=root / "train")
+    shared = {"processes": num_processes(processes), "progress": progress}
+    for _ in spread(work, list(enumerate(groups)), label="writing shards", **shared):
+        pass
+    shards: list[Shard] = []
+    placed: list[Utterance] = []
+    rejected: list[Rejected] = []
+    for number, group in enumerate(groups):
+        cuts, recording = _files(root / "train", number)
+        with gzip.open(cuts, "rt", encoding="utf-8") as lines:
+            there = [str(json.loads(line)["id"]) for line in lines]
+        at = {name: len(placed) + i for i, name in enumerate(there)}
+        placed += sorted(
+            (dataclasses.replace(u, place=at[u.id]) for u in group if u.id in at),
+            key=lambda u: u.place,
+        )
+        rejected += [
+            Rejected(u.id, str(u.path), "audio unreadable") for u in group if u.id not in at
+        ]
+        if there:
+            shards.append(Shard(str(cuts), str(recording), len(there)))
+    return shards, placed, rejected
+
+
+def _claim(root: Path, mark: str) -> None:
+    """Make `root` the place of these shards.
+
+    Raises:
+        CorpusError: it holds something else.
+    """
+    marker = root / MARKER
+    if root.exists() and any(root.iterdir()):
+        known = json.loads(marker.read_text()) if marker.is_file() else None
+        if known != {"fingerprint": mark}:
+            raise CorpusError(
+                f"{root} holds {'shards of another corpus' if known else 'other files'}: choose another "
+                "--shar or remove it"
+            )
+        return
+    root.mkdir(parents=True, exist_ok=True)
+    write_text(marker, json.dumps({"fingerprint": mark}) + "\n")
+
+
+def _files(folder: Path, number: int) -> tuple[Path, Path]:
+    return folder / f"cuts.{number:06d}.jsonl.gz", folder / f"recording.{number:06d}.tar"
+
+
+def _write_shard(job: tuple[int, list[Utterance]], *, folder: Path) -> None:
+    """Write one shard; its manifest comes to its place last, so what has one is whole."""
+    number, group = job
+    cuts_path, tar_path = _files(folder, number)
+    if cuts_path.is_file() and tar_path.is_file():
+        return
+    temporary = folder / f".{number:06d}.{os.getpid()}.tmp"
+    temporary.mkdir(parents=True, exist_ok=True)
+    try:
+        _write_files(group, temporary / "cuts.jsonl.gz", temporary / "recording.tar")
+        (temporary / "recording.tar").replace(tar_path)
+        (temporary / "cuts.jsonl.gz").replace(cuts_path)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _write_files(group: list[Utterance], cuts_path: Path, tar_path: Path) -> None:
+    import soundfile
+    from lhotse.shar.utils import to_shar_placeholder
+
+    with (
+        tarfile.open(tar_path, "w") as tar,
+        gzip.open(cuts_path, "wt", encoding="utf-8") as lines,
+    ):
+        for utterance in group:
+            try:
+                samples = cut_samples(manifests.cut_of(utterance))
+            except CorpusError:
+                continue  # counted by its absence
+            flac = io.BytesIO()
+            soundfile.write(flac, samples, _RATE, format="FLAC")
+            cut = manifests.cut_of(
+                dataclasses.replace(
+                    utterance,
+                    num_samples=len(samples),
+                    rate=_RATE,
+                    start=0,
+                    file_samples=len(samples),
+                    channels=(0,),
+                )
+            )
+            cut.recording = to_shar_placeholder(cut.recording, cut)
+            manifest = json.dumps(cut.recording.to_dict(), ensure_ascii=False).encode()
+            _add(tar, f"{utterance.id}.flac", flac.getvalue())
+            _add(tar, f"{utterance.id}.json", manifest)
+            lines.write(json.dumps(cut.to_dict(), ensure_ascii=False) + "\n")
+
+
+def _add(tar: tarfile.TarFile, name: str, data: bytes) -> None:
+    entry = tarfile.TarInfo(name)
+    entry.size = len(data)
+    tar.addfile(entry, io.BytesIO(data))

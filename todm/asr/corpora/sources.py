@@ -1,0 +1,159 @@
+"""Speech on disk in any layout: which it is, what is in it, and what of it can be used."""
+
+import hashlib
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import NamedTuple
+
+from todm.asr import tokens
+from todm.asr.corpora import audio, jsonl, kaldi, lhotse_manifests, librispeech, shards
+from todm.asr.corpora.config import SPLITS, DataConfig
+from todm.asr.corpora.utterances import Candidate, Rejected, Utterance, unique
+from todm.asr.corpora.workers import Progress
+from todm.asr.shar import Shard
+from todm.asr.tokens import FixedRule
+from todm.errors import CorpusError
+
+Scan = Callable[[Path, Mapping[str, str]], Iterator[Candidate | Rejected]]
+_SCANS: dict[str, Scan] = {
+    "librispeech": librispeech.scan,
+    "kaldi": kaldi.scan,
+    "jsonl": jsonl.scan,
+    "lhotse": lhotse_manifests.scan,
+}
+NAMES = {
+    "librispeech": "LibriSpeech's layout",
+    "kaldi": "Kaldi data directories",
+    "jsonl": "JSON lines",
+    "lhotse": "lhotse manifests",
+    "shar": "lhotse Shar",
+}
+
+
+class Found(NamedTuple):
+    """What a directory holds: all usable utterances by split and id, the rest, and the text rule.
+
+    `shards` are those that the utterances with a place lie in.
+    """
+
+    utterances: list[Utterance]
+    rejected: list[Rejected]
+    rule: FixedRule
+    shards: list[Shard]
+
+
+def detect(root: Path) -> str:
+    """The layout of a directory or file, one of `NAMES`.
+
+    Raises:
+        CorpusError: there is nothing, or it is none of them.
+    """
+    if root.is_file():
+        if jsonl.fits(root):
+            return "jsonl"
+        raise CorpusError(
+            f'{root} is no file of JSON lines with "audio" and "text": give one, or a directory'
+        )
+    if not root.is_dir():
+        raise CorpusError(
+            f"{root} is not a directory: give one with speech, or a file of JSON lines"
+        )
+    folders = [p for p in root.iterdir() if p.is_dir()]
+    if any(shards.fits(p) for p in folders):
+        return "shar"
+    if any(kaldi.fits(p) for p in folders):
+        return "kaldi"
+    if any(jsonl.fits(p) for p in jsonl.files(root)):
+        return "jsonl"
+    if lhotse_manifests.fits(root):
+        return "lhotse"
+    if any(librispeech.fits(p) for p in folders):
+        return "librispeech"
+    raise CorpusError(
+        f"{root} is in no layout that is known ({', '.join(NAMES.values())}): see  todm prepare --help"
+    )
+
+
+def source_of(config: DataConfig, root: Path) -> str:
+    """The layout that a configuration names, or that is found.
+
+    Raises:
+        CorpusError: as `detect`.
+    """
+    return detect(root) if config.source == "auto" else config.source
+
+
+def fingerprint(root: Path) -> str:
+    """A hash of names, sizes and times of all files: changes when the corpus does."""
+    digest = hashlib.sha256()
+    for path in [root] if root.is_file() else librispeech.files(root):
+        stat = path.stat()
+        digest.update(f"{path}\0{stat.st_size}\0{stat.st_mtime_ns}\n".encode(errors="replace"))
+    return digest.hexdigest()[:16]
+
+
+def read(
+    config: DataConfig,
+    root: Path,
+    *,
+    unpack: Path | None = None,
+    processes: int | None = None,
+    progress: Progress | None = None,
+) -> Found:
+    """All usable utterances under `root`, in the order of split and id, and the rest.
+
+    Args:
+        config: the corpus.
+        root: where it lies.
+        unpack: where dev and test of a corpus in shards go, as single files.
+        processes: for looking at audio; default all CPUs.
+        progress: called with what is being done, how much is done, and how much there is.
+
+    Raises:
+        CorpusError: the layout is not known, a split is missing, or the data hold a command.
+    """
+    root = root.resolve()
+    source = source_of(config, root)
+    spread_over = {"processes": processes, "progress": progress}
+    places: dict[str, int] = {}
+    found: list[Shard] = []
+    if source == "shar":
+        assert unpack is not None
+        listed, places, found = shards.scan(root, config.splits, unpack, **spread_over)
+    else:
+        listed = list(_SCANS[source](root, config.splits))
+    candidates, rejected = unique(listed)
+    rule = tokens.resolve(
+        config.tokens.normalise, (c.text for c in candidates if c.split == "train")
+    )
+    candidates, foreign = _normalised(candidates, rule)
+    in_shards = [c for c in candidates if c.id in places]
+    usable, bad = audio.look([c for c in candidates if c.id not in places], config, **spread_over)
+    sharded, out_of_limits = shards.accept(in_shards, places, config)
+    order = {split: i for i, split in enumerate(SPLITS)}
+    return Found(
+        sorted(usable + sharded, key=lambda u: (order[u.split], u.id)),
+        sorted(rejected + foreign + bad + out_of_limits, key=lambda r: r.id),
+        rule,
+        found,
+    )
+
+
+def _normalised(
+    candidates: list[Candidate], rule: FixedRule
+) -> tuple[list[Candidate], list[Rejected]]:
+    """Candidates with their transcripts in the tokens' alphabet, and those that have none there."""
+    kept: list[Candidate] = []
+    rejected: list[Rejected] = []
+    for candidate in candidates:
+        try:
+            text = tokens.normalise(candidate.text, rule)
+        except ValueError as error:
+            reason = "transcript outside the alphabet"
+            rejected.append(Rejected(candidate.id, str(candidate.path), reason, str(error)))
+            continue
+        if text:
+            kept.append(candidate.with_text(text))
+        else:
+            rejected.append(Rejected(candidate.id, str(candidate.path), "empty transcript"))
+    return kept, rejected

@@ -1,0 +1,155 @@
+"""The nouns of the benchmark: a case of an op, its subjects, what each has to do, and the check."""
+
+import dataclasses
+import importlib.util
+from collections.abc import Callable, Mapping, Sequence
+
+import torch
+from torch import Tensor
+
+from todm.errors import TodmError
+
+Call = Callable[[], object]
+SHOWN = 90  # letters of a reason
+UNABLE = (ImportError, RuntimeError, NotImplementedError, AssertionError, ValueError, TodmError)
+"""What a library raises that cannot do something here, torch's own errors included."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Case:
+    """One problem, which all subjects solve in turns.
+
+    Attributes:
+        op: its folder in `todm/kernels`.
+        shape: name for `--shapes`.
+        sizes: by letter, in the order they are shown.
+        dtype: of the activations.
+        quick: it belongs to `--shapes quick`.
+    """
+
+    op: str
+    shape: str
+    sizes: Mapping[str, int]
+    dtype: str
+    quick: bool = False
+
+    def label(self) -> str:
+        """Sizes and dtype in a word."""
+        sizes = ",".join(f"{k}{v}" for k, v in self.sizes.items())
+        return f"{self.shape} {sizes} {self.dtype}"
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Work:
+    """The least a subject has to do: every input read once, every output written once.
+
+    Attributes:
+        flops: multiplications and additions that the result needs.
+        bytes: of inputs and outputs, as this subject stores them.
+        unit: the compute roof it is under: float32, tf32, bfloat16 or int8.
+    """
+
+    flops: float
+    bytes: float
+    unit: str
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Checked:
+    """Relative error against the reference, and what is allowed; NaN is never allowed."""
+
+    error: float
+    allowed: float
+
+    @property
+    def passed(self) -> bool:
+        """Whether it may be timed."""
+        return self.error <= self.allowed
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Subject:
+    """One way to solve a case.
+
+    Attributes:
+        name: of the implementation, or of the peer.
+        run: one repetition, on inputs made before.
+        check: runs it and compares with the reference.
+        work: what it has to do at least.
+        ours: one of our implementations; a peer if not.
+        graph: try to replay it from a CUDA graph, since launching takes longer than computing.
+    """
+
+    name: str
+    run: Call
+    check: Callable[[], Checked]
+    work: Work
+    ours: bool = False
+    graph: bool = False
+
+
+@dataclasses.dataclass(frozen=True)
+class Absent:
+    """A peer that cannot run here, and why."""
+
+    name: str
+    reason: str
+
+
+@dataclasses.dataclass(frozen=True)
+class Op:
+    """An op of the benchmark.
+
+    Attributes:
+        name: its folder in `todm/kernels`.
+        cases: all that are sensible on a device, `cpu` or `cuda`.
+        subjects: who solves a case on a device, inputs included; the first of ours leads.
+        baseline: the subject that others are compared with.
+    """
+
+    name: str
+    cases: Callable[[str], Sequence[Case]]
+    subjects: Callable[[Case, str], Sequence[Subject | Absent]]
+    baseline: str
+
+
+def peer(name: str, package: str, build: Callable[[], Subject]) -> Subject | Absent:
+    """A peer of an optional package: absent where it is not installed or refuses this machine."""
+    if importlib.util.find_spec(package) is None:
+        return Absent(name, f"{package} is not installed")
+    try:
+        return build()
+    except UNABLE as error:
+        return Absent(name, first_line(error))
+
+
+def first_line(error: BaseException) -> str:
+    """What it says, in one short line."""
+    lines = str(error).strip().splitlines() or [type(error).__name__]
+    return lines[0][:SHOWN]
+
+
+def compare(
+    got: Sequence[Tensor], want: Sequence[Tensor], *, allowed: float, whole: Sequence[Tensor] = ()
+) -> Checked:
+    """The largest relative error (norm) of several tensors.
+
+    Args:
+        got: what was computed; of any dtype.
+        want: what it should be.
+        allowed: the largest error that is.
+        whole: tensors that need only be finite, such as those `got` are samples of.
+    """
+    errors = [_error(a.detach().double(), b.detach().double()) for a, b in zip(got, want, strict=True)]
+    broken = any(not bool(t.isfinite().all()) for t in whole if t.is_floating_point())
+    return Checked(error=float("nan") if broken else _worst(errors), allowed=allowed)
+
+
+def _error(got: Tensor, want: Tensor) -> float:
+    assert got.shape == want.shape
+    return float((got - want).norm() / want.norm().clamp_min(1e-30))
+
+
+def _worst(errors: list[float]) -> float:
+    """`max` of Python loses a NaN that is not first."""
+    return float(torch.tensor(errors).max())

@@ -1,0 +1,89 @@
+"""Cases of matmul_24: bfloat16 and int8 weights, dense and sparse ways, torch's own sparse tensors."""
+
+import functools
+import warnings
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from todm.bench.kernels.case import Absent, Case, Op, Subject, peer
+from todm.bench.kernels.linears import Layer, linear_cases
+from todm.kernels.matmul_24 import Packed, Way, matmul_24, pack, semi
+from todm.kernels.matmul_int8 import quantise_weight
+
+INT8 = " int8"
+"""Ends the names of subjects whose weight and activation are int8."""
+
+
+def subjects(case: Case, device: str) -> list[Subject | Absent]:
+    """Ours in every way that the device has, the dense float product, torch's sparse tensor."""
+    layer = Layer.draw(case, device)
+    weight_NK = _prune(layer.weight_NK)
+    codes_NK, scale_N = quantise_weight(weight_NK)
+    packed = {
+        "": pack(weight_NK.to(layer.x_MK.dtype)),
+        INT8: pack(codes_NK, scale_N=scale_N),
+    }
+    has_sparse = semi.library(torch.device(device)) is not None
+    ways: list[Way] = ["measured", "dense", "sparse"] if has_sparse else ["dense"]
+    found: list[Subject | Absent] = []
+    for kind, weight in packed.items():
+        found += [_ours(layer, weight, name=f"{way}{kind}", way=way) for way in ways]
+        if device == "cuda":
+            found.append(_ours(layer, weight, name=f"triton{kind}", impl="triton"))
+    weight_NK = weight_NK.to(layer.x_MK.dtype)
+    build = functools.partial(_torch_sparse, layer, weight_NK)
+    return [*found, layer.dense(weight_NK), peer("torch.sparse", "torch", build)]
+
+
+def _prune(weight_NK: Tensor) -> Tensor:
+    """The two largest of every four inputs."""
+    groups_NG4 = weight_NK.unflatten(1, (-1, 4))
+    small = groups_NG4.abs().argsort(-1)[..., :2]
+    return groups_NG4.scatter(-1, small, 0.0).flatten(1)
+
+
+def _ours(
+    layer: Layer, weight: Packed, *, name: str, way: Way = "measured", impl: str = "torch"
+) -> Subject:
+    run = functools.partial(matmul_24, layer.x_MK, weight, way=way, impl=impl)
+
+    def oracle(rows: Tensor, outputs: Tensor) -> Tensor:
+        scale_N = None if weight.scale_N is None else weight.scale_N[outputs]
+        parts = (weight.values_NH[outputs], weight.codes_NC[outputs])
+        few = Packed(*parts, weight.num_inputs, scale_N)
+        return matmul_24(layer.x_MK[rows], few, impl="reference")
+
+    unit = layer.float_unit() if weight.scale_N is None else "int8"
+    stored = weight.dense_NK.nbytes if way == "dense" else weight.num_bytes
+    return Subject(
+        name=name,
+        run=run,
+        check=lambda: layer.check(run, oracle),
+        work=layer.work(stored, unit, num_outputs=weight.shape[0]),
+        ours=True,
+        graph=layer.graph,
+    )
+
+
+def _torch_sparse(layer: Layer, weight_NK: Tensor) -> Subject:
+    """The semi-structured tensor as its users know it, without our padding or choice."""
+    with warnings.catch_warnings():  # says that it is a prototype
+        warnings.simplefilter("ignore", UserWarning)
+        sparse = torch.sparse.to_sparse_semi_structured(weight_NK)
+    stored = weight_NK.nbytes * 9 / 16
+    return Subject(
+        name="torch.sparse",
+        run=lambda: F.linear(layer.x_MK, sparse),
+        check=lambda: layer.check_float(lambda: F.linear(layer.x_MK, sparse), weight_NK),
+        work=layer.work(stored, layer.float_unit(), num_outputs=weight_NK.shape[0]),
+        graph=layer.graph,
+    )
+
+
+def _cases(device: str) -> list[Case]:
+    return linear_cases("matmul_24", device)
+
+
+OP = Op("matmul_24", _cases, subjects, baseline="F.linear")

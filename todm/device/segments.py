@@ -1,0 +1,174 @@
+"""Words and segments of a transcript: when they were said, and how sure the recogniser was.
+
+Times are those at which symbols were emitted, in frames of 40 ms: a transducer emits a word near its
+end, so a word that is one symbol starts and ends within one frame. The confidence of a word is the
+geometric mean of its symbols' probabilities at the frames that emitted them, blank included among
+the rivals. It is not calibrated: 0.9 need not be right nine times of ten.
+"""
+
+import dataclasses
+import math
+from collections.abc import Iterable, Iterator, Sequence
+
+import numpy as np
+
+from todm.device.audio import SAMPLE_RATE, Samples
+from todm.device.recognizer import Stream, StreamingRecognizer, Transcript, detokenize
+from todm.device.search import FRAME_SECONDS
+from todm.errors import CorpusError
+
+_SPACE = "\u2581"
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Word:
+    """A word, from its first symbol to the end of its last one's frame, in seconds."""
+
+    text: str
+    start: float
+    end: float
+    confidence: float
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Segment:
+    """Words between two pauses; times in seconds from the start of the recording."""
+
+    text: str
+    start: float
+    end: float
+    words: tuple[Word, ...]
+    tokens: tuple[str, ...]
+    timestamps: tuple[float, ...]
+    log_probs: tuple[float, ...]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Pauses:
+    """Where segments end.
+
+    Attributes:
+        silence: seconds without a symbol that end a segment.
+        longest: seconds after which it ends before a word, pause or not.
+    """
+
+    silence: float = 0.8
+    longest: float = 20.0
+
+
+def transcribe_blocks(
+    recognizer: StreamingRecognizer, blocks: Iterable[Samples], *, pauses: Pauses | None = None
+) -> Iterator[Segment]:
+    """Transcribe audio of any length: memory does not grow with it.
+
+    Greedy search gives the words that `StreamingRecognizer.transcribe` gives for the whole.
+
+    Args:
+        recognizer: its tail of silence is added.
+        blocks: the audio in order, float32 [S] at 16 kHz each.
+        pauses: where segments end.
+
+    Yields:
+        Each segment as soon as it is complete.
+
+    Raises:
+        CorpusError: raised by `blocks`; all that came before was yielded then.
+    """
+    pauses = pauses or Pauses()
+    stream, source, damage = recognizer.create_stream(), iter(blocks), None
+    while True:
+        try:
+            block = next(source, None)
+        except CorpusError as error:
+            block, damage = None, error
+        if block is None:
+            break
+        stream.accept(block)
+        yield from _advance(recognizer, stream, pauses)
+    stream.accept(np.zeros(round(recognizer.tail_seconds * SAMPLE_RATE), np.float32))
+    stream.finish()
+    yield from _advance(recognizer, stream, pauses)
+    rest = recognizer.result(stream)
+    yield from split(recognizer.commit(stream, len(rest.tokens)), pauses=pauses)
+    if damage is not None:
+        raise damage
+
+
+def split(transcript: Transcript, *, pauses: Pauses | None = None) -> list[Segment]:
+    """A whole transcript in segments."""
+    segments, start, pauses = [], 0, pauses or Pauses()
+    while start < len(transcript.tokens):
+        rest = slice(start, None)
+        num = first_segment(
+            transcript.tokens[rest], transcript.timestamps[rest], math.inf, pauses=pauses
+        )
+        segments.append(segment(transcript, start, start + num))
+        start += num
+    return [s for s in segments if s.text]
+
+
+def first_segment(
+    tokens: Sequence[str], timestamps: Sequence[float], now: float, *, pauses: Pauses
+) -> int:
+    """How many tokens the first segment has, once it is complete at the time `now`; 0 if it is not."""
+    begins = [i for i, token in enumerate(tokens) if i and token.startswith(_SPACE)]
+    ends = [t + FRAME_SECONDS for t in timestamps]
+    for i, time in enumerate(timestamps):
+        if time - timestamps[0] >= pauses.longest:
+            return max((b for b in begins if b <= i), default=i)
+        following = timestamps[i + 1] if i + 1 < len(tokens) else now
+        if following - ends[i] >= pauses.silence and (i + 1 == len(tokens) or i + 1 in begins):
+            return i + 1
+    return 0
+
+
+def segment(transcript: Transcript, start: int, end: int) -> Segment:
+    """The tokens from `start` up to `end` as a segment."""
+    part = slice(start, end)
+    tokens, timestamps = transcript.tokens[part], transcript.timestamps[part]
+    log_probs = transcript.log_probs[part]
+    return Segment(
+        text=detokenize(tokens),
+        start=timestamps[0],
+        end=round(timestamps[-1] + FRAME_SECONDS, 2),
+        words=tuple(words(tokens, timestamps, log_probs)),
+        tokens=tokens,
+        timestamps=timestamps,
+        log_probs=log_probs,
+    )
+
+
+def words(
+    tokens: Sequence[str], timestamps: Sequence[float], log_probs: Sequence[float]
+) -> Iterator[Word]:
+    """The words that tokens spell, with times and confidence."""
+    for text, start, end in word_spans(tokens):
+        yield Word(
+            text=text,
+            start=timestamps[start],
+            end=round(timestamps[end - 1] + FRAME_SECONDS, 2),
+            confidence=round(math.exp(sum(log_probs[start:end]) / (end - start)), 4),
+        )
+
+
+def word_spans(tokens: Sequence[str]) -> Iterator[tuple[str, int, int]]:
+    """Every word as its text, its first token and the one after its last.
+
+    A word begins at each token that begins with U+2581.
+    """
+    begins = [i for i, token in enumerate(tokens) if i == 0 or token.startswith(_SPACE)]
+    for start, end in zip(begins, [*begins[1:], len(tokens)], strict=True):
+        if text := detokenize(tokens[start:end]):
+            yield text, start, end
+
+
+def _advance(recognizer: StreamingRecognizer, stream: Stream, pauses: Pauses) -> Iterator[Segment]:
+    """Decode what has come in; yields the segments that are complete."""
+    while recognizer.step([stream]):
+        now = stream.search.num_frames * FRAME_SECONDS
+        found = recognizer.result(stream)
+        while num := first_segment(found.tokens, found.timestamps, now, pauses=pauses):
+            done = segment(recognizer.commit(stream, num), 0, num)
+            if done.text:
+                yield done
+            found = recognizer.result(stream)

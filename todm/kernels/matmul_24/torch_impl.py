@@ -1,0 +1,74 @@
+"""matmul_24 in torch. On a CPU the weight is expanded: the same numbers, and no speed from its zeros."""
+
+import dataclasses
+import functools
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from todm.errors import ConfigError
+from todm.kernels.matmul_24 import choice, semi
+from todm.kernels.matmul_24.problem import Problem
+from todm.kernels.matmul_int8 import matmul_int8, quantise_activation
+from todm.kernels.matmul_int8.torch_impl import rescale
+
+
+def run(problem: Problem) -> Tensor:
+    """See `todm.kernels.matmul_24.matmul_24`; [M, N]."""
+    return WAYS[_way(problem)](problem)
+
+
+def dense(problem: Problem) -> Tensor:
+    """The product with the expanded weight; int8 is `matmul_int8`'s."""
+    p = problem
+    if p.weight.scale_N is not None:
+        quantised = (p.weight.dense_NK, p.weight.scale_N)
+        options = {"bias_N": p.bias_N, "act_scale": p.act_scale, "out_dtype": p.out_dtype}
+        return matmul_int8(p.x_MK, *quantised, **options)
+    bias_N = None if p.bias_N is None else p.bias_N.to(p.x_MK.dtype)
+    return F.linear(p.x_MK, p.weight.dense_NK, bias_N)
+
+
+def sparse(problem: Problem) -> Tensor:
+    """The product on sparse tensor cores."""
+    p = problem
+    if p.weight.scale_N is None:
+        return semi.matmul(p.x_MK, p.weight.semi_structured, p.bias_N).contiguous()
+    codes_MK, scale_M = quantise_activation(p.x_MK, act_scale=p.act_scale)
+    sums_MN = semi.matmul(codes_MK, p.weight.semi_structured)
+    return rescale(sums_MN, scale_M, p.weight.scale_N, p.bias_N).to(p.out_dtype).contiguous()
+
+
+WAYS = {"dense": dense, "sparse": sparse}
+
+
+def _way(problem: Problem) -> str:
+    p = problem
+    device = p.x_MK.device
+    possible = semi.library(device) is not None and p.weight.values_NH.dtype != torch.float32
+    if p.way == "sparse" and not possible:
+        raise ConfigError(
+            f"matmul_24: way='sparse' has no kernel for {p.weight.values_NH.dtype} on {device}: "
+            "float16, bfloat16 or int8 on a GPU with cuSPARSELt (or of capability 8.x) is needed"
+        )
+    if p.way != "measured":
+        return p.way
+    if not possible:
+        return "dense"
+    shape = choice.Shape.of(p.x_MK, p.weight.values_NH.dtype, p.weight.shape)
+    return choice.table().choose(shape, functools.partial(_candidates, p, shape.rows))
+
+
+def _candidates(problem: Problem, rows: int) -> dict[str, choice.Call]:
+    """Both ways, on random activations of as many rows as the entry of the table stands for."""
+    if torch.cuda.is_current_stream_capturing():
+        raise ConfigError(
+            f"matmul_24: {rows} rows of this layer are not measured yet, and cannot be while a CUDA "
+            "graph is captured: call it once before, or give way='dense' or way='sparse'"
+        )
+    p = problem
+    draw = torch.Generator(p.x_MK.device).manual_seed(0)  # the caller's random state is left alone
+    x_MK = torch.randn(rows, p.x_MK.shape[1], generator=draw, device=p.x_MK.device)
+    probe = dataclasses.replace(p, x_MK=x_MK.to(p.x_MK.dtype))
+    return {name: functools.partial(way, probe) for name, way in WAYS.items()}

@@ -1,0 +1,185 @@
+"""One page about a run: what was trained on what, how it went, what came out, what to do next."""
+
+import datetime
+import itertools
+import json
+import statistics
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from todm import artifact
+from todm.artifact import WEIGHTS, Artifact, write_text
+from todm.errors import ArtifactError
+from todm.train.curves import INT8
+from todm.train.monitor import CURVES, METRICS, read_metrics
+from todm.train.quantisability import layer_outliers
+
+SUMMARY = "summary.md"
+_SUPERNET = "supernet"
+_WORST = 5  # layers named
+_TOLD = 10  # events told one by one
+_BYTES = 4  # of a weight
+
+Row = dict[str, Any]
+
+
+def write_summary(out: Path, *, standard: Mapping[str, Any] | None = None) -> Path:
+    """Write `out/summary.md` from the metrics and the supernet of a finished run.
+
+    Args:
+        out: directory of the run.
+        standard: the recipe as it is by name, as JSON types; settings that differ are listed.
+
+    Returns:
+        The file written.
+
+    Raises:
+        ArtifactError: the run has no supernet yet.
+    """
+    net = artifact.load(out / _SUPERNET, kind="supernet")
+    rows = read_metrics(out / METRICS)
+    train = [r for r in rows if r["kind"] == "train"]
+    parts = [
+        f"# {out.name}: a training of `{net.config.get('name', 'unnamed')}`",
+        _table(("what", "value"), _facts(net, train)),
+        f"![curves]({CURVES})" if (out / CURVES).is_file() else "",
+        "## Dev WER\n\n" + _table(("net", "WER", "95 % interval", "in int8"), _errors(rows)),
+        "## Weights for int8\n\n" + _outliers(net, rows),
+        _events([r for r in rows if r["kind"] == "event"]),
+        _settings(net.config, standard),
+        "## Next\n\n" + _commands(out, net),
+    ]
+    path = out / SUMMARY
+    write_text(path, "\n\n".join(filter(None, parts)) + "\n")
+    return path
+
+
+def differences(given: Any, standard: Any, where: str = "") -> Iterator[tuple[str, Any, Any]]:  # noqa: ANN401 - JSON
+    """Settings that differ: (name, standard, given); None where one of them has no such setting."""
+    if isinstance(given, Mapping) and isinstance(standard, Mapping):
+        for key in [*standard, *(k for k in given if k not in standard)]:
+            name = f"{where}.{key}" if where else str(key)
+            yield from differences(given.get(key), standard.get(key), name)
+    elif given != standard:
+        yield where, standard, given
+
+
+def _facts(net: Artifact, train: Sequence[Row]) -> Iterator[tuple[str, str]]:
+    yield "recipe", f"`{net.config.get('name', 'unnamed')}`, seed {net.info.get('seed')}"
+    yield "corpus", _corpus(net)
+    yield "parameters", f"{_parameters(net) / 1e6:.2f}M in the supernet"
+    yield "updates", f"{net.metrics['updates']}"
+    yield "skipped steps", f"{net.metrics.get('skipped', 0)}"
+    if train:
+        yield "time", f"{_clock(_seconds(train))} of updates, evaluations not counted"
+    pace = [r["audio_hours_per_hour"] for r in train if "audio_hours_per_hour" in r]
+    if pace:
+        yield "throughput", f"{statistics.median(pace):.0f} hours of audio per hour (median)"
+
+
+def _corpus(net: Artifact) -> str:
+    """Path, size and hash; the size only where the corpus is still as it was."""
+    path, known = net.info.get("corpus"), f"hash `{(net.parent or '')[:12]}`"
+    if path is None:
+        return known
+    try:
+        corpus = artifact.load(path, kind="corpus")
+    except ArtifactError:
+        return f"`{path}` (no longer there), {known}"
+    split = corpus.info.get("splits", {}).get("train")
+    if corpus.hash != net.parent or split is None:
+        return f"`{path}` (another one by now), {known}"
+    return f"`{path}`, {split['hours']:.4g} hours in {split['num']} utterances, {known}"
+
+
+def _seconds(train: Sequence[Row]) -> float:
+    """Every logged update stands for those since the one before."""
+    updates = [0, *(r["update"] for r in train)]
+    steps = [b - a for a, b in itertools.pairwise(updates)]
+    return sum(n * r.get("seconds", 0.0) for n, r in zip(steps, train, strict=True))
+
+
+def _errors(rows: Sequence[Row]) -> Iterator[tuple[str, ...]]:
+    """The last evaluation of each net, and of its int8 copy."""
+    last: dict[str, tuple[int, Row]] = {}
+    for row in rows:
+        nets = (
+            {k: v for k, v in row.items() if isinstance(v, dict)} if row["kind"] == "eval" else {}
+        )
+        last.update({name: (row["update"], figures) for name, figures in nets.items()})
+    for name, (update, net) in last.items():
+        if name.endswith(INT8):
+            continue
+        interval = f"{net['low']:.2%} to {net['high']:.2%}" if "low" in net else ""
+        at, copy = last.get(name + INT8, (update, None))
+        when = "" if at == update else f" at update {at}"
+        yield name, f"{net['error']:.2%}", interval, f"{copy['error']:.2%}{when}" if copy else ""
+
+
+def _outliers(net: Artifact, rows: Sequence[Row]) -> str:
+    """Peak over rms of channels: over time, and of the worst layers at the end."""
+    worst = list(layer_outliers(net.tensors()).items())[:_WORST]
+    text = (
+        "Largest weight of a channel over the channel's rms; a normal distribution reaches 3 to 4."
+    )
+    watched = [r["outlier_max"] for r in rows if "outlier_max" in r]
+    if watched:
+        text += f" The worst was {watched[0]:.1f} at first and {watched[-1]:.1f} at last."
+    layers = ((f"`{name}`", f"{ratio:.1f}") for name, ratio in worst)
+    return f"{text}\n\n{_table(('worst layers', 'peak over rms'), layers)}"
+
+
+def _events(events: Sequence[Row]) -> str:
+    if not events:
+        return ""
+    lines = [_event(row) for row in events[:_TOLD]]
+    if len(events) > _TOLD:
+        lines.append(f"- and {len(events) - _TOLD} more in `{METRICS}`")
+    return "## What happened\n\n" + "\n".join(lines)
+
+
+def _event(row: Row) -> str:
+    when = f"at update {row['update']}" if "update" in row else f"after update {row['after']}"
+    rest = {k: v for k, v in row.items() if k not in ("kind", "event", "update", "after", "time")}
+    told = ", ".join(f"{k} {v if isinstance(v, str) else json.dumps(v)}" for k, v in rest.items())
+    return f"- {row['event']} {when}" + (f": {told}" if told else "")
+
+
+def _settings(config: Mapping[str, Any], standard: Mapping[str, Any] | None) -> str:
+    if standard is None:
+        return ""
+    found = [
+        (f"`{name}`", f"`{json.dumps(theirs)}`", f"`{json.dumps(ours)}`")
+        for name, theirs, ours in differences(config, standard)
+    ]
+    heading = f"## Settings other than those of `{standard.get('name', 'the recipe')}`\n\n"
+    return heading + (_table(("setting", "recipe", "here"), found) if found else "None.")
+
+
+def _commands(out: Path, net: Artifact) -> str:
+    corpus = net.info.get("corpus", "CORPUS")
+    return "\n".join(
+        [
+            "```sh",
+            f"extract-subnet {out / _SUPERNET} --budget {_parameters(net) / 2e6:.2g}M "
+            f"--corpus {corpus} --out {out}/subnets/half",
+            f"todm export {out}/subnets/half --target sherpa-onnx --out {out}/bundles/half",
+            f"todm evaluate {out}/bundles/half {corpus} --out {out}/evaluation/half",
+            f"tensorboard --logdir {out}  # needs: pip install tensorboard",
+            "```",
+        ]
+    )
+
+
+def _parameters(net: Artifact) -> float:
+    return net.file(WEIGHTS).stat().st_size / _BYTES
+
+
+def _table(head: Sequence[str], rows: Iterator[Sequence[str]] | Sequence[Sequence[str]]) -> str:
+    lines = [head, ["---"] * len(head), *rows]
+    return "\n".join("| " + " | ".join(cells) + " |" for cells in lines)
+
+
+def _clock(seconds: float) -> str:
+    return str(datetime.timedelta(seconds=round(seconds)))
