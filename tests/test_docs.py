@@ -15,7 +15,7 @@ from todm.cli.main import VERBS
 ROOT = Path(__file__).resolve().parents[1]
 DOCUMENTS = sorted(
     p
-    for folder in (".", "docs", "recipes", "export", "todm", "tests")
+    for folder in (".", "benchmarks", "docs", "recipes", "export", "todm", "tests")
     for p in (ROOT / folder).glob("*.md" if folder == "." else "**/*.md")
 )
 SOURCES = sorted((ROOT / "todm").rglob("*.py"))

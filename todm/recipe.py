@@ -87,6 +87,7 @@ def commands() -> Recipe:
         train=TrainConfig(
             num_updates=5000,
             sandwich_from=0.4,
+            student_weight=0.3,  # docs/results.md
             num_threads=1,
             num_processes=2,
             optim=OptimConfig(lr=0.04, adamw_lr=0.002),  # docs/log.md

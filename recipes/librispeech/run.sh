@@ -5,11 +5,12 @@ set -euo pipefail
 
 usage() {
   cat <<'TEXT'
-usage: recipes/librispeech/run.sh [--config NAME] [--data DIR] [--out DIR] [--set A.B=C]...
+usage: recipes/librispeech/run.sh [--config NAME] [--data PATH] [--out DIR] [--set A.B=C]...
 
   --config NAME  debug, commands, clean100 or full960 (default: commands; with --data: clean100)
-  --data DIR     LibriSpeech or a corpus in its layout (flac, wav, opus); without it, the embedded
-                 corpus is made with espeak-ng
+  --data PATH    LibriSpeech, or your speech in a layout that  todm prepare --help  lists: a
+                 directory or a file of JSON lines; without it, the embedded corpus is made with
+                 espeak-ng
   --out DIR      where all is kept (default: runs/NAME)
   --set A.B=C    change a setting of the config, such as train.num_updates=500; may be repeated
 TEXT
@@ -39,14 +40,14 @@ while [ $# -gt 0 ]; do
   esac
 done
 if [ -n "$data" ]; then
-  [ -d "$data" ] || fail "--data '$data' is not a directory"
-  data=$(cd "$data" && pwd)
+  [ -e "$data" ] || fail "--data '$data' does not exist"
+  data=$(realpath -- "$data")
 fi
 config=${config:-${data:+clean100}}
 config=${config:-commands}
 case $config in
   debug | commands) ;;
-  clean100 | full960) [ -n "$data" ] || fail "--config $config needs --data DIR with LibriSpeech" ;;
+  clean100 | full960) [ -n "$data" ] || fail "--config $config needs --data PATH with LibriSpeech" ;;
   *) fail "unknown config '$config': allowed are debug, commands, clean100 and full960" ;;
 esac
 run=${out:-$root/runs/$config}

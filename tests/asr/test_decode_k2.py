@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from todm.asr.decode_k2 import biasing_arcs, biasing_graph, fast_beam_search
+from todm.asr.decode_k2 import biasing_arcs, biasing_graph, fast_beam_search, favour
 from todm.errors import ConfigError
 from todm.kernels.k2_package import MissingK2
 
@@ -135,6 +135,47 @@ def test_a_bonus_brings_a_phrase_out():
     found = [much.tokens[i : i + 3] for i in range(len(much.tokens))]
     assert (4, 3, 4) in found
     assert sum(much.log_probs) < 0 < much.score  # the bonus is in the score only
+
+
+class Spelling:
+    """A tokenizer of the toy's labels: B, C, D, E are 1, 3, 4, 5; other letters are unknown."""
+
+    vocab_size = V
+
+    def normalise(self, text):
+        if "7" in text:
+            raise ValueError("signs outside A-Z: 7")
+        return text.strip().upper()
+
+    def encode(self, text):
+        return [{"B": 1, "C": 3, "D": 4, "E": 5}.get(letter, 2) for letter in text]
+
+
+@needs_k2
+def test_phrases_come_from_a_file(tmp_path):
+    (tmp_path / "phrases").write_text("dcd\n\ncc\n", encoding="utf-8-sig")
+    model, lens = Toy(), torch.tensor([6])
+    enc = torch.randn(1, 6, V)
+    graph = biasing_graph([[4, 3, 4], [3, 3]], V)
+    found = favour(tmp_path / "phrases", Spelling())(model, enc, lens)
+    assert found == fast_beam_search(model, enc, lens, graph)
+    without = fast_beam_search(model, enc, lens, biasing_graph([], V))
+    assert favour(None, Spelling())(model, enc, lens) == without
+
+
+@pytest.mark.parametrize(
+    ("data", "words"),
+    [
+        (b"dcd\n7\n", "phrases:2: '7' has signs outside"),
+        (b"quiz\n", "no training transcript"),
+        (b"\xff", "no UTF-8 text"),
+    ],
+    ids=["digits", "letters", "bytes"],
+)
+def test_phrases_that_cannot_be_written_are_named(tmp_path, data, words):
+    (tmp_path / "phrases").write_bytes(data)
+    with pytest.raises(ConfigError, match=words):
+        favour(tmp_path / "phrases", Spelling())
 
 
 def test_without_k2_the_message_says_what_needs_it(monkeypatch):

@@ -2,6 +2,7 @@
 
 import json
 import math
+import sys
 
 import pytest
 import torch
@@ -10,6 +11,7 @@ from todm import artifact
 from todm.asr.backend import AsrBackend
 from todm.asr.config import AsrConfig
 from todm.asr.data import LoaderConfig
+from todm.asr.decode import beam_search, greedy_search
 from todm.asr.encoder import EncoderConfig
 from todm.asr.evaluation import (
     Decoded,
@@ -65,10 +67,9 @@ def supernet(backend, model, tiny_corpus, tmp_path_factory):
     ).path
 
 
-def test_the_default_chunk_gives_what_the_backend_gives(backend, model):
-    _, rows = backend.recognise(model, subnet=None, split="test")
-    found = decode_model(backend, model, chunk=CONFIG.chunk, split="test")
-    assert [(u.id, u.reference, u.hypothesis) for u in found] == rows
+@pytest.mark.parametrize("search", [greedy_search, beam_search])
+def test_the_words_of_an_utterance_are_its_hypothesis(backend, model, search):
+    found = decode_model(backend, model, chunk=CONFIG.chunk, split="test", search=search)
     assert any(u.words for u in found)
     assert all(" ".join(w.text for w in u.words) == u.hypothesis for u in found)
 
@@ -206,16 +207,27 @@ def test_the_verb_compares_two_evaluations(supernet, tmp_path, capsys):
     assert "12 words)" in out
 
 
+def test_fast_beam_search_without_k2_says_how_to_get_it(supernet, monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, "k2", None)
+    assert main(["evaluate", str(supernet), "--search", "fast_beam"]) == 2
+    said = capsys.readouterr().err
+    assert "fast beam search needs the package 'k2' built for torch" in said
+    assert said.count("\n") == 1
+
+
 @pytest.mark.parametrize(
     ("flags", "words"),
     [
         (["--chunks", "8,x"], "--chunks is '8,x'"),
         (["--chunks", "8,8"], "--chunks is '8,8'"),
+        (["--chunks", "99999999"], "--chunks is '99999999'"),
         (["--subnet", "tiny"], "--subnet is 'tiny': largest, smallest"),
         (["--subnet", '{"blocks": [0], "widths": {}}'], "depth 1 is not in the space"),
         (["--aligner", "x"], "--aligner is for --latency"),
         (["--compare", "nowhere"], "is not there"),
         (["--limit", "-1"], "--limit is -1"),
+        (["--phrases", "x"], "--phrases is for --search fast_beam"),
+        (["--search", "fast_beam", "--phrases", "nowhere"], "no such file or directory"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )

@@ -292,13 +292,14 @@ TORCHAUDIO = {"rnnt_impl": "torchaudio", "topology": "standard"}
         ({"rnnt_impl": "k3"}, "rnnt_impl is 'k3': allowed are torch"),
         ({"fastemit": -1.0}, "objective.fastemit is -1.0: 0 or more"),
         ({"distill_weight": -0.1}, "objective.distill_weight is -0.1"),
+        ({"distill_from": 2000.0}, "objective.distill_from is 2000.0: a fraction from 0 to 1"),
         ({"divergence": Divergence(kind="kl")}, "kind comes from objective.distill"),
         ({"student_rnnt": False, "distill": "none"}, "nothing to learn from"),
         ({"student_rnnt": False, "distill_weight": 0.0}, "nothing to learn from"),
     ],
     ids=[
-        "one_symbol", "lattice", "fastemit", "impl", "negative", "negative weight", "two kinds",
-        "nothing to learn", "no weight",
+        "one_symbol", "lattice", "fastemit", "impl", "negative", "negative weight", "updates",
+        "two kinds", "nothing to learn", "no weight",
     ],
 )  # fmt: skip
 def test_what_cannot_be_trained_is_said_before_training(settings, words):

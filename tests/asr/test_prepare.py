@@ -10,6 +10,7 @@ from todm.asr import tokens
 from todm.asr.corpora import synthesis
 from todm.asr.corpora.config import DataConfig, RoomConfig, SpeechConfig
 from todm.asr.cuts import cut_samples
+from todm.asr.latency import manifest_ends
 from todm.asr.order import LEFT_OUT
 from todm.asr.prepare import audio_folder, is_prepared, prepare
 from todm.asr.shar import Shards
@@ -70,6 +71,15 @@ def test_every_transcript_can_be_encoded(spoken):
     for split in ("train", "dev", "test"):
         for cut in _cuts(spoken, split):
             assert tokens.UNK_ID not in tokenizer.encode(cut.supervisions[0].text)
+
+
+def test_cuts_say_when_their_words_end(spoken):
+    times = synthesis.word_times(audio_folder(spoken.path))
+    for cut in [c for split in ("train", "dev", "test") for c in _cuts(spoken, split)]:
+        ends = manifest_ends(cut)
+        assert [word for word, _ in ends] == cut.supervisions[0].text.split()
+        assert [end for _, end in ends] == pytest.approx(times[cut.id][1:])
+        assert 0 < ends[0][1] < ends[-1][1] < cut.duration
 
 
 def test_again_is_done_at_once(copy, monkeypatch):

@@ -1,11 +1,14 @@
 """Triton kernels compiled for NVIDIA GPUs on a machine without one: what they need of the hardware.
 
 `python tests/kernels/aot.py OP` compiles the cases of `tests/kernels/aot_OP.py` and prints one JSON
-object for each: name, capability, shared memory (bytes), registers a thread, stack (bytes of spills).
-It is a process of its own, because under TRITON_INTERPRET=1 there is nothing to compile.
+object for each: name, capability, shared memory (bytes), registers a thread, stack (bytes of spills),
+and the sizes by which launches are told apart. It is a process of its own, because under
+TRITON_INTERPRET=1 there is nothing to compile.
 
 A case is `(name, kernel, args, options)`: the arguments of a launch by name, tensors as dtypes
 ("*bf16"), numbers as they are, constants (tl.constexpr) as they are; options such as num_warps.
+As in a launch, tensors lie at multiples of 16 bytes, and of a number Triton knows whether it is 1 or
+a multiple of 16. A number of unknown value is "i32".
 """
 
 import importlib.util
@@ -17,6 +20,7 @@ import tempfile
 from pathlib import Path
 
 CAPABILITIES = (80, 90)
+MULTIPLE = [["tt.divisibility", 16]]
 
 
 def resources(kernel, args, *, capability, **options):
@@ -26,17 +30,37 @@ def resources(kernel, args, *, capability, **options):
     from triton.compiler import ASTSource
 
     kernel = getattr(kernel, "fn", kernel) if not hasattr(kernel, "params") else kernel
-    constants = {p.name: args[p.name] for p in kernel.params if p.is_constexpr}
-    source = ASTSource(
-        fn=kernel,
-        signature={
-            p.name: "constexpr" if p.is_constexpr else _type(args[p.name]) for p in kernel.params
-        },
-        constexprs=constants,
-    )
+    signature, constants, attributes = {}, {}, {}
+    for place, parameter in enumerate(kernel.params):
+        value = args[parameter.name]
+        if parameter.is_constexpr or (_known(parameter, value) and value == 1):
+            signature[parameter.name], constants[parameter.name] = "constexpr", value
+            continue
+        signature[parameter.name] = _type(value)
+        if _is_pointer(value) or (_known(parameter, value) and value % 16 == 0):
+            attributes[(place,)] = MULTIPLE
+    source = ASTSource(fn=kernel, signature=signature, constexprs=constants, attrs=attributes)
     target = GPUTarget("cuda", capability, 32)
     compiled = triton.compile(source, target=target, options=options)
-    return {"shared": compiled.metadata.shared, **_usage(compiled.asm["cubin"])}
+    found = {"shared": compiled.metadata.shared, **_usage(compiled.asm["cubin"])}
+    return {**found, "told_apart": _told_apart(kernel, args)}
+
+
+def _is_pointer(value):
+    return isinstance(value, str) and value.startswith("*")
+
+
+def _known(parameter, value):
+    return type(value) is int and not parameter.do_not_specialize
+
+
+def _told_apart(kernel, args):
+    """Numbers by which launches are compiled anew: where they are 1, or multiples of 16."""
+    return [
+        p.name
+        for p in kernel.params
+        if not (p.is_constexpr or p.do_not_specialize or _is_pointer(args[p.name]))
+    ]
 
 
 def _type(value):

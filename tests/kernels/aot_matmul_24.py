@@ -5,8 +5,8 @@ from triton import language as tl
 from todm.kernels.matmul_24 import triton_impl as T
 
 POINTERS = {"codes_ptr": "*u8", "scale_m_ptr": "*fp32", "scale_n_ptr": "*fp32", "bias_ptr": "*fp32"}
-SIZES = dict.fromkeys(("M", "N", "K", "groups", "bytes_of_codes", "rows"), "i32")
-STRIDES = dict.fromkeys(("stride_xm", "stride_xk"), "i32")
+SIZES = dict.fromkeys(("M", "N", "K", "groups", "bytes_of_codes", "rows"), 1024)
+STRIDES = {"stride_xm": 1024, "stride_xk": 1}
 TYPES = {"bf16": (tl.bfloat16, "*i32"), "i8": (tl.int8, "*i16"), "fp32": (tl.float32, "*i64")}
 
 

@@ -3,9 +3,9 @@
 from todm.kernels.matmul_int8 import triton_impl as T
 from todm.kernels.matmul_int8.quantise import FLOOR
 
-X = {"x_ptr": "*bf16", "act_scale_ptr": "*fp32", "stride_xm": "i32", "stride_xk": "i32"}
+X = {"x_ptr": "*bf16", "act_scale_ptr": "*fp32", "stride_xm": 1024, "stride_xk": 1}
 LAYER = {"weight_ptr": "*i8", "weight_scale_ptr": "*fp32", "bias_ptr": "*bf16", "y_ptr": "*bf16"}
-SIZES = dict.fromkeys(("M", "N", "K", "chunks", "rows", "padded"), "i32")
+SIZES = dict.fromkeys(("M", "N", "K", "chunks", "rows", "padded"), 1024)
 OTHERS = {"codes_ptr": "*i8", "scale_ptr": "*fp32", "FLOOR": FLOOR, "HAS_BIAS": True}
 
 

@@ -36,9 +36,9 @@ def _node_cases():
 def _joint_cases(dtype):
     blocks = {"BLOCK_M": triton_joint._BLOCK_M, "BLOCK_J": triton_joint._BLOCK_J}
     inputs = {"enc": dtype, "pred": dtype, "grad": dtype}
-    yield _case(f"join {dtype}", triton_joint.join_kernel, dict(blocks), out=dtype, **inputs)
-    yield _case(f"frames {dtype}", triton_joint.frame_kernel, dict(blocks), **inputs)
-    yield _case(f"positions {dtype}", triton_joint.position_kernel, dict(blocks), **inputs)
+    yield _case("join", triton_joint.join_kernel, dict(blocks), out=dtype, **inputs)
+    yield _case("frames", triton_joint.frame_kernel, dict(blocks), **inputs)
+    yield _case("positions", triton_joint.position_kernel, dict(blocks), **inputs)
 
 
 def _lattice_cases():
@@ -54,5 +54,4 @@ def _lattice_cases():
 def cases():
     yield from _node_cases()
     yield from _joint_cases("bf16")
-    yield from _joint_cases("fp32")
     yield from _lattice_cases()

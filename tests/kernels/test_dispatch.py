@@ -54,7 +54,7 @@ def test_unknown_impl_in_the_variable(monkeypatch, setting):
 @pytest.mark.parametrize("setting", ["rnt_loss=torch", "rnnt_loss=", "mh_ssm=torch,reference"])
 def test_unreadable_variable(monkeypatch, setting):
     monkeypatch.setenv("TODM_IMPL", setting)
-    with pytest.raises(ConfigError, match="not OP=IMPL with an op among .*mh_ssm, rnnt_loss"):
+    with pytest.raises(ConfigError, match=r"not OP=IMPL with an op among .*mh_ssm, rnnt_loss"):
         _chosen()
 
 

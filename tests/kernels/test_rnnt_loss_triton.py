@@ -224,11 +224,12 @@ def test_without_gradients(inputs):
     torch.testing.assert_close(out.loss_B, rnnt_loss(*given, impl="reference").loss_B)
 
 
-def test_refuses_a_cpu_outside_the_interpreter(inputs, monkeypatch):
-    monkeypatch.setattr(triton_impl, "InterpretedFunction", type(None))
-    cpu = [x.cpu() for x in inputs([(3, 2)])]
-    with pytest.raises(ConfigError, match=r"triton.*'cpu'.*impl='torch'"):
-        rnnt_loss(*cpu, impl="triton")
+def test_more_nodes_than_32_bits_count(device):
+    shapes = ((1, 70000, 1), (1, 32001, 1), (2, 1), (2,))
+    given = [torch.zeros(s, device=device) for s in shapes]
+    given += [torch.ones(1, 32000, dtype=torch.int64, device=device)]
+    with pytest.raises(ConfigError, match="2240070000 lattice nodes"):
+        rnnt_loss(*given, torch.tensor([70000]), torch.tensor([32000]), impl="triton")
 
 
 @pytest.mark.gpu

@@ -42,15 +42,16 @@ def _subnets(num_random=2, update=7):
     return draw_subnets(SPACE, seed=1, update=update, num_random=num_random)
 
 
-@pytest.mark.parametrize("num_random", [0, 1, 3])
-def test_gradients_are_the_sum_of_separate_passes(toy, num_random):
+@pytest.mark.parametrize(("num_random", "student_weight"), [(0, 1.0), (1, 0.3), (3, 1.0)])
+def test_gradients_are_the_sum_of_separate_passes(toy, num_random, student_weight):
     batch, subnets = torch.randn(5, 3), _subnets(num_random)
-    sandwich_step(toy, batch, subnets=subnets, progress=0.5)
+    sandwich_step(toy, batch, subnets=subnets, progress=0.5, student_weight=student_weight)
     together = toy.weight.grad.clone()
     want, teacher = torch.zeros_like(together), None
     for i, subnet in enumerate(subnets):
         out, told = toy(batch, subnet=subnet, teacher=teacher, progress=0.5)
-        want += torch.autograd.grad(out["loss"], toy.weight)[0]
+        weight = student_weight if i else 1.0
+        want += weight * torch.autograd.grad(out["loss"], toy.weight)[0]
         teacher = told if i == 0 else teacher
     torch.testing.assert_close(together, want)
     assert toy.unused.grad is None

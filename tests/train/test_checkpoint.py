@@ -64,10 +64,12 @@ def test_a_crash_while_writing_leaves_the_last_good_one(tmp_path, monkeypatch):
     assert checkpoint.read_latest(tmp_path)["update"] == 1
 
 
-def test_what_a_killed_process_left_is_not_read(tmp_path):
+def test_what_a_killed_process_left_is_not_read_and_not_kept(tmp_path):
     _write(tmp_path, 1)
     (tmp_path / "update-00000002.4711.tmp").write_bytes(b"half")
     assert checkpoint.read_latest(tmp_path)["update"] == 1
+    _write(tmp_path, 2)
+    assert _names(tmp_path) == ["update-00000001.pt", "update-00000002.pt"]
 
 
 def test_nothing_is_unpickled(tmp_path):

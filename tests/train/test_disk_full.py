@@ -1,5 +1,6 @@
 """A disk that fills up: what is good stays, training goes on, and the end says what is missing."""
 
+import contextlib
 import errno
 import os
 import resource
@@ -9,6 +10,7 @@ import torch
 
 from todm import artifact
 from todm.train import checkpoint, loop
+from todm.train.disk import append, is_full
 from todm.train.loop import CHECKPOINTS, SUPERNET
 from todm.train.monitor import METRICS, read_metrics
 
@@ -90,19 +92,34 @@ def test_other_errors_of_the_disk_are_errors(fake, monkeypatch, tmp_path):
         fake.run(tmp_path)
 
 
-def test_a_real_limit_of_file_sizes_is_met_as_a_full_disk(tmp_path):
-    """The kernel cuts the file short in the middle of a write."""
-    checkpoint.write(tmp_path, 1, {"w": torch.zeros(1000)})
+@contextlib.contextmanager
+def _limit(size):
+    """The kernel cuts a file short that would be longer, in the middle of a write."""
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, hard))
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
     try:
         with pytest.raises(OSError) as caught:  # noqa: PT011 - its number is looked at below
-            checkpoint.write(tmp_path, 2, {"w": torch.zeros(100_000)})
+            yield
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
-    assert checkpoint.is_full(caught.value)
+    assert is_full(caught.value)
+
+
+def test_a_real_limit_of_file_sizes_is_met_as_a_full_disk(tmp_path):
+    checkpoint.write(tmp_path, 1, {"w": torch.zeros(1000)})
+    with _limit(100_000):
+        checkpoint.write(tmp_path, 2, {"w": torch.zeros(100_000)})
     assert _names(tmp_path) == ["update-00000001.pt"]
     assert len(checkpoint.read_latest(tmp_path)["w"]) == 1000
+
+
+def test_of_a_record_there_is_no_half(tmp_path):
+    append(tmp_path / "rows", b"whole\n")
+    with _limit(10):
+        append(tmp_path / "rows", b"too long\n")
+    assert (tmp_path / "rows").read_bytes() == b"whole\n"
+    append(tmp_path / "rows", b"next\n")
+    assert (tmp_path / "rows").read_bytes() == b"whole\nnext\n"
 
 
 def test_an_artifact_is_not_replaced_by_one_that_does_not_fit(disk, tmp_path):
@@ -146,4 +163,4 @@ def test_a_text_is_not_replaced_by_half_of_one(disk, tmp_path):
     ids=["disk", "quota", "file size", "damage"],
 )
 def test_what_counts_as_full(number, full):
-    assert checkpoint.is_full(OSError(number, "")) is full
+    assert is_full(OSError(number, "")) is full

@@ -1,3 +1,4 @@
+import contextlib
 import re
 import shutil
 
@@ -45,6 +46,11 @@ def test_features_that_have_to_be_made_are_said():
     lines = _rehearsal(feature_bytes=57_600_000, processes=1).lines()
     assert lines[-1] == "disk: checkpoints 0.6 GB, features 0.0576 GB"
     assert lines[2].endswith("on 1 process")
+
+
+def test_short_epochs_are_told_in_seconds():
+    lines = _rehearsal(batches_per_epoch=10).lines()
+    assert "time of an epoch: 5 s at first, 9 s with the sandwich" in lines
 
 
 def test_long_runs_are_told_in_days():
@@ -117,9 +123,37 @@ def test_on_a_cpu_the_worst_batch_is_foreseen(fake, monkeypatch, tmp_path):
     """The kernel would kill the process without a word."""
     monkeypatch.setattr(module, "_available_bytes", lambda: 1e9)
     monkeypatch.setattr(module, "_peak_bytes", lambda work, device: work() or 1_500_000_000)
-    words = re.escape("would need about 1.5 GB, and 1 GB are free: lower fake.rows=8")
-    with pytest.raises(TrainingError, match=words):
+    words = "would need about 1.5 GB in each of 1 processes, and 1 GB are free: lower fake.rows=8"
+    with pytest.raises(TrainingError, match=re.escape(words)):
         dry_run(fake.FakeBackend(), fake.CONFIG, tmp_path)
+
+
+@pytest.mark.parametrize(("processes", "enough"), [("2", True), ("3", False)])
+def test_processes_of_a_machine_share_its_memory(fake, monkeypatch, tmp_path, processes, enough):
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", processes)
+    monkeypatch.setattr(module, "_available_bytes", lambda: 3.5e9)
+    monkeypatch.setattr(module, "_peak_bytes", lambda work, device: work() or 1_500_000_000)
+    with contextlib.nullcontext() if enough else pytest.raises(TrainingError, match="3 processes"):
+        dry_run(fake.FakeBackend(), fake.CONFIG, tmp_path)
+
+
+def test_a_step_that_fails_is_no_rehearsal(fake, tmp_path):
+    backend = fake.FakeBackend(lambda index: float("nan") if index == 2 else None)
+    words = "the loss is not finite with the batch row-2-0, row-2-1.*: look at these utterances"
+    with pytest.raises(TrainingError, match=words):
+        dry_run(backend, fake.CONFIG, tmp_path)
+
+
+def test_random_subnets_of_several_updates_are_timed(fake, monkeypatch, tmp_path):
+    drawn = []
+
+    def draw(learner, update):
+        drawn.append(update)
+        return [fake.SPACE.largest, fake.SPACE.smallest]
+
+    monkeypatch.setattr(module.Learner, "subnets", draw)
+    dry_run(fake.FakeBackend(), fake.CONFIG, tmp_path)
+    assert drawn[-4:] == [19, 18, 17, 16]
 
 
 @pytest.mark.parametrize("what", ["features", "checkpoints"])

@@ -261,11 +261,21 @@ def test_outliers_are_capped_where_that_is_asked_for(fake, tmp_path):
     assert done.metrics["skipped"] == 0
 
 
+def test_capped_weights_are_counted_over_a_restart(fake, tmp_path):
+    config = fake.CONFIG.replace(quant=fake.CONFIG.quant.replace(outlier_cap=1.3))
+    fake.run(tmp_path / "straight", config=config)
+    with pytest.raises(RuntimeError):
+        fake.run(tmp_path / "run", fake.FakeBackend(_crash(11)), config=config)
+    fake.run(tmp_path / "run", config=config)
+    _assert_same(tmp_path / "run", tmp_path / "straight")
+
+
 def test_throughput_is_logged_and_kept(straight):
     out, _ = straight
     rows = [r for r in read_metrics(out / METRICS) if r["kind"] == "train"]
     rates = [r["audio_hours_per_hour"] for r in rows]
     assert min(rates) > 0
+    assert rates == [pytest.approx(4.0 / r["seconds"]) for r in rows]  # every batch has 4 s
     assert rates == [r["audio_hours_per_hour_per_process"] for r in rows]  # there is one process
     kept = artifact.load(out / SUPERNET).metrics["audio_hours_per_hour"]
     assert min(rates) < kept < max(rates)

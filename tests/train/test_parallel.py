@@ -1,8 +1,5 @@
 import json
 import os
-import socket
-import subprocess
-import sys
 
 import pytest
 import torch
@@ -14,39 +11,6 @@ from todm.train.spikes import BAD_BATCHES
 pytestmark = pytest.mark.skipif(
     not torch.distributed.is_available(), reason="this torch has no torch.distributed"
 )
-
-
-def _free_ports(num):
-    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(num)]
-    ports = [str(s.getsockname()[1]) for s in sockets]
-    for s in sockets:
-        s.close()
-    return ports
-
-
-@pytest.fixture(scope="module")
-def done(two, tmp_path_factory):
-    """What two processes leave, as torchrun would start them."""
-    out = tmp_path_factory.mktemp("two")
-    loopback = "lo0" if sys.platform == "darwin" else "lo"
-    shared = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1"}
-    env = {**os.environ, **shared, "GLOO_SOCKET_IFNAME": loopback, "PYTHONPATH": "."}
-    env["CUDA_VISIBLE_DEVICES"] = ""
-    logs = [out / f"log-{rank}.txt" for rank in range(2)]
-    processes, ports = [], _free_ports(10)
-    for rank, log in enumerate(logs):
-        with log.open("w") as told:
-            own = {**env, "RANK": str(rank), "LOCAL_RANK": str(rank)}
-            command = [sys.executable, two.__file__, str(out), *ports]
-            processes.append(subprocess.Popen(command, env=own, stdout=told, stderr=told))
-    try:
-        statuses = [p.wait(timeout=120) for p in processes]
-    finally:
-        for p in processes:
-            p.kill()
-            p.wait()
-    assert statuses == [0, 0], "".join(log.read_text() for log in logs)
-    return out
 
 
 def _read(path):
@@ -64,10 +28,10 @@ CASES = ["a sandwich", "the largest alone", "the last pass wider than the one be
 
 @pytest.mark.slow
 @pytest.mark.parametrize("case", CASES)
-def test_gradients_are_those_of_one_process(done, alone, case):
+def test_gradients_are_those_of_one_process(two_done, alone, case):
     """Of every parameter, though blocks go unused in the last pass, which alone synchronises."""
     for rank in range(2):
-        got, want = _read(done / f"gradients-{rank}.pt")[case], alone[case]
+        got, want = _read(two_done / f"gradients-{rank}.pt")[case], alone[case]
         assert got.keys() == want.keys()
         assert got.pop("num_labels") == want["num_labels"] / 2  # the mean over processes
         for name, grad in got.items():
@@ -82,18 +46,18 @@ def test_every_case_has_gradients_everywhere(alone, two):
 
 
 @pytest.mark.slow
-def test_a_training_by_two_is_one_by_one(done, two, tmp_path):
+def test_a_training_by_two_is_one_by_one(two_done, two, tmp_path):
     """Both processes return the artifact; weights differ by rounding only."""
     want = two.trained(tmp_path)
-    first, second = (_read(done / f"weights-{rank}.pt") for rank in range(2))
+    first, second = (_read(two_done / f"weights-{rank}.pt") for rank in range(2))
     for name, value in want.items():
         assert torch.equal(first[name], second[name])
         torch.testing.assert_close(first[name], value, rtol=1e-3, atol=1e-3)
 
 
 @pytest.mark.slow
-def test_two_processes_resume_exactly(done):
-    found = _read(done / "resumed-0.pt")
+def test_two_processes_resume_exactly(two_done):
+    found = _read(two_done / "resumed-0.pt")
     for name, value in found["straight"].items():
         assert torch.equal(found["resumed"][name], value)
 
@@ -107,20 +71,20 @@ REFUSALS = {
 
 @pytest.mark.slow
 @pytest.mark.parametrize("what", REFUSALS)
-def test_processes_that_do_not_do_the_same_are_refused_by_all(done, what):
+def test_processes_that_do_not_do_the_same_are_refused_by_all(two_done, what):
     for rank in range(2):
-        assert _read(done / f"refusals-{rank}.pt")[what].startswith(REFUSALS[what])
+        assert _read(two_done / f"refusals-{rank}.pt")[what].startswith(REFUSALS[what])
 
 
 @pytest.mark.slow
-def test_a_bad_batch_of_one_process_is_skipped_by_all_and_found(done):
+def test_a_bad_batch_of_one_process_is_skipped_by_all_and_found(two_done):
     """Only the second process has bad batches: both stop at the same step, and its ids are there."""
-    said = [_read(done / f"refusals-{rank}.pt")["bad"] for rank in range(2)]
+    said = [_read(two_done / f"refusals-{rank}.pt")["bad"] for rank in range(2)]
     assert said[0] == said[1]
     assert said[0].startswith(
         "3 steps in a row were skipped, the last because the loss is not finite"
     )
-    rows = [json.loads(line) for line in (done / "bad" / BAD_BATCHES).read_text().splitlines()]
+    rows = [json.loads(line) for line in (two_done / "bad" / BAD_BATCHES).read_text().splitlines()]
     assert [(r["update"], r["process"]) for r in rows] == [
         (u, p) for u in (2, 3, 4) for p in (0, 1)
     ]
@@ -129,14 +93,14 @@ def test_a_bad_batch_of_one_process_is_skipped_by_all_and_found(done):
 
 
 @pytest.mark.slow
-def test_a_process_that_is_gone_is_noticed_at_once(done):
-    said = _read(done / "lost-0.pt")
+def test_a_process_that_is_gone_is_noticed_at_once(two_done):
+    said = _read(two_done / "lost-0.pt")
     assert said.startswith("another process of this training is gone: run the same command again")
 
 
 @pytest.mark.slow
-def test_throughput_is_that_of_all_processes(done):
-    rows = [r for r in read_metrics(done / "run" / METRICS) if r["kind"] == "train"]
+def test_throughput_is_that_of_all_processes(two_done):
+    rows = [r for r in read_metrics(two_done / "run" / METRICS) if r["kind"] == "train"]
     for row in rows:
         each = row["audio_hours_per_hour_per_process"]
         assert row["audio_hours_per_hour"] == pytest.approx(2 * each)

@@ -74,6 +74,15 @@ def test_the_page_says(run, line):
     assert line in _summary(run)
 
 
+def test_what_it_began_from_is_told(run):
+    assert "begun from" not in _summary(run)
+    net = artifact.load(run / "supernet")
+    info = {**net.info, "init": "0123456789abcdef"}
+    given = {"config": net.config, "metrics": net.metrics, "parent": net.parent}
+    artifact.save(net.path, kind=net.kind, info=info, tensors=net.tensors(), **given)
+    assert "| begun from | an artifact with hash `0123456789ab` |" in _summary(run)
+
+
 def test_the_picture_is_shown_where_there_is_one(run):
     assert f"]({CURVES})" not in _summary(run)
     (run / CURVES).write_bytes(b"a picture")

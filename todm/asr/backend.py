@@ -5,32 +5,29 @@ import logging
 import shutil
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from todm.artifact import Artifact
 from todm.asr import initial, tokens
 from todm.asr.batches import TrainingBatches
 from todm.asr.config import AsrConfig
-from todm.asr.cuts import cut_text
-from todm.asr.data import eval_batches
-from todm.asr.decode import Hypothesis, beam_search, greedy_search
+from todm.asr.cuts import cut_samples, cut_text
+from todm.asr.data import LoaderConfig
+from todm.asr.evaluation import decode_model, score_all
 from todm.asr.features import FRAME_SHIFT, NUM_BINS
 from todm.asr.model import Rnnt, extract
+from todm.asr.noise import noise_store
 from todm.asr.objective import RnntObjective
 from todm.asr.store import FeatureStore, Progress
 from todm.asr.streaming import Decoder, Joiner, StreamingEncoder
-from todm.asr.streams import (
-    Statistics,
-    make_augmenter,
-    noise_store,
-    open_stream,
-    prepare_features,
-)
-from todm.asr.wer import Wer, bootstrap, score
+from todm.asr.streams import Statistics, make_augmenter, open_stream, prepare_features
+from todm.asr.wer import Wer, figures
 from todm.backend import Graph, Port
+from todm.device.audio import Samples
+from todm.device.search import FRAME_SECONDS
 from todm.errors import ConfigError
 from todm.supernet.space import SearchSpace, Subnet
 
@@ -137,87 +134,63 @@ class AsrBackend:
             noise_dir=Path(self.config.noise) if self.config.noise else None,
             cache_dir=self._features("noise"),
         )
+        loader = self._loader
         stream = open_stream(
             self._cuts("train"),
             self._training_features,
             encode=self._encode,
-            config=self.config.loader,
+            config=loader,
             augment=augment,
             num_updates=num_updates,
             rank=rank,
             world_size=world_size,
         )
-        if rank == 0 and (dropped := getattr(stream, "dropped", None)):
-            _log.warning(
-                "train: left out %s", ", ".join(f"{n} ({why})" for why, n in dropped.items())
-            )
-        return TrainingBatches(stream, self.config.chunks, self.config.loader)
+        if rank == 0 and stream.dropped:
+            left_out = ", ".join(f"{num} ({why})" for why, num in stream.dropped.items())
+            _log.warning("train: left out %s", left_out)
+        return TrainingBatches(stream, self.config.chunks, loader)
 
     def evaluate(
-        self,
-        model: nn.Module,
-        *,
-        subnet: Subnet | None,
-        split: str,
-        limit: int = 0,
-        search: Literal["greedy", "beam"] = "greedy",
+        self, model: nn.Module, *, subnet: Subnet | None, split: str, limit: int = 0
     ) -> dict[str, Any]:
-        """WER on a split, with its bootstrap interval and counts; `error` is the rate.
+        """WER of greedy search on a split, with its bootstrap interval and counts; `error` is the rate.
 
         Args:
             model: a supernet, or a plain model.
             subnet: active subnet; None uses everything.
             split: train, dev or test.
             limit: at most this many utterances; 0 for all.
-            search: how to decode.
         """
-        result, _ = self.recognise(model, subnet=subnet, split=split, limit=limit, search=search)
-        return figures(result)
+        return figures(self.recognise(model, subnet=subnet, split=split, limit=limit)[0])
 
-    @torch.no_grad()
     def recognise(
-        self,
-        model: nn.Module,
-        *,
-        subnet: Subnet | None,
-        split: str,
-        limit: int = 0,
-        search: str = "greedy",
+        self, model: nn.Module, *, subnet: Subnet | None, split: str, limit: int = 0
     ) -> tuple[Wer, list[tuple[str, str, str]]]:
         """Decode a split: error counts, and (id, reference, hypothesis) of every utterance."""
         assert isinstance(model, Rnnt)
         training = model.training
-        model.eval()
-        device = next(model.parameters()).device
-        rows: list[tuple[str, str, str]] = []
-        batches = eval_batches(
-            self.store(split),
-            self._encode,
-            tail_seconds=self.config.loader.tail_seconds,
-            limit=limit or None,
+        found = decode_model(
+            self,
+            model.eval(),
+            chunk=self.config.eval_chunk,
+            subnet=subnet,
+            split=split,
+            limit=limit,
         )
-        for batch in batches:
-            on_device = batch.to(device)
-            enc, lens = model.encode(
-                on_device.features_BTF,
-                on_device.feature_lens_B,
-                subnet=subnet,
-                chunk=self.config.chunk,
-            )
-            found = self._decode(model, enc, lens, search)
-            texts = [self.tokenizer.decode(h.tokens) for h in found]
-            refs = [self._normal(t) for t in batch.texts]
-            rows += zip(batch.ids, refs, texts, strict=True)
         model.train(training)
-        return score([r for _, r, _ in rows], [h for _, _, h in rows]), rows
-
-    @staticmethod
-    def _decode(model: Rnnt, enc_BTD: Tensor, lens_B: Tensor, search: str) -> list[Hypothesis]:
-        return (beam_search if search == "beam" else greedy_search)(model, enc_BTD, lens_B)
+        return score_all(found), [(u.id, u.reference, u.hypothesis) for u in found]
 
     def graphs(self, model: nn.Module) -> list[Graph]:
         """Streaming encoder, decoder and joiner of a plain model, as sherpa-onnx's `lstm` host takes them."""
         assert isinstance(model, Rnnt)
+        if not self.config.eval_chunk:
+            _log.warning(
+                "this net was trained on whole utterances only (asr.chunks=[0]), and a bundle that "
+                "hears chunks of %g s is not what it was trained for: expect more errors, or train "
+                "with asr.chunks=[0,%d]",
+                self.config.chunk * FRAME_SECONDS,
+                self.config.chunk,
+            )
         encoder = StreamingEncoder(model, self.config.chunk).eval()
         size0, size1 = encoder.state_sizes
         joiner_dim, context = model.config.joiner_dim, model.config.context_size
@@ -272,8 +245,13 @@ class AsrBackend:
             _tell_rejected(split, self._stores[split].rejected)
         return self._stores[split]
 
-    def example(self, split: str, *, seconds: float) -> tuple[Path, str]:
-        """Audio file and transcript of the first utterance of at least so long (or the last one)."""
+    def example(self, split: str, *, seconds: float) -> tuple[Samples, str]:
+        """Audio at 16 kHz and transcript of the first utterance of at least so long (or the last one).
+
+        Raises:
+            CorpusError: the audio cannot be read.
+            ConfigError: the corpus has no such split.
+        """
         from lhotse import CutSet
 
         cut = None
@@ -282,7 +260,7 @@ class AsrBackend:
                 break
         if cut is None:
             raise ConfigError(f"{self.corpus} has no {split} utterances")
-        return Path(cut.recording.sources[0].source), self._normal(cut_text(cut)[0])
+        return cut_samples(cut), self.tokenizer.normalise(cut_text(cut)[0])
 
     def _cuts(self, split: str) -> Path:
         if self.corpus is None:
@@ -308,11 +286,16 @@ class AsrBackend:
             else lambda done, total: report(f"features of {split}", done, total)
         )
 
-    def _normal(self, text: str) -> str:
-        return self.tokenizer.normalise(text)
+    @property
+    def _loader(self) -> LoaderConfig:
+        """With what the loss can learn from: the standard lattice alone takes any number of labels."""
+        objective = self.config.objective
+        if objective.topology == "standard" and not self.config.model.ctc:
+            return self.config.loader.replace(one_symbol=False)
+        return self.config.loader
 
     def _encode(self, text: str) -> list[int]:
-        return self.tokenizer.encode(self._normal(text))
+        return self.tokenizer.encode(self.tokenizer.normalise(text))
 
 
 def _tell_rejected(split: str, rejected: list[dict[str, str]]) -> None:
@@ -326,18 +309,3 @@ def _tell_rejected(split: str, rejected: list[dict[str, str]]) -> None:
             first["id"],
             first["reason"],
         )
-
-
-def figures(result: Wer) -> dict[str, Any]:
-    """A result as JSON: rate, interval and counts."""
-    interval = bootstrap(result)
-    return {
-        "error": result.rate,
-        "low": interval.low,
-        "high": interval.high,
-        "words": result.words,
-        "utterances": len(result.utterances),
-        "insertions": result.insertions,
-        "deletions": result.deletions,
-        "substitutions": result.substitutions,
-    }

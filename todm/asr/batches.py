@@ -8,8 +8,8 @@ import torch
 from torch import distributed
 
 from todm.asr.data import LoaderConfig
+from todm.asr.map_batches import BatchStream
 from todm.asr.objective import TrainingBatch
-from todm.asr.streams import BatchStream
 
 
 class TrainingBatches:

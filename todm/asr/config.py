@@ -26,7 +26,7 @@ class AsrConfig(Config):
         noise: a folder of noise recordings to mix in; shaped Gaussian noise without one.
         chunks: chunk sizes C drawn in training, one a step; 0 is the whole utterance. No weight
             belongs to one of them, so that one supernet serves them all.
-        chunk: C that subnets are evaluated, extracted and exported at.
+        chunk: C that subnets are extracted and exported at.
     """
 
     data: DataConfig = dataclasses.field(default_factory=DataConfig)
@@ -65,6 +65,11 @@ class AsrConfig(Config):
             raise ConfigError("asr.model.vocab_size comes from the tokenizer: set asr.data.tokens")
         if self.objective.align_until and not self.model.ctc:
             raise ConfigError("asr.objective.align_until needs asr.model.ctc")
+
+    @property
+    def eval_chunk(self) -> int:
+        """C of evaluation: that of the export, or whole utterances if training knew nothing else."""
+        return self.chunk if any(self.chunks) else 0
 
     def supernet(self, vocab_size: int) -> RnntConfig:
         """The largest net as a model configuration."""

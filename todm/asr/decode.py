@@ -7,7 +7,7 @@ D model width, J joiner width, K label context, V vocabulary, P active paths of 
 
 import dataclasses
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Protocol
 
 import torch
@@ -71,6 +71,10 @@ class Hypothesis:
             log_probs=(*self.log_probs, log_prob),
             score=score,
         )
+
+
+Search = Callable[[Transducer, Tensor, Tensor], list[Hypothesis]]
+"""From a model, encoder outputs [B, T, D] and their lengths [B] to a hypothesis for each."""
 
 
 @torch.no_grad()

@@ -12,13 +12,16 @@ Letters: B utterances, T frames after subsampling, K label context, V vocabulary
 """
 
 import collections
-from collections.abc import Sequence
+import functools
+from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-from todm.asr.decode import BLANK, UNK, Hypothesis, Transducer
+from todm.asr.decode import BLANK, UNK, Hypothesis, Search, Transducer
+from todm.asr.tokens import Tokenizer
 from todm.errors import ConfigError
 from todm.kernels.k2_package import load_k2
 
@@ -70,6 +73,18 @@ def biasing_arcs(
             arcs.append(Arc(state, target, label, score))
         arcs.append(Arc(state, end, vocab_size, -unpaid))
     return [*arcs, Arc(end, end + 1, -1, 0.0)]
+
+
+def favour(path: Path | None, tokenizer: Tokenizer) -> Search:
+    """Fast beam search that favours the phrases of a text file, one a line; None favours nothing.
+
+    Raises:
+        MissingK2: k2 is not installed.
+        ConfigError: the file is no text, or holds what the tokenizer cannot write.
+    """
+    phrases = [] if path is None else list(_phrases(path, tokenizer))
+    graph = biasing_graph(phrases, tokenizer.vocab_size)
+    return functools.partial(fast_beam_search, graph=graph)
 
 
 def biasing_graph(
@@ -142,6 +157,27 @@ def fast_beam_search(
     lattice = streams.format_output((lens_B + 2).tolist())
     best = k2.shortest_path(lattice, use_double_scores=True)
     return [_hypothesis(best[b], end) for b in range(len(enc_BTJ))]
+
+
+def _phrases(path: Path, tokenizer: Tokenizer) -> Iterator[list[int]]:
+    """The labels of every line."""
+    try:
+        lines = path.read_text(encoding="utf-8-sig").splitlines()
+    except UnicodeDecodeError as error:
+        raise ConfigError(
+            f"the phrases {path} are no UTF-8 text ({error}): save them as such"
+        ) from None
+    for number, line in enumerate(lines, 1):
+        try:
+            labels = tokenizer.encode(tokenizer.normalise(line))
+        except ValueError as error:
+            raise ConfigError(f"{path}:{number}: {line!r} has {error}: spell it in words") from None
+        if UNK in labels:
+            raise ConfigError(
+                f"{path}:{number}: {line!r} has letters that no training transcript had: leave it out"
+            )
+        if labels:
+            yield labels
 
 
 def _log_probs(model: Transducer, enc_CJ: Tensor, pred_CJ: Tensor) -> Tensor:

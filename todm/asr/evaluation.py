@@ -16,7 +16,7 @@ import torch
 from todm.artifact import Artifact, write_text
 from todm.asr.cuts import cut_samples, cut_text
 from todm.asr.data import Batch, eval_batches
-from todm.asr.decode import beam_search, greedy_search
+from todm.asr.decode import Search, greedy_search
 from todm.asr.features import FRAME_SHIFT
 from todm.asr.latency import Emission, Timed, emissions, force_align, manifest_ends, word_ends
 from todm.asr.tokens import UNK_ID, Tokenizer, normalise
@@ -120,7 +120,7 @@ def decode_model(
     split: str,
     subnet: "Subnet | None" = None,
     limit: int = 0,
-    search: str = "greedy",
+    search: Search = greedy_search,
 ) -> list[Decoded]:
     """Recognise a split with torch.
 
@@ -131,16 +131,16 @@ def decode_model(
         split: train, dev or test.
         subnet: active subnet; None uses everything.
         limit: at most this many utterances, evenly spread over the lengths; 0 for all.
-        search: greedy or beam.
+        search: from encoder outputs to labels.
     """
     tokenizer, done = backend.tokenizer, list[Decoded]()
-    symbols, decode = tokenizer.symbols, beam_search if search == "beam" else greedy_search
+    symbols = tokenizer.symbols
     for batch in _batches(backend, split, limit, chunk):
         on_device = batch.to(next(model.parameters()).device)
         enc, lens = model.encode(
             on_device.features_BTF, on_device.feature_lens_B, subnet=subnet, chunk=chunk
         )
-        found = decode(model, enc, lens)
+        found = search(model, enc, lens)
         for name, text, hypothesis in zip(batch.ids, batch.texts, found, strict=True):
             pairs = zip(hypothesis.tokens, hypothesis.frames, strict=True)
             spoken = [(symbols[i], frame) for i, frame in pairs if i > UNK_ID]

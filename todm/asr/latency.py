@@ -5,11 +5,11 @@ counted, the time of computing is not (`todm.device.timing` measures it), nor th
 features' window and the runtime's one frame of look-ahead add everywhere.
 
 Where a word ends is said by the corpus, if its manifest has word alignments (lhotse's
-`alignment["word"]`). Else it is the frame of the word's last label on the best path through the RNN-T
-lattice of an offline model, the forced alignment of a transducer. Such a model puts labels where it
-likes within or after a word, so these ends have an error of their own (on synthesised commands they
-lie 0.08 s before the synthesiser's word ends, docs/results.md): compare recognisers by the ends of
-one and the same aligner, not by figures from different ones.
+`alignment["word"]`): speech made by espeak-ng has them. Else it is the frame of the word's last label
+on the best path through the RNN-T lattice of an offline model, the forced alignment of a transducer.
+Such a model puts labels where it likes within or after a word, so these ends have an error of their
+own (on synthesised commands they lie 0.08 s before the synthesiser's word ends, docs/results.md):
+compare recognisers by the ends of one and the same aligner, not by figures from different ones.
 
 Letters: B utterances, T frames after subsampling (40 ms), U labels, V vocabulary, D and J widths.
 """

@@ -97,6 +97,11 @@ class ObjectiveConfig(Config):
         for name in ("fastemit", "delay_penalty", "ctc_start", "ctc_end", "distill_weight"):
             if not getattr(self, name) >= 0:
                 raise ConfigError(f"objective.{name} is {getattr(self, name)}: 0 or more is needed")
+        for name in ("ctc_until", "align_until", "distill_from", "distill_full"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ConfigError(
+                    f"objective.{name} is {getattr(self, name)}: a fraction from 0 to 1"
+                )
         if self.divergence.kind != Divergence().kind:
             raise ConfigError("objective.divergence.kind comes from objective.distill: set that")
         if not self.student_rnnt and (self.distill == "none" or not self.distill_weight):

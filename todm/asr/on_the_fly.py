@@ -10,6 +10,7 @@ Letters: N items (an utterance at one speed).
 import dataclasses
 import gzip
 import json
+import logging
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Protocol
@@ -24,6 +25,7 @@ from todm.asr.map_batches import BatchStream, Lengths, num_labels
 from todm.asr.order import MixedOrder, Order
 from todm.errors import CorpusError
 
+_log = logging.getLogger(__name__)
 _MOST_TRIES = 10
 """Batches in a row without any readable audio, after which the disk is taken to be gone."""
 
@@ -172,12 +174,18 @@ class OnTheFlyBatches(BatchStream):
             generator=torch.Generator(),
         )
         for epoch, index, batch, rejected in loaded:
-            self.rejected.update(rejected)
+            self._reject(rejected)
             if batch is None:
                 batch = self._instead(epoch, index)
             # Before the batch is handed out, so that a state taken then is the next one's.
             self._epoch, self._index = epoch, index + 1
             yield batch
+
+    def _reject(self, rejected: dict[str, str]) -> None:
+        """Say once of every utterance that its audio cannot be used."""
+        for name in rejected.keys() - self.rejected.keys():
+            _log.warning("left out of training: %s: %s", name, rejected[name])
+        self.rejected.update(rejected)
 
     def jobs(self) -> Iterator["_Job"]:
         """What the loaders are to make, from the present place on, for ever."""
@@ -199,7 +207,7 @@ class OnTheFlyBatches(BatchStream):
         for later in range(index + 1, index + _MOST_TRIES):
             items = next(self._source.read(self._order, epoch, later % num))
             _, _, batch, rejected = self._loader[self._job(epoch, index, items)]
-            self.rejected.update(rejected)
+            self._reject(rejected)
             if batch is not None:
                 return batch
         first = next(map(": ".join, self.rejected.items()), "shards that cannot be read")

@@ -77,12 +77,19 @@ def _read(
     spread_over = {"processes": processes, "progress": progress}
     if spoken is not None:
         synthesis.speak(config, spoken, root, **spread_over)
-        there = sources.read(_trusting(config), root, **spread_over)
+        there = _timed(sources.read(_trusting(config), root, **spread_over), root)
     else:
         config = config.replace(source=sources.source_of(config, root))
         there = sources.read(config, root, unpack=audio_folder(out), **spread_over)
     config = config.replace(tokens=config.tokens.replace(normalise=there.rule))
     return config, there._replace(rejected=left_out + there.rejected)
+
+
+def _timed(found: Found, root: Path) -> Found:
+    """The same with the times of words that were kept when they were spoken."""
+    times = synthesis.word_times(root)
+    timed = [dataclasses.replace(u, word_times=times.get(u.id, ())) for u in found.utterances]
+    return found._replace(utterances=timed)
 
 
 def _in_shards(
@@ -255,13 +262,14 @@ def _check_left(utterances: list[Utterance], rejected: list[Rejected]) -> None:
     for split in SPLITS:
         if not any(u.split == split for u in utterances):
             counts = Counter(r.reason for r in rejected).most_common()
-            why = ", ".join(f"{num} {reason}" for reason, num in counts) or "there were none"
-            raise CorpusError(f"no usable utterance is left in {split}: left out were {why}")
+            why = ", ".join(f"{num} {reason}" for reason, num in counts)
+            told = f"left out were {why}" if why else "there was none"
+            raise CorpusError(f"no usable utterance is left in {split}: {told}")
 
 
 def _write_rejected(rejected: list[Rejected], path: Path) -> None:
     lines = [json.dumps(dataclasses.asdict(r), ensure_ascii=False) + "\n" for r in rejected]
-    path.write_text("".join(lines), encoding="utf-8")
+    path.write_text("".join(lines), encoding="utf-8", errors="backslashreplace")
 
 
 def _info(utterances: list[Utterance], rejected: list[Rejected]) -> dict[str, Any]:

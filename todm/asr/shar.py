@@ -16,6 +16,7 @@ import gzip
 import json
 import logging
 import tarfile
+import zlib
 from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -33,6 +34,7 @@ from todm.asr.order import Order, cut_pool, share_of_lengths, short_epochs
 from todm.errors import CorpusError
 
 _log = logging.getLogger(__name__)
+_DAMAGE = (tarfile.TarError, EOFError, zlib.error)
 
 
 class Shard(NamedTuple):
@@ -103,7 +105,7 @@ def read_shard(shard: Shard) -> Iterator[Any]:
             f"the shard {error.filename or shard.recording} cannot be read ({what}): bring it back, "
             "or prepare again"
         ) from None
-    except (tarfile.TarError, EOFError, ValueError, KeyError, TypeError, AttributeError) as error:
+    except (*_DAMAGE, ValueError, KeyError, TypeError, AttributeError) as error:
         raise CorpusError(f"the shard {shard.recording} is damaged: {error}") from None
 
 

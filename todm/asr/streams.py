@@ -20,16 +20,6 @@ from todm.asr.on_the_fly import Manifest, OnTheFlyBatches
 from todm.asr.store import FeatureStore, Progress
 from todm.errors import ConfigError, CorpusError
 
-__all__ = [
-    "BatchStream",
-    "Statistics",
-    "make_augmenter",
-    "noise_store",
-    "open_stream",
-    "prepare_features",
-    "sample_statistics",
-]
-
 _log = logging.getLogger(__name__)
 
 

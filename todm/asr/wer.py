@@ -9,6 +9,7 @@ import math
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -72,6 +73,21 @@ class Comparison:
     low: float
     high: float
     p: float
+
+
+def figures(wer: Wer) -> dict[str, Any]:
+    """As JSON: the rate (`error`), its bootstrap interval, and counts."""
+    interval = bootstrap(wer)
+    return {
+        "error": wer.rate,
+        "low": interval.low,
+        "high": interval.high,
+        "words": wer.words,
+        "utterances": len(wer.utterances),
+        "insertions": wer.insertions,
+        "deletions": wer.deletions,
+        "substitutions": wer.substitutions,
+    }
 
 
 def align(ref: Sequence[str], hyp: Sequence[str]) -> list[Pair]:

@@ -39,6 +39,7 @@ ABLATIONS = {
     "KL": ["asr.objective.distill=kl"],
     "no distillation": ["asr.objective.distill=none"],
     "AdamW": ["train.optim.name=adamw"],
+    "students weigh 1": ["train.student_weight=1"],
 }
 RESAMPLES = 2000
 

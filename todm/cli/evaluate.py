@@ -5,17 +5,22 @@
 
 import argparse
 import dataclasses
+import hashlib
 import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from todm.cli.progress import Report, progress_report
+from todm.cli.tables import show
 
 if TYPE_CHECKING:
     from todm.artifact import Artifact
+    from todm.asr.decode import Search
     from todm.asr.evaluation import Decoded
     from todm.asr.latency import Timed
+    from todm.asr.tokens import Tokenizer
 
+_LONGEST = 1500  # frames of 40 ms: a minute
 _FIGURES, _UTTERANCES = "figures.json", "utterances-{}.jsonl"
 
 
@@ -45,13 +50,23 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--split", choices=("train", "dev", "test"), default="test", help="default: test"
     )
     parser.add_argument(
-        "--search", choices=("greedy", "beam"), default="greedy", help="beam keeps 4 hypotheses"
+        "--search",
+        choices=("greedy", "beam", "fast_beam"),
+        default="greedy",
+        help="beam keeps 4 hypotheses; fast_beam is k2's, and not for bundles",
+    )
+    parser.add_argument(
+        "--phrases",
+        type=Path,
+        metavar="FILE",
+        help="phrases that fast_beam favours, one a line",
     )
     parser.add_argument("--limit", type=int, default=0, help="at most this many utterances; 0: all")
     parser.add_argument(
         "--chunks",
         help="chunk sizes in frames of 40 ms, 0 for whole utterances: 8,16,32,0 "
-        "(default: the one it is exported at); the others are compared with the first",
+        "(default: the one it is exported at, or 0 if trained on whole utterances only); the others "
+        "are compared with the first",
     )
     parser.add_argument(
         "--subnet", help="of a supernet: largest (default), smallest, or JSON, or a file with it"
@@ -83,6 +98,7 @@ def run(args: argparse.Namespace) -> int:
         return _compare(args.artifact, args.compare)
     found = artifact.load(args.artifact, kind=("supernet", "subnet", "bundle"))
     chunks = _chunks(args, found)
+    _check_search(args, found)
     aligner = _aligner(args, found)
     corpus = corpus_of(found, args.corpus)
     if args.out:
@@ -92,6 +108,7 @@ def run(args: argparse.Namespace) -> int:
         "corpus": corpus.hash,
         "split": args.split,
         "search": args.search,
+        "phrases": args.phrases and hashlib.sha256(args.phrases.read_bytes()).hexdigest(),
         "limit": args.limit,
         "chunks": args.chunks,
         "subnet": args.subnet,
@@ -99,7 +116,7 @@ def run(args: argparse.Namespace) -> int:
     }
     if args.out and (done := _read(args.out, asked)) is not None:
         print(f"done already: {args.out}")
-        _show(done)
+        show(done)
         return 0
     with progress_report() as report:
         if found.kind == "bundle":
@@ -109,7 +126,7 @@ def run(args: argparse.Namespace) -> int:
         # A limit takes the first utterances for a bundle, and others for a model.
         limit = 0 if found.kind == "bundle" else args.limit
         ends = _ends(aligner, corpus, args, limit, report) if aligner else None
-    _show(_write(args.out, results, ends, asked))
+    show(_write(args.out, results, ends, asked))
     return 0
 
 
@@ -125,9 +142,24 @@ def _chunks(args: argparse.Namespace, found: "Artifact") -> list[int]:
     if found.kind == "subnet" and args.subnet:
         raise ConfigError(f"{found.path} is a subnet already: leave out --subnet")
     words = args.chunks.split(",") if args.chunks else []
-    if not all(w.strip().isdecimal() for w in words) or len(set(words)) < len(words):
-        raise ConfigError(f"--chunks is {args.chunks!r}: different whole numbers, as in 8,16,32,0")
-    return [int(w) for w in words]
+    chunks = [int(w) if w.strip().isdecimal() else -1 for w in words]
+    if not all(0 <= c <= _LONGEST for c in chunks) or len(set(chunks)) < len(chunks):
+        raise ConfigError(
+            f"--chunks is {args.chunks!r}: different whole numbers up to {_LONGEST}, as in 8,16,32,0"
+        )
+    return chunks
+
+
+def _check_search(args: argparse.Namespace, found: "Artifact") -> None:
+    from todm.errors import ConfigError
+
+    if args.phrases and args.search != "fast_beam":
+        raise ConfigError("--phrases is for --search fast_beam: give both or neither")
+    if args.search == "fast_beam" and found.kind == "bundle":
+        raise ConfigError(
+            f"{found.path} is a bundle, which knows --search greedy and beam: give fast_beam with the "
+            "supernet or subnet it was made of"
+        )
 
 
 def _aligner(args: argparse.Namespace, found: "Artifact") -> "Artifact | None":
@@ -160,8 +192,9 @@ def _of_model(
     backend = backend_of(found, corpus=corpus.path, report=report)
     model = load_model(found, backend)
     subnet = subnet_of(args.subnet, backend.space) if args.subnet else None
+    search = _search(args, backend.tokenizer)
     results = {}
-    for number, chunk in enumerate(chunks or [backend.config.chunk], 1):
+    for number, chunk in enumerate(chunks or [backend.config.eval_chunk], 1):
         decoded = decode_model(
             backend,
             model,
@@ -169,13 +202,22 @@ def _of_model(
             subnet=subnet,
             split=args.split,
             limit=args.limit,
-            search=args.search,
+            search=search,
         )
         name = _name(chunk) if chunks else "torch"
         results[name] = Result(found=decoded, chunk=chunk)
         if chunks:
             report("chunk sizes", number, len(chunks))
     return results
+
+
+def _search(args: argparse.Namespace, tokenizer: "Tokenizer") -> "Search":
+    from todm.asr.decode import beam_search, greedy_search
+    from todm.asr.decode_k2 import favour
+
+    if args.search == "fast_beam":
+        return favour(args.phrases, tokenizer)
+    return beam_search if args.search == "beam" else greedy_search
 
 
 def _of_bundle(
@@ -238,10 +280,9 @@ def _write(
 ) -> dict[str, Any]:
     """Figures of every result; what was recognised and the figures go to `out` if there is one."""
     from todm.artifact import write_text
-    from todm.asr.backend import figures
     from todm.asr.evaluation import paired, score_all, write_utterances
     from todm.asr.latency import measure
-    from todm.asr.wer import compare, write_alignments
+    from todm.asr.wer import compare, figures, write_alignments
 
     written: dict[str, Any] = {"asked": asked, "results": {}}
     first = next(iter(results.values())).found
@@ -270,55 +311,6 @@ def _read(out: Path, asked: dict[str, Any]) -> dict[str, Any] | None:
     except (OSError, json.JSONDecodeError):
         return None
     return found if found.get("asked") == asked else None
-
-
-def _show(found: dict[str, Any]) -> None:
-    rows = found["results"]
-    if found["asked"]["chunks"] or found["asked"]["latency"]:
-        print(_table(rows))
-        return
-    for name, row in rows.items():
-        print(
-            f"{name:6} WER {row['error']:7.2%}  [{row['low']:.2%}, {row['high']:.2%}]  "
-            f"{row['words']} words: "
-            f"{row['insertions']} ins, {row['deletions']} del, {row['substitutions']} sub"
-        )
-
-
-def _table(rows: dict[str, dict[str, Any]]) -> str:
-    """The results in Markdown; latencies in seconds."""
-    first = next(iter(rows))
-    heads = ["", "WER", "95 % interval", f"difference to {first}", "95 % interval", "p"]
-    delayed = any("latency" in row for row in rows.values())
-    if delayed:
-        heads += ["word delay, s", "p50", "p90", "last word, s", "p50", "p90", "words measured"]
-    lines = [heads, ["---"] * len(heads)]
-    for name, row in rows.items():
-        cells = [name, f"{row['error']:.2%}", f"{row['low']:.2%} to {row['high']:.2%}"]
-        cells += _difference(row.get("against_first"))
-        lines.append(cells + (_latency(row.get("latency")) if delayed else []))
-    return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
-
-
-def _difference(found: dict[str, Any] | None) -> list[str]:
-    if found is None:
-        return ["", "", ""]
-    change = found["difference"]
-    return [
-        f"{change['value']:+.2%}",
-        f"{change['low']:+.2%} to {change['high']:+.2%}",
-        f"{found['p']:.3f}",
-    ]
-
-
-def _latency(found: dict[str, Any] | None) -> list[str]:
-    """Means, medians and 90th percentiles of words and last words, and how many words."""
-    if found is None:
-        return [""] * 7
-    cells = []
-    for delay in (found["words"], found["last"]):
-        cells += [f"{delay[k]:.2f}" for k in ("mean", "p50", "p90")] if delay else [""] * 3
-    return [*cells, f"{found['words']['num']} of {found['words']['of']}"]
 
 
 def _compare(ours: Path, theirs: Path) -> int:

@@ -66,5 +66,5 @@ def _sample(path: Path | None, backend: "AsrBackend") -> "Sample":
 
     if path is not None:
         return Sample.read(path)
-    audio, text = backend.example("test", seconds=2.0)
-    return Sample.read(audio, text)
+    samples, text = backend.example("test", seconds=2.0)
+    return Sample(samples_S=samples, reference=text)

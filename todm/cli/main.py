@@ -24,6 +24,7 @@ VERBS = {
     "export": ("todm.cli.export", "subnet -> files that a device's runtime loads, verified"),
     "transcribe": ("todm.cli.transcribe", "bundle + audio files -> text, without torch"),
     "report": ("todm.cli.report", "table and plot of every bundle of a run"),
+    "bench": ("todm.cli.bench", "times of the kernels beside their peers, on this machine"),
 }
 # Read by torch when a verb imports it. Threads that wait busily for each other make a step many times
 # slower when a core is shared; DistributedDataParallel warns when, in a step, no parameter is unused.

@@ -61,6 +61,8 @@ def run(args: argparse.Namespace) -> int:
     if not args.dry_run and (done := _done(args, recipe, corpus)):
         print(f"done already: {done.path}")
         return 0
+    if not args.dry_run:
+        args.out.mkdir(parents=True, exist_ok=True)  # fails now, not after hours of features
     with progress_report() as report:
         backend = AsrBackend(recipe.asr, corpus.path, corpus=corpus.path, report=report)
         if _alone() and not args.dry_run:  # else the first process goes first, in `train`

@@ -116,7 +116,7 @@ class AudioReader:
             raise self._damaged(_reason(error)) from None
         if not np.isfinite(samples).all():
             raise self._damaged("samples that are not finite numbers")
-        return samples
+        return np.asarray(samples, np.float32)
 
     def _damaged(self, reason: str) -> CorpusError:
         return CorpusError(f"{self.path} is damaged after {self.seconds:.1f} s ({reason})")

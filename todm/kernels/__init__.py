@@ -5,6 +5,6 @@
 The packages are exported here, not the functions: a function of its package's name would hide it.
 """
 
-from todm.kernels import mh_ssm, rnnt_loss
+from todm.kernels import matmul_24, matmul_int8, matmul_w4, mh_ssm, rnnt_loss
 
-__all__ = ["mh_ssm", "rnnt_loss"]
+__all__ = ["matmul_24", "matmul_int8", "matmul_w4", "mh_ssm", "rnnt_loss"]

@@ -4,7 +4,24 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import triton
+from torch import Tensor
 from triton.runtime.interpreter import InterpretedFunction
+
+from todm.errors import ConfigError
+
+
+def require_gpu(op: str, x: Tensor) -> None:
+    """Triton's kernels need a GPU, or its interpreter.
+
+    Raises:
+        ConfigError: `x` is not on a GPU, and kernels are compiled.
+    """
+    kind = x.device.type
+    if kind != "cuda" and not triton.knobs.runtime.interpret:
+        raise ConfigError(
+            f"{op}: impl 'triton' runs on CUDA devices, the tensors are on {kind!r}: "
+            "use impl='torch' (or set TRITON_INTERPRET=1 to debug it)"
+        )
 
 
 def tuned(configs: Sequence[triton.Config], key: Sequence[str]) -> Callable[[Any], Any]:

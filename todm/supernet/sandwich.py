@@ -34,6 +34,7 @@ def sandwich_step(
     *,
     subnets: Sequence[Subnet],
     progress: float,
+    student_weight: float = 1.0,
 ) -> list[dict[str, Tensor]]:
     """Forward and backward of every subnet; gradients are summed into the parameters.
 
@@ -42,6 +43,8 @@ def sandwich_step(
         batch: what the objective takes.
         subnets: the largest first; it teaches the others.
         progress: fraction of the planned updates done, for the objective's ramps.
+        student_weight: what the losses of all but the largest count. Below 1 the largest, which
+            the others learn from, is disturbed less (docs/results.md).
 
     Returns:
         The figures of every pass, detached.
@@ -56,7 +59,7 @@ def sandwich_step(
         )
         with sync:
             out, told = objective(batch, subnet=subnet, teacher=teacher, progress=progress)
-            out["loss"].backward()
+            (out["loss"] if position == 0 else student_weight * out["loss"]).backward()
         if position == 0:
             teacher = told
         figures.append({k: v.detach() for k, v in out.items() if isinstance(v, torch.Tensor)})

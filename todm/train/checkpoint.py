@@ -4,7 +4,6 @@ A checkpoint is one file, written beside its place, synced and renamed; the last
 crash or a full disk never destroys the last good one. Read with `weights_only`, never unpickled.
 """
 
-import errno
 import io
 import os
 import pickle
@@ -17,18 +16,19 @@ from torch import Tensor
 from todm.errors import TrainingError
 
 KEEP = 2
-_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 def write(directory: Path, update: int, state: dict[str, Any]) -> Path:
     """Write the checkpoint taken after `update` updates, then drop all but the newest two.
 
     Raises:
-        OSError: it cannot be written (`is_full` says whether for want of space); the ones before it
-            are as they were, and nothing is left of this one.
+        OSError: it cannot be written; the ones before it are as they were, and nothing is left of
+            this one.
     """
     directory.mkdir(parents=True, exist_ok=True)
     path = directory / f"update-{update:08d}.pt"
+    for left in directory.glob("update-*.tmp"):  # by a process that was killed while it wrote
+        left.unlink()
     temporary = path.with_suffix(f".{os.getpid()}.tmp")
     try:
         buffer = io.BytesIO()  # torch.save into a file says RuntimeError when the disk is full
@@ -38,19 +38,13 @@ def write(directory: Path, update: int, state: dict[str, Any]) -> Path:
             handle.flush()
             os.fsync(handle.fileno())
         temporary.replace(path)
-        _sync_directory(
-            directory
-        )  # before an older one goes, this one has to be found after a crash
+        # Before an older one goes, this one has to be found after a crash.
+        _sync_directory(directory)
     finally:
         temporary.unlink(missing_ok=True)
     for old in _all(directory)[:-KEEP]:
         old.unlink()
     return path
-
-
-def is_full(error: OSError) -> bool:
-    """Whether a write failed because the disk, the quota or the largest size of a file is used up."""
-    return error.errno in _FULL
 
 
 def num_bytes(state: object) -> int:

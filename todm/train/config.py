@@ -19,6 +19,7 @@ class TrainConfig(Config):
         sandwich: train a supernet; off trains the largest net alone (a plain model).
         sandwich_from: fraction of the updates in which the largest net trains alone first.
         num_random: random subnets a step, beside the largest and the smallest.
+        student_weight: what the losses of these subnets count, that of the largest being 1.
         average_last: the running average covers this last fraction.
         eval_every: fraction of the updates between evaluations of the largest and smallest net.
         eval_limit: dev utterances of such an evaluation.
@@ -40,6 +41,7 @@ class TrainConfig(Config):
     sandwich: bool = True
     sandwich_from: float = 0.3
     num_random: int = 1
+    student_weight: float = 1.0
     average_last: float = 0.2
     eval_every: float = 0.1
     eval_limit: int = 100
@@ -59,6 +61,8 @@ class TrainConfig(Config):
         for name in ("num_updates", "log_every", "max_bad_steps", "num_processes"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"train.{name} is {getattr(self, name)}: at least 1")
+        if not self.student_weight > 0:
+            raise ConfigError(f"train.student_weight is {self.student_weight}: it must be above 0")
         for name in ("eval_limit", "num_threads", "num_random", "max_restarts"):
             if getattr(self, name) < 0:
                 raise ConfigError(f"train.{name} is {getattr(self, name)}: 0 or more")

@@ -11,7 +11,7 @@ _LOSSES = ("rnnt", "rnnt smallest", "ctc", "flat_start", "divergence")
 INT8 = " int8"  # ends the name of an int8 copy's figures
 # Okabe and Ito: told apart by most people who see colours differently.
 _COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#555555")
-_STYLE = {
+_STYLE: dict[Any, Any] = {
     "axes.spines.top": False,
     "axes.spines.right": False,
     "axes.grid": True,

@@ -124,9 +124,11 @@ def _rehearse(learner: Learner, batches: Batches, out: Path, features: int) -> R
     config, world, backend = learner.config, learner.world, learner.backend
     timed = list(itertools.islice(iter(batches), TYPICAL))
     worst_bytes, worst = _worst(learner, batches, timed[0])
-    alone, _ = _pace(learner, batches, timed, subnets=[backend.space.largest], update=0)
     last = config.num_updates - 1
-    sandwich, audio = _pace(learner, batches, timed, subnets=learner.subnets(last), update=last)
+    largest = [[backend.space.largest]] * TYPICAL
+    alone, _ = _pace(learner, batches, timed, draws=largest, update=0)
+    drawn = [learner.subnets(max(0, last - i)) for i in range(TYPICAL)]
+    sandwich, audio = _pace(learner, batches, timed, draws=drawn, update=last)
     if world.rank == 0:
         model = learner.model
         evaluate(backend, model, sandwich=config.sandwich, int8=config.quant.every <= 1, limit=2)
@@ -165,16 +167,17 @@ def _worst(learner: Learner, batches: Batches, typical: Any) -> tuple[int, str]:
     remedy = f"lower {batches.limit}, or the largest net's widths and depth"
 
     def step(batch: Any) -> None:  # noqa: ANN401 - the backend's own
-        learner.step(batch, config.num_updates - 1, subnets=subnets, audio=0.0)
+        _step(learner, batch, config.num_updates - 1, subnets=subnets, audio=0.0)
 
     try:
         step(typical)  # once without looking: the optimizer's state is made
         usual = _peak_bytes(lambda: step(typical), world.device)
-        likely = usual * seconds / batches.seconds(typical)
-        if world.device.type == "cpu" and likely > (free := _available_bytes()):
+        likely = max(world.gathered(usual * seconds / batches.seconds(typical)))
+        free = min(world.gathered(_available_bytes()))  # shared by the processes of a machine
+        if world.device.type == "cpu" and likely * world.local_size > free:
             raise TrainingError(
-                f"the worst batch ({name}) would need about {likely / _GB:.3g} GB, and "
-                f"{free / _GB:.3g} GB are free: {remedy}"
+                f"the worst batch ({name}) would need about {likely / _GB:.3g} GB in each of "
+                f"{world.local_size} processes, and {free / _GB:.3g} GB are free: {remedy}"
             )
         peak = _peak_bytes(lambda: step(worst), world.device)
     except (RuntimeError, MemoryError) as error:
@@ -191,7 +194,7 @@ def _pace(
     batches: Batches,
     timed: Sequence[Any],
     *,
-    subnets: Sequence[Subnet],
+    draws: Sequence[Sequence[Subnet]],
     update: int,
 ) -> tuple[float, float]:
     """Mean seconds of an update, and the audio it takes, all processes together.
@@ -199,14 +202,36 @@ def _pace(
     The first batch is not timed: a kernel is compiled when its shapes are first met.
     """
     audio, began = 0.0, 0.0
-    for index, batch in enumerate(timed):
+    for index, (batch, subnets) in enumerate(zip(timed, draws, strict=True)):
         if index == 1:
             began = time.monotonic()
         seconds = batches.seconds(batch)
-        outcome = learner.step(batch, update, subnets=subnets, audio=seconds)
-        audio += outcome.audio if index else 0.0
+        heard = _step(learner, batch, update, subnets=subnets, audio=seconds)
+        audio += heard if index else 0.0
     count = len(timed) - 1
     return (time.monotonic() - began) / count, audio / count
+
+
+def _step(
+    learner: Learner,
+    batch: Any,  # noqa: ANN401 - the backend's own
+    update: int,
+    *,
+    subnets: Sequence[Subnet],
+    audio: float,
+) -> float:
+    """An update that must not fail; the audio of all processes.
+
+    Raises:
+        TrainingError: its loss or gradient is not finite; in every process.
+    """
+    outcome = learner.step(batch, update, subnets=subnets, audio=audio)
+    if outcome.fault:
+        raise TrainingError(
+            f"{outcome.fault} with the batch {', '.join(batch.ids[:4])}, ...: look at these "
+            "utterances, or lower train.optim.lr"
+        )
+    return outcome.audio
 
 
 def _peak_bytes(work: Callable[[], None], device: torch.device) -> int:
@@ -268,6 +293,8 @@ def _params(backend: Backend, subnet: Subnet) -> int:
 
 
 def _clock(seconds: float) -> str:
+    if seconds < 100:
+        return f"{seconds:.2g} s"
     minutes = math.ceil(seconds / 60)
     days, rest = divmod(minutes, 24 * 60)
     hours = f"{rest // 60} h {rest % 60:02d} min" if rest >= 60 or days else f"{rest} min"

@@ -22,6 +22,7 @@ from todm.train.parallel import PARENT
 LOST = 75
 """Exit status of a process that ends because another one is gone (EX_TEMPFAIL)."""
 _CRASHED = 1
+_INTERRUPTED = 130
 _GRACE = 10.0  # seconds in which the others see by themselves that one is gone
 _POLL = 0.05
 
@@ -41,15 +42,20 @@ def launch(
         max_restarts: how often to start again.
 
     Returns:
-        The exit status of rank 0.
+        The exit status of rank 0. After Ctrl-C nothing starts again.
 
     Raises:
         TrainingError: a process stopped, once too often or for a reason of its own.
     """
     log_dir.mkdir(parents=True, exist_ok=True)
     for attempt in range(max_restarts + 1):
-        with _started(command, num_processes, log_dir) as processes:
+        with (
+            _started(command, num_processes, log_dir) as processes,
+            _forwarded(processes[0]) as pressed,
+        ):
             statuses = _watch(processes)
+        if pressed and any(statuses.values()):  # a process that has hardly begun dies of it
+            return statuses[0] if statuses[0] > 0 else _INTERRUPTED
         causes = {rank: status for rank, status in statuses.items() if status not in (0, LOST)}
         lost = [rank for rank, status in causes.items() if status < 0 or status == _CRASHED]
         if not causes and not any(statuses.values()):
@@ -96,7 +102,7 @@ def _where(rank: int, log_dir: Path) -> str:
 def _started(
     command: Sequence[str], num_processes: int, log_dir: Path
 ) -> Iterator[list["subprocess.Popen[bytes]"]]:
-    """The processes; none is left afterwards. Ctrl-C goes to rank 0, which writes a checkpoint."""
+    """The processes; none is left afterwards."""
     place = {
         "MASTER_ADDR": "127.0.0.1",
         "MASTER_PORT": str(_free_port()),
@@ -119,17 +125,21 @@ def _started(
                         start_new_session=True,  # the terminal's Ctrl-C comes through this process
                     )
                 )
-        with _forwarded(processes[0]):
-            yield processes
+        yield processes
     finally:
         _end_all(processes)
 
 
 @contextlib.contextmanager
-def _forwarded(lead: "subprocess.Popen[bytes]") -> Iterator[None]:
-    """SIGINT goes to rank 0, which tells the others; SIGTERM ends all at once."""
+def _forwarded(lead: "subprocess.Popen[bytes]") -> Iterator[list[int]]:
+    """SIGINT goes to rank 0, which writes a checkpoint and tells the others; SIGTERM ends all at once.
 
-    def interrupt(_number: int, _frame: FrameType | None) -> None:
+    Yields the list that each SIGINT is added to.
+    """
+    pressed: list[int] = []
+
+    def interrupt(number: int, _frame: FrameType | None) -> None:
+        pressed.append(number)
         lead.send_signal(signal.SIGINT)
 
     def end(number: int, _frame: FrameType | None) -> None:
@@ -140,7 +150,7 @@ def _forwarded(lead: "subprocess.Popen[bytes]") -> Iterator[None]:
         signal.SIGTERM: signal.signal(signal.SIGTERM, end),
     }
     try:
-        yield
+        yield pressed
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)

@@ -19,6 +19,7 @@ from todm.errors import ConfigError, TrainingError
 from todm.train import checkpoint
 from todm.train.average import RunningAverage
 from todm.train.config import TrainConfig
+from todm.train.disk import is_full
 from todm.train.evaluation import evaluate, int8_is_due, is_due
 from todm.train.interrupt import StopFlag
 from todm.train.monitor import CURVES, METRICS, Monitor, plot_curves
@@ -26,7 +27,7 @@ from todm.train.parallel import World
 from todm.train.quantisability import weight_outliers
 from todm.train.spikes import BAD_BATCHES, BadBatches
 from todm.train.step import Learner, Outcome
-from todm.train.summary import write_summary
+from todm.train.summary import differences, write_summary
 
 CHECKPOINTS = "checkpoints"
 SUPERNET = "supernet"
@@ -83,12 +84,14 @@ def _origin(init: Path, state: dict[str, Any] | None) -> tuple[Artifact | None, 
 
 @dataclasses.dataclass
 class _Throughput:
-    """Audio and time since the last logged figures, and in all; evaluations are not counted."""
+    """Audio and time of some updates; evaluations and checkpoints are not counted."""
 
+    updates: int = 0
     audio: float = 0.0
     seconds: float = 0.0
 
     def add(self, audio: float, seconds: float) -> None:
+        self.updates += 1
         self.audio += audio
         self.seconds += seconds
 
@@ -120,9 +123,12 @@ class _Trainer:
         same = "start all with the same command, corpus and version of todm"
         agree(self.origin, what="settings", hint=same)
         if state is not None and state["origin"] != self.origin:
+            # No setting differs where one that is null was not there at all.
+            version = ("version of todm", "another", "this")
+            name, then, now = next(differences(self.origin, state["origin"]), version)
             raise ConfigError(
-                f"{self.out} holds a training with other settings "
-                f"({_first_difference(state['origin'], self.origin)}): choose another --out or remove it"
+                f"{self.out} holds a training with other settings ({name.removeprefix('recipe.')}: "
+                f"{then!r} then, {now!r} now): choose another --out or remove it"
             )
         with self.world.lead_first():
             self.backend.prepare()
@@ -226,7 +232,7 @@ class _Trainer:
             return
         config, update = self.config, self.update
         log = update % config.log_every == 0 or update == config.num_updates
-        figures = self._figures(outcome, seconds) if log else None
+        figures = self._figures(outcome) if log else None
         with self._spared("metrics"):
             self.monitor.trained(update, figures)
         if is_due(update, config.num_updates, config.eval_every):
@@ -236,21 +242,21 @@ class _Trainer:
             with self._spared("metrics"):
                 self.monitor.evaluated(update, found)
 
-    def _figures(self, outcome: Outcome, seconds: float) -> dict[str, Any]:
+    def _figures(self, outcome: Outcome) -> dict[str, Any]:
+        """Of this update; time and throughput are means since the last figures."""
         learner, optimizer = self.learner, self.learner.optimizer
-        rates = self.recent.figures(self.world.size)
-        self.recent = _Throughput()
+        recent, self.recent = self.recent, _Throughput()
         capped = {} if self.config.quant.outlier_cap is None else {"capped": learner.capped}
         return {
             **{k: float(v) for k, v in outcome.figures.items()},
-            "seconds": seconds,
+            "seconds": recent.seconds / recent.updates,
             "lr": optimizer.param_groups[0]["lr"],
             "grad_norm": optimizer.last_norm,
             "clip": optimizer.last_clip,
             "skipped": optimizer.num_skipped,
             **weight_outliers(learner.model),
             **capped,
-            **rates,
+            **recent.figures(self.world.size),
         }
 
     def _evaluate(self, *, int8: bool, limit: int) -> dict[str, dict[str, Any]]:
@@ -281,7 +287,7 @@ class _Trainer:
         try:
             yield
         except OSError as error:
-            if not checkpoint.is_full(error):
+            if not is_full(error):
                 raise
             assert self.monitor is not None
             self.monitor.say(
@@ -323,12 +329,3 @@ class _Trainer:
             tensors=self.learner.model.state_dict(),
             write=self.backend.write_assets,
         )
-
-
-def _first_difference(a: Any, b: Any, where: str = "") -> str:  # noqa: ANN401 - JSON
-    """The first setting in which two configurations differ, in words."""
-    if isinstance(a, dict) and isinstance(b, dict):
-        for key in [*a, *(k for k in b if k not in a)]:
-            if a.get(key) != b.get(key):
-                return _first_difference(a.get(key), b.get(key), f"{where}.{key}" if where else key)
-    return f"{where.removeprefix('recipe.')}: {a!r} then, {b!r} now"

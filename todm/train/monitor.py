@@ -13,6 +13,7 @@ from typing import Any, Self
 
 from todm.artifact import write_text
 from todm.train.curves import draw
+from todm.train.disk import append
 from todm.train.tensorboard import EventFile, Point
 
 METRICS = "metrics.jsonl"
@@ -26,7 +27,8 @@ class Monitor:
     """Progress on the terminal and metrics on disk. Only rank 0 has one.
 
     `metrics.jsonl` has one line per logged update (`kind` train), per evaluation (`kind` eval) and
-    per thing that happened (`kind` event); `time` is in seconds since 1970.
+    per thing that happened (`kind` event); `time` is in seconds since 1970. JSON has no infinity and
+    no NaN: a figure that is not finite is left out of its row.
     """
 
     def __init__(self, directory: Path, total: int) -> None:
@@ -133,9 +135,9 @@ class Monitor:
         return "  ".join(filter(None, (self._loss, self._error and f"dev WER {self._error}")))
 
     def _write(self, row: Mapping[str, Any]) -> None:
-        row = {**row, "time": round(time.time(), 3)}
-        with self._path.open("a") as handle:
-            handle.write(json.dumps(row) + "\n")
+        finite = {k: v for k, v in row.items() if not isinstance(v, float) or math.isfinite(v)}
+        row = {**finite, "time": round(time.time(), 3)}
+        append(self._path, (json.dumps(row) + "\n").encode())
         if point := _point(row):
             self._board.add(point)
 
@@ -166,7 +168,7 @@ def _point(row: Mapping[str, Any]) -> Point | None:
             continue
         if isinstance(value, dict):
             scalars[f"dev error/{name}"] = value["error"]
-        elif isinstance(value, int | float) and math.isfinite(value):
+        elif isinstance(value, int | float):
             scalars[f"{row['kind']}/{name}"] = value
     return Point(row["update"], row.get("time", 0.0), scalars)
 

@@ -43,9 +43,10 @@ class OptimConfig(Config):
     """Peak learning rates and the settings of the optimizer.
 
     `lr` is that of scaled_adam, relative to a tensor's rms; `adamw_lr` is absolute, so that one
-    setting, `name`, changes the optimizer. `ssm_lr` is that of the plain Adam group in both. `clipping_scale` (scaled_adam) is a multiple of the median gradient norm,
-    `clip_norm` (adamw) an absolute norm; 0 turns either off. `min_rms` is the size a tensor counts
-    as having at least: tensors that start as zeros grow from it.
+    setting, `name`, changes the optimizer. `ssm_lr` is that of the plain Adam group in both.
+    `clipping_scale` (scaled_adam) is a multiple of the median gradient norm, `clip_norm` (adamw) an
+    absolute norm; 0 turns either off. `min_rms` is the size a tensor counts as having at least:
+    tensors that start as zeros grow from it.
     """
 
     name: Literal["scaled_adam", "adamw"] = "scaled_adam"

@@ -35,6 +35,8 @@ class World:
         self.rank = int(os.environ.get("RANK", "0"))
         self.size = int(os.environ.get("WORLD_SIZE", "1"))
         local = int(os.environ.get("LOCAL_RANK", "0"))
+        # Those of this machine; `todm.train.launch` knows one machine only, and does not say.
+        self.local_size = int(os.environ.get("LOCAL_WORLD_SIZE", str(self.size)))
         self.device = (
             torch.device("cuda", local) if torch.cuda.is_available() else torch.device("cpu")
         )
@@ -58,7 +60,7 @@ class World:
                 raise
             raise LostProcess(
                 "another process of this training is gone: run the same command again to go on from "
-                f"the last checkpoint ({str(error).splitlines()[0]})"
+                "the last checkpoint"
             ) from error
         finally:
             distributed.destroy_process_group()
@@ -128,7 +130,10 @@ class World:
         """
         if self.size == 1:
             return objective
-        return DistributedDataParallel(objective, find_unused_parameters=True)
+        # Buffers are constants: sending them would be one message more in every step.
+        return DistributedDataParallel(
+            objective, find_unused_parameters=True, broadcast_buffers=False
+        )
 
     @contextlib.contextmanager
     def lead_first(self) -> Iterator[None]:

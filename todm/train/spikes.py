@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from todm.artifact import write_text
+from todm.train.disk import append
 
 BAD_BATCHES = "bad_batches.jsonl"
 _PERIOD = 100
@@ -78,10 +79,8 @@ class BadBatches:
 
     def add(self, rows: Sequence[Mapping[str, Any]]) -> None:
         """Write rows with `update`, `process`, `reason`, `loss`, `grad_norm` and `ids`."""
-        with self.path.open("a") as handle:
-            handle.writelines(
-                json.dumps({k: _plain(v) for k, v in row.items()}) + "\n" for row in rows
-            )
+        lines = (json.dumps({k: _plain(v) for k, v in row.items()}) + "\n" for row in rows)
+        append(self.path, "".join(lines).encode())
 
 
 def _update_of(line: str) -> float:

@@ -122,6 +122,7 @@ class Learner:
                 batch.to(self.world.device),
                 subnets=subnets,
                 progress=update / config.num_updates,
+                student_weight=config.student_weight,
             )
         loss = float(passes[0]["loss"])
         total, seconds, *asked = self.world.total([loss, audio, *ask])
@@ -172,6 +173,7 @@ class Learner:
             "optimizer": self.optimizer.state_dict(),
             "average": self.average.state_dict(),
             "guard": self.guard.state_dict(),
+            "capped": self.capped,
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -182,6 +184,7 @@ class Learner:
         mean = {k: v.to(self.world.device) for k, v in average["mean"].items()}
         self.average.load_state_dict({**average, "mean": mean})
         self.guard.load_state_dict(state["guard"])
+        self.capped = state["capped"]
 
 
 def _figures(passes: Sequence[Mapping[str, Tensor]]) -> Figures:

@@ -68,6 +68,8 @@ def differences(given: Any, standard: Any, where: str = "") -> Iterator[tuple[st
 def _facts(net: Artifact, train: Sequence[Row]) -> Iterator[tuple[str, str]]:
     yield "recipe", f"`{net.config.get('name', 'unnamed')}`, seed {net.info.get('seed')}"
     yield "corpus", _corpus(net)
+    if "init" in net.info:
+        yield "begun from", f"an artifact with hash `{net.info['init'][:12]}`"
     yield "parameters", f"{_parameters(net) / 1e6:.2f}M in the supernet"
     yield "updates", f"{net.metrics['updates']}"
     yield "skipped steps", f"{net.metrics.get('skipped', 0)}"

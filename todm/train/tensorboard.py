@@ -16,6 +16,8 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
+from todm.train.disk import append
+
 _VERSION = "brain.Event:2"
 _POLYNOMIAL = 0x82F63B78  # of CRC-32C, bits reversed
 _MASK = 0xA282EAD8
@@ -56,8 +58,7 @@ class EventFile:
         if self._path is None:
             self.restart()
         assert self._path is not None
-        with self._path.open("ab") as handle:
-            handle.write(_record(_event(point)))
+        append(self._path, _record(_event(point)))
 
 
 def _event(point: Point) -> bytes:

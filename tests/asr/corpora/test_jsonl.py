@@ -70,6 +70,8 @@ def test_one_file_whose_lines_name_their_split(corpus, read):
         ({"audio": "http://host/a.wav", "text": "x"}, "audio missing"),
         ({"audio": "cat train.wav |", "text": "x"}, "audio missing"),
         ({"audio": 7, "text": "x"}, "audio or text is not given"),
+        ({"audio": "x" * 5000, "text": "x"}, "audio missing"),
+        ({"audio": "train.wav", "text": "x", "id": "\udcff"}, "name is not UTF-8"),
         ({"audio": "train.wav"}, "audio or text is not given"),
         ({"audio": "train.wav", "text": " \ufeff "}, "empty transcript"),
         ({"audio": "train.wav", "text": "a\x00b"}, "transcript outside the alphabet"),
@@ -113,3 +115,11 @@ def test_a_damaged_gzip_file(corpus, read):
     (corpus / "dev.jsonl").write_bytes(gzip.compress(b"x" * 1000)[:20])
     with pytest.raises(CorpusError, match=r"dev\.jsonl cannot be read"):
         read(corpus)
+
+
+def test_a_damaged_gzip_is_named(corpus, read):
+    packed = bytearray(gzip.compress(b"".join(b"%d\n" % i for i in range(5000))))
+    packed[40:60] = b"x" * 20
+    (corpus / "train.jsonl.gz").write_bytes(packed)
+    with pytest.raises(CorpusError, match=r"train\.jsonl\.gz cannot be read: Error -3"):
+        read(corpus, source="jsonl")

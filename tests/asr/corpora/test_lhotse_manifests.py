@@ -89,6 +89,9 @@ def test_a_command_is_refused_and_not_run(pairs, read):
         (lambda row: row.update(start=3.5), "segment outside the recording"),
         (lambda row: row.update(start="soon"), "manifest unreadable"),
         (lambda row: row.update(channel=4), "manifest unreadable"),
+        (lambda row: row.update(start=float("nan")), "segment unreadable"),
+        (lambda row: row["recording"].update(sources=[1]), "manifest unreadable"),
+        (lambda row: row["recording"].update(transforms="Speed"), "audio to be changed"),
         (lambda row: row.update(recording=None), "no recording"),
         (lambda row: row.update(supervisions=[]), "empty transcript"),
         (

@@ -5,7 +5,7 @@ import pytest
 import soundfile
 
 from todm.asr.corpora import synthesis
-from todm.asr.corpora.config import DataConfig, SpeechConfig
+from todm.asr.corpora.config import DataConfig, RoomConfig, SpeechConfig
 from todm.errors import CorpusError
 
 SENTENCES = {
@@ -26,7 +26,8 @@ def test_the_layout_is_librispeechs(tmp_path):
     assert synthesis.speak(CONFIG, SENTENCES, tmp_path / "a", processes=1) == 6
     folder = tmp_path / "a" / "train" / "1000" / "1"
     assert sorted(p.name for p in folder.iterdir()) == [
-        "1000-1-0000.flac", "1000-1-0001.flac", "1000-1-0002.flac", "1000-1.trans.txt",
+        "1000-1-0000.flac", "1000-1-0001.flac", "1000-1-0002.flac",
+        "1000-1.times.txt", "1000-1.trans.txt",
     ]  # fmt: skip
     assert (folder / "1000-1.trans.txt").read_text().splitlines()[
         0
@@ -52,6 +53,21 @@ def test_the_same_for_any_number_of_processes_and_after_an_interruption(tmp_path
     assert not leftover.exists()
     assert _audio(one) == _audio(two)
     assert synthesis.speak(CONFIG, SENTENCES, two) == 0
+
+
+def test_the_times_of_words_include_the_silence_before_them(tmp_path):
+    """In a clean room the speech begins and ends where they say."""
+    config = CONFIG.replace(room=RoomConfig(clean=1.0))
+    said = ["STOP", "PLAY NEXT SONG", "OPEN DOOR"]
+    synthesis.speak(config, dict.fromkeys(SENTENCES, said), tmp_path, processes=1)
+    times = synthesis.word_times(tmp_path)
+    assert len(times) == 9
+    for path in tmp_path.rglob("*.flac"):
+        samples, rate = soundfile.read(path)
+        loud = np.flatnonzero(np.abs(samples) > 0.02 * np.abs(samples).max()) / rate
+        first, *ends = times[path.stem]
+        assert ends == sorted(ends)
+        assert (first, ends[-1]) == pytest.approx((loud[0], loud[-1]), abs=0.12)
 
 
 def test_speech_of_other_settings_is_not_overwritten(tmp_path):

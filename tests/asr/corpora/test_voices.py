@@ -31,11 +31,11 @@ def test_all_pairs_of_accent_and_timbre_can_be_had():
 def test_speech_depends_on_its_arguments_alone(variant):
     speak = voices.Synthesizer()
     voice = voices.Voice(0, "en-us", variant)
-    once = speak("six fans stop", voice, MANNER)
+    once = speak("six fans stop", voice, MANNER).samples_S
     for other in ("f3", "klatt", "m2"):
         speak("something else", voices.Voice(0, "en", other), MANNER)
     time.sleep(1.01)  # the library seeds its noise by the clock, in seconds
-    assert np.array_equal(once, speak("six fans stop", voice, MANNER))
+    assert np.array_equal(once, speak("six fans stop", voice, MANNER).samples_S)
 
 
 def test_every_timbre_speaks_and_sounds_unlike_the_others():
@@ -43,7 +43,7 @@ def test_every_timbre_speaks_and_sounds_unlike_the_others():
     heard = set()
     for split in SPLITS:
         for voice in voices.voices(split, len(voices.VARIANTS[split])):
-            samples = speak("stop", voices.Voice(0, "en-us", voice.variant), MANNER)
+            samples, _ = speak("stop", voices.Voice(0, "en-us", voice.variant), MANNER)
             assert samples.dtype == np.float32
             assert 0.1 < len(samples) / voices.SAMPLE_RATE < 2
             assert 0.02 < np.abs(samples).max() <= 1
@@ -54,10 +54,28 @@ def test_every_timbre_speaks_and_sounds_unlike_the_others():
 def test_every_accent_is_there():
     speak = voices.Synthesizer()
     heard = {
-        speak("turn on the bathroom heater", voices.Voice(0, a, "f2"), MANNER).tobytes()
+        speak("turn on the bathroom heater", voices.Voice(0, a, "f2"), MANNER).samples_S.tobytes()
         for a in voices.ACCENTS
     }
     assert len(heard) == len(voices.ACCENTS)
+
+
+def test_a_word_ends_where_the_next_begins():
+    """Heard: between two words with a closed lip at their seam it is quiet."""
+    speak, text = voices.Synthesizer(), "open top bottle"
+    spoken = speak(text, voices.Voice(0, "en-us", "m1"), MANNER)
+    first, *ends = times = spoken.word_times(text)
+    assert (first, ends[-1]) == (0.0, len(spoken.samples_S) / voices.SAMPLE_RATE)
+    assert list(times) == sorted(times)
+    alone = [speak(word, voices.Voice(0, "en-us", "m1"), MANNER) for word in text.split()]
+    lengths = [len(word.samples_S) / voices.SAMPLE_RATE for word in alone]
+    assert np.diff(times) == pytest.approx(lengths, abs=0.12)
+
+
+@pytest.mark.parametrize("text", ["END OF THE ROAD", "IN 1987 AGAIN"])
+def test_words_that_are_not_spoken_one_by_one_have_no_times(text):
+    spoken = voices.Synthesizer()(text, voices.Voice(0, "en-us", "m1"), MANNER)
+    assert spoken.word_times(text) == ()
 
 
 def test_an_unknown_voice():

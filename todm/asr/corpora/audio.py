@@ -1,6 +1,7 @@
 """Looks at the audio of candidates, and says of each whether it can be used."""
 
 import functools
+import os.path
 from collections.abc import Iterable
 from typing import Literal, NamedTuple
 
@@ -90,12 +91,12 @@ def examine(candidate: Candidate, *, limits: Limits, decode: bool) -> Utterance 
     """
     import soundfile
 
+    if not os.path.isfile(candidate.path):  # of a name that no file can have, `Path` raises
+        return _refuse(candidate, "audio missing")
     try:
         if candidate.path.stat().st_size == 0:
             return _refuse(candidate, "audio file empty")
         info = soundfile.info(str(candidate.path))
-    except FileNotFoundError:
-        return _refuse(candidate, "audio missing")
     except (OSError, ValueError, soundfile.SoundFileError) as error:
         return _refuse(candidate, "audio unreadable", str(error))
     if info.frames <= 0 or info.samplerate <= 0:

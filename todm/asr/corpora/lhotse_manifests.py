@@ -4,6 +4,7 @@ What a file holds is seen from its first line. Files lie in ROOT and say in thei
 are of, or in a folder for each split. Manifests are read as plain JSON: nothing in them is executed.
 """
 
+import math
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal
@@ -97,14 +98,18 @@ def _candidate(
     """A candidate from a part of a recording and what is said in it."""
     if not isinstance(recording, dict) or not isinstance(recording.get("sources"), list):
         return Rejected(name, str(places[0]), "no recording")
-    transforms = {_name(t) for t in recording.get("transforms") or ()} - {"Resample"}
+    changes = recording.get("transforms") or []
+    listed = changes if isinstance(changes, list) else [changes]
+    transforms = {_name(t) for t in listed} - {"Resample"}
     if transforms:
         return Rejected(name, str(places[0]), "audio to be changed", ", ".join(sorted(transforms)))
     try:
         start, seconds = float(part["start"]), float(part["duration"])
         source, channels = _source(name, recording, part.get("channel", 0))
-    except (KeyError, TypeError, ValueError) as error:
+    except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
         return Rejected(name, str(places[0]), "manifest unreadable", str(error))
+    if not (math.isfinite(start) and math.isfinite(seconds)):
+        return Rejected(name, str(places[0]), "segment unreadable", f"{start} {seconds}")
     if source.get("type") != "file":
         return Rejected(name, str(places[0]), "audio is not a file", str(source.get("type")))
     texts = [p["text"] for p in said if isinstance(p.get("text"), str) and p["text"].strip()]

@@ -50,6 +50,7 @@ def cut_of(utterance: Utterance) -> Any:  # noqa: ANN401 - a lhotse Cut
         channel=channels[0] if len(channels) == 1 else channels,
         text=utterance.text,
         speaker=utterance.speaker,
+        alignment={"word": _words(utterance)} if utterance.word_times else None,
     )
     cut = (MonoCut if len(channels) == 1 else MultiCut)(
         id=utterance.id,
@@ -60,3 +61,11 @@ def cut_of(utterance: Utterance) -> Any:  # noqa: ANN401 - a lhotse Cut
         recording=recording,
     )
     return cut if rate == SAMPLE_RATE else cut.resample(SAMPLE_RATE)
+
+
+def _words(utterance: Utterance) -> list[Any]:
+    from lhotse.supervision import AlignmentItem
+
+    times = utterance.word_times
+    spans = zip(utterance.text.split(), times[:-1], times[1:], strict=True)
+    return [AlignmentItem(word, start, round(end - start, 4)) for word, start, end in spans]

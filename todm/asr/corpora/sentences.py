@@ -2,6 +2,7 @@
 
 import gzip
 import re
+import zlib
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -79,7 +80,7 @@ def read_lines(path: str | Path) -> list[str]:
         opener: Callable = gzip.open if packed else open
         with opener(path, "rt", encoding="utf-8-sig") as handle:
             return [_without_id(line.strip()) for line in handle if line.strip()]
-    except (OSError, EOFError, UnicodeDecodeError) as error:
+    except (OSError, EOFError, zlib.error, UnicodeDecodeError) as error:
         raise CorpusError(f"the text {path} cannot be read as UTF-8 or gzip: {error}") from None
 
 

@@ -107,21 +107,29 @@ def _listed(cuts: Path, recording: Path) -> Iterator[Candidate | Rejected]:
     for number, row in jsonl.rows(cuts):
         if isinstance(row, Rejected):
             raise CorpusError(f"{cuts} is damaged in line {number}: bring the shard back")
-        name, said = str(row.get("id")), row.get("supervisions") or []
-        text = " ".join(s["text"] for s in said if s.get("text"))
-        speaker = next((str(s["speaker"]) for s in said if s.get("speaker")), "")
-        seconds = float(row.get("duration", 0))
+        try:
+            name, said = str(row.get("id")), row.get("supervisions") or []
+            text = " ".join(s["text"] for s in said if s.get("text"))
+            speaker = next((str(s["speaker"]) for s in said if s.get("speaker")), "")
+            seconds = float(row["duration"])
+        except (KeyError, TypeError, ValueError, AttributeError):
+            raise CorpusError(
+                f"{cuts} holds no cut in line {number}: bring the shard back"
+            ) from None
         yield Candidate(name, "train", recording, text, speaker, seconds=seconds)
 
 
-def _unpack(job: tuple[int, tuple[Path, Path]], *, split: Split, out: Path) -> list[Candidate]:
+def _unpack(
+    job: tuple[int, tuple[Path, Path]], *, split: Split, out: Path
+) -> list[Candidate | Rejected]:
     """Write the audio of a shard to single files; their names are numbers, whatever the ids are."""
     number, (cuts, recording) = job
-    found = []
+    found: list[Candidate | Rejected] = []
     folder = out / f"{number:06d}"
     folder.mkdir(parents=True, exist_ok=True)
     for place, cut in enumerate(read_shard(Shard(str(cuts), str(recording), 0))):
         if cut.recording is None:
+            found.append(Rejected(cut.id, str(recording), "audio missing"))
             continue
         data = cut.recording.sources[0].source
         path = folder / f"{place:06d}{_suffix(data)}"

@@ -78,8 +78,10 @@ def source_of(config: DataConfig, root: Path) -> str:
     """The layout that a configuration names, or that is found.
 
     Raises:
-        CorpusError: as `detect`.
+        CorpusError: as `detect`; or a file in a layout of directories.
     """
+    if root.is_file() and config.source not in ("auto", "jsonl"):
+        raise CorpusError(f"{root} is a file: {NAMES[config.source]} are read from a directory")
     return detect(root) if config.source == "auto" else config.source
 
 

@@ -1,9 +1,10 @@
 """Speaks sentences into a directory in LibriSpeech's layout.
 
-ROOT/SPLIT/SPEAKER/CHAPTER/SPEAKER-CHAPTER-NNNN.flac and SPEAKER-CHAPTER.trans.txt. A chapter is one
-voice's share of utterances; it is written beside its place and renamed, so a chapter that is there is
-whole, and an interrupted run goes on with the missing ones. Every utterance depends on the seed, its
-speaker, chapter and number alone, so the result is the same for any number of processes.
+ROOT/SPLIT/SPEAKER/CHAPTER/SPEAKER-CHAPTER-NNNN.flac and SPEAKER-CHAPTER.trans.txt; beside them
+SPEAKER-CHAPTER.times.txt, when each word was said (`word_times`). A chapter is one voice's share of
+utterances; it is written beside its place and renamed, so a chapter that is there is whole, and an
+interrupted run goes on with the missing ones. Every utterance depends on the seed, its speaker, chapter
+and number alone, so the result is the same for any number of processes.
 """
 
 import dataclasses
@@ -27,8 +28,9 @@ from todm.errors import CorpusError
 MARKER = "todm-speech.json"
 _PER_CHAPTER = 40
 _NUM_TALKERS = 4
-# Changes whenever the same configuration would give other audio than before.
-VERSION = 1
+_TIMES = ".times.txt"
+# Changes whenever the same configuration would give other files than before.
+VERSION = 2
 
 
 @dataclasses.dataclass(frozen=True)
@@ -135,40 +137,66 @@ def _speak_chapter(chapter: Chapter, *, config: DataConfig) -> None:
     try:
         crowd = _Crowd(chapter, config)
         lines: list[str] = []
+        times: list[str] = []
         for index, sentence in enumerate(chapter.sentences):
             name = f"{stem}-{index:04d}"
             key = [config.seed, 3, chapter.voice.speaker, chapter.number, index]
-            samples = utterance(sentence, chapter.voice, config, np.random.default_rng(key), crowd)
+            rng = np.random.default_rng(key)
+            samples, seconds = utterance(sentence, chapter.voice, config, rng, crowd)
             soundfile.write(temporary / f"{name}.flac", samples, rooms.SAMPLE_RATE)
             lines.append(f"{name} {sentence}\n")
+            times.append(" ".join([name, *(f"{second:.4f}" for second in seconds)]) + "\n")
         (temporary / f"{stem}.trans.txt").write_text("".join(lines), encoding="utf-8")
+        (temporary / f"{stem}{_TIMES}").write_text("".join(times), encoding="utf-8")
         temporary.rename(chapter.folder)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
 
 
+def word_times(root: Path) -> dict[str, tuple[float, ...]]:
+    """By utterance, the second at which its first word begins, and those at which its words end.
+
+    Empty where they are not known, see `Spoken.word_times`.
+    """
+    found: dict[str, tuple[float, ...]] = {}
+    for path in root.glob(f"*/*/*/*{_TIMES}"):
+        for line in path.read_text(encoding="utf-8").splitlines():
+            name, *times = line.split()
+            found[name] = tuple(map(float, times))
+    return found
+
+
 def utterance(
     text: str, voice: Voice, config: DataConfig, rng: np.random.Generator, crowd: "_Crowd"
-) -> np.ndarray:
-    """One utterance, float32 (S,) at 16 kHz: spoken, with silence around it, in a room with noise."""
-    spoken = _speak(text, voice, config, rng)
+) -> tuple[np.ndarray, list[float]]:
+    """One utterance: spoken, with silence around it, in a room with noise.
+
+    Returns:
+        Float32 (S,) at 16 kHz, and the times of its words as `word_times` gives them.
+    """
+    spoken, times = _speak(text, voice, config, rng)
     before, after = (int(rng.uniform(*config.speech.silence) * rooms.SAMPLE_RATE) for _ in range(2))
     samples = rooms.disturb(np.pad(spoken, (before, after)), rng, config.room, babble=crowd.babble)
     level = 10 ** (rng.uniform(*config.speech.level_db) / 20)
-    return samples * np.float32(level / max(float(np.abs(samples).max(initial=0)), 1e-6))
+    scaled = samples * np.float32(level / max(float(np.abs(samples).max(initial=0)), 1e-6))
+    return scaled, [before / rooms.SAMPLE_RATE + second for second in times]
 
 
-def _speak(text: str, voice: Voice, config: DataConfig, rng: np.random.Generator) -> np.ndarray:
+def _speak(
+    text: str, voice: Voice, config: DataConfig, rng: np.random.Generator
+) -> tuple[np.ndarray, tuple[float, ...]]:
+    """The words alone, float32 (S,) at 16 kHz, and their times."""
     from scipy.signal import resample_poly
 
     ranges = (config.speech.rate, config.speech.pitch, config.speech.pitch_range)
     manner = Manner(*(int(rng.integers(low, high + 1)) for low, high in ranges))
-    samples = _synthesizer()(text, voice, manner)
-    if not samples.size:
+    spoken = _synthesizer()(text, voice, manner)
+    if not spoken.samples_S.size:
         raise CorpusError(f"espeak-ng says nothing for {text!r}: leave the sentence out")
     # 22050 : 16000 = 441 : 320
     assert VOICE_RATE * 320 == rooms.SAMPLE_RATE * 441
-    return resample_poly(samples, 320, 441, window=_low_pass()).astype(np.float32)
+    samples_S = resample_poly(spoken.samples_S, 320, 441, window=_low_pass()).astype(np.float32)
+    return samples_S, spoken.word_times(text)
 
 
 @functools.cache
@@ -206,6 +234,6 @@ class _Crowd:
         rng = np.random.default_rng([self._config.seed, 4, chapter.voice.speaker, chapter.number])
         texts = [str(rng.choice(chapter.sentences)) for _ in chapter.talkers]
         return [
-            _speak(text, voice, self._config, rng)
+            _speak(text, voice, self._config, rng)[0]
             for text, voice in zip(texts, chapter.talkers, strict=True)
         ]

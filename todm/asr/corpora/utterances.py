@@ -2,7 +2,9 @@
 
 import dataclasses
 import gzip
+import os.path
 import re
+import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Self
@@ -76,6 +78,8 @@ class Utterance:
         file_samples: the length of the file.
         channels: those of the file to be averaged.
         place: its number among the utterances of a corpus in shards; -1 elsewhere.
+        word_times: the second at which its first word begins, and those at which its words end;
+            empty if they are not known.
     """
 
     id: str
@@ -89,6 +93,7 @@ class Utterance:
     file_samples: int = 0
     channels: tuple[int, ...] = (0,)
     place: int = -1
+    word_times: tuple[float, ...] = ()
 
     @property
     def seconds(self) -> float:
@@ -145,11 +150,18 @@ def unique(
     for one in found:
         if isinstance(one, Rejected):
             rejected.append(one)
+        elif not _is_text(f"{one.id}{one.path}{one.speaker}"):
+            rejected.append(Rejected(one.id, str(one.path), "name is not UTF-8"))
         elif one.id in candidates:
             rejected.append(Rejected(one.id, str(one.path), "id occurs twice"))
         else:
             candidates[one.id] = one
     return list(candidates.values()), rejected
+
+
+def _is_text(name: str) -> bool:
+    """Whether a name can be written to a manifest: that of a file may be any bytes."""
+    return name == name.encode(errors="replace").decode()
 
 
 def text_lines(path: Path) -> Iterator[tuple[int, str | None]]:
@@ -162,19 +174,22 @@ def text_lines(path: Path) -> Iterator[tuple[int, str | None]]:
         CorpusError: the file cannot be read.
     """
     try:
-        data = path.read_bytes()
-        if data[:2] == b"\x1f\x8b":
-            data = gzip.decompress(data)
-    except (OSError, EOFError) as error:
+        with path.open("rb") as head:
+            packed = head.read(2) == b"\x1f\x8b"
+        with gzip.open(path) if packed else path.open("rb") as lines:
+            for number, line in enumerate(lines, 1):
+                text = _decoded(line.removeprefix(b"\xef\xbb\xbf") if number == 1 else line)
+                if text is None or text.strip():
+                    yield number, text
+    except (OSError, EOFError, zlib.error) as error:
         raise CorpusError(f"{path} cannot be read: {error}") from None
-    for number, line in enumerate(data.removeprefix(b"\xef\xbb\xbf").split(b"\n"), 1):
-        try:
-            text = line.removesuffix(b"\r").decode()
-        except UnicodeDecodeError:
-            yield number, None
-        else:
-            if text.strip():
-                yield number, text
+
+
+def _decoded(line: bytes) -> str | None:
+    try:
+        return line.removesuffix(b"\n").removesuffix(b"\r").decode()
+    except UnicodeDecodeError:
+        return None
 
 
 def not_utf8(path: Path, number: int) -> Rejected:
@@ -184,9 +199,6 @@ def not_utf8(path: Path, number: int) -> Rejected:
 
 def find_audio(name: str, places: Sequence[Path]) -> Path:
     """The audio file of that name: as it is if absolute, else in the first place that has it."""
-    if not name or "\0" in name:
-        return places[0] / "no name"
-    for place in places:
-        if (path := place / name).is_file():
-            return path
-    return places[0] / name
+    # os.path: of a name that cannot be one (too long, with a zero) it says no, and `Path` raises.
+    found = (place / name for place in places if name and os.path.isfile(place / name))
+    return next(found, places[0] / name)

@@ -7,11 +7,13 @@ of each other); what sounds alike (within 0.5) stays in one split. No variant is
 
 import contextlib
 import ctypes
+import itertools
 import os
+import re
 import tempfile
 import zlib
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 
@@ -49,9 +51,25 @@ SAMPLE_RATE = 22_050
 _LONGEST_DATA_PATH = 140
 _SYNCHRONOUS, _DONT_EXIT, _UTF8 = 2, 0x8000, 1
 _RATE, _PITCH, _RANGE = 1, 3, 4
+_NO_MORE, _WORD = 0, 1
 _CALLBACK = ctypes.CFUNCTYPE(
     ctypes.c_int, ctypes.POINTER(ctypes.c_short), ctypes.c_int, ctypes.c_void_p
 )
+
+
+class _Event(ctypes.Structure):
+    """`espeak_EVENT` of speak_lib.h: at `sample` the speech comes to letter `text_position` (from 1)."""
+
+    _fields_: ClassVar = [
+        ("type", ctypes.c_int),
+        ("unique_identifier", ctypes.c_uint),
+        ("text_position", ctypes.c_int),
+        ("length", ctypes.c_int),
+        ("audio_position", ctypes.c_int),
+        ("sample", ctypes.c_int),
+        ("user_data", ctypes.c_void_p),
+        ("id", ctypes.c_char * 8),
+    ]
 
 
 class Voice(NamedTuple):
@@ -73,6 +91,26 @@ class Manner(NamedTuple):
     rate: int
     pitch: int
     pitch_range: int
+
+
+class Spoken(NamedTuple):
+    """Float32 samples in [-1, 1] at `SAMPLE_RATE`, and the (letter, sample) where each word begins."""
+
+    samples_S: np.ndarray
+    begins: tuple[tuple[int, int], ...]
+
+    def word_times(self, text: str) -> tuple[float, ...]:
+        """The second at which the first word of `text` begins, and those at which its words end.
+
+        A word ends where the next one begins. Empty where espeak-ng spoke other words than the text
+        has: it says "of the" as one, and some numbers as several.
+        """
+        letters = [match.start() for match in re.finditer(r"\S+", text.lower())]
+        samples = [*(sample for _, sample in self.begins), len(self.samples_S)]
+        one_by_one = all(a < b for a, b in itertools.pairwise(samples))
+        if not one_by_one or [letter for letter, _ in self.begins] != letters:
+            return ()
+        return tuple(sample / SAMPLE_RATE for sample in samples)
 
 
 def voices(split: Split, num: int) -> list[Voice]:
@@ -110,15 +148,17 @@ class Synthesizer:
         self._library = espeakng_loader.get_library_path()
         self._data = _short_path(espeakng_loader.get_data_path())
         self._parts: list[np.ndarray] = []
+        self._begins: list[tuple[int, int]] = []
         self._callback = _CALLBACK(self._receive)
 
-    def __call__(self, text: str, voice: Voice, manner: Manner) -> np.ndarray:
-        """Float32 samples in [-1, 1] at `SAMPLE_RATE`.
+    def __call__(self, text: str, voice: Voice, manner: Manner) -> Spoken:
+        """Speak a text.
 
         Raises:
             CorpusError: the library does not start, or does not know the voice.
         """
         self._parts.clear()
+        self._begins.clear()
         with self._loaded() as library:
             if library.espeak_SetVoiceByName(voice.name.encode()) != 0:
                 raise CorpusError(
@@ -134,7 +174,7 @@ class Synthesizer:
             library.espeak_Synth(data, len(data) + 1, 0, 0, 0, _UTF8, None, None)
             library.espeak_Synchronize()
         joined = np.concatenate(self._parts) if self._parts else np.zeros(0, np.int16)
-        return joined.astype(np.float32) / 32768
+        return Spoken(joined.astype(np.float32) / 32768, tuple(self._begins))
 
     @contextlib.contextmanager
     def _loaded(self) -> Any:  # noqa: ANN401 - a ctypes library has no type
@@ -154,6 +194,12 @@ class Synthesizer:
     def _receive(self, samples: Any, num: int, events: Any) -> int:  # noqa: ANN401 - C types
         if samples and num > 0:
             self._parts.append(np.ctypeslib.as_array(samples, (num,)).copy())
+        told = ctypes.cast(events, ctypes.POINTER(_Event))
+        number = 0
+        while (event := told[number]).type != _NO_MORE:
+            if event.type == _WORD:
+                self._begins.append((event.text_position - 1, event.sample))
+            number += 1
         return 0
 
 

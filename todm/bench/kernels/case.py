@@ -140,7 +140,9 @@ def compare(
         allowed: the largest error that is.
         whole: tensors that need only be finite, such as those `got` are samples of.
     """
-    errors = [_error(a.detach().double(), b.detach().double()) for a, b in zip(got, want, strict=True)]
+    errors = [
+        _error(a.detach().double(), b.detach().double()) for a, b in zip(got, want, strict=True)
+    ]
     broken = any(not bool(t.isfinite().all()) for t in whole if t.is_floating_point())
     return Checked(error=float("nan") if broken else _worst(errors), allowed=allowed)
 

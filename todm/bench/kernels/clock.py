@@ -9,7 +9,7 @@ import dataclasses
 import re
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Literal, Protocol
 
@@ -59,9 +59,10 @@ class Figures:
 
 
 class Clock(Protocol):
-    """A device's way to take times."""
+    """A device's way to take times: how much effort, of what time, and how."""
 
     effort: Effort
+    unit: str
 
     def prepare(self, subject: Subject) -> tuple[Call, MODE]:
         """The call to be timed."""
@@ -83,9 +84,8 @@ def measure(subjects: Mapping[str, Subject], clock: Clock) -> dict[str, Figures]
     prepared = {name: clock.prepare(s) for name, s in subjects.items()}
     calls = {name: call for name, (call, _) in prepared.items()}
     clock.rounds(calls, 1)
-    begin = time.perf_counter()
-    clock.rounds(calls, 1)
-    seconds = clock.rounds(calls, clock.effort.repeats(time.perf_counter() - begin))
+    once = sum(sum(seconds) for seconds in clock.rounds(calls, 1).values())
+    seconds = clock.rounds(calls, clock.effort.repeats(once))
     return {n: _figures(s, mode=prepared[n][1], peak_mb=peaks[n]) for n, s in seconds.items()}
 
 
@@ -96,11 +96,12 @@ def _figures(seconds: list[float], *, mode: MODE, peak_mb: float | None) -> Figu
 
 
 class CpuClock:
-    """Wall time of this process."""
+    """What `cpu_time` reads."""
 
-    effort = Effort(seconds=3.0, least=5, most=100)
+    effort = Effort(seconds=0.5, least=5, most=100)
 
     def __init__(self) -> None:
+        self.unit, self._now = cpu_time()
         self._flushed = torch.empty(_FLUSHED_ON_CPU, dtype=torch.int8)
 
     def prepare(self, subject: Subject) -> tuple[Call, MODE]:
@@ -113,9 +114,9 @@ class CpuClock:
         for _ in range(repeats):
             for name, call in calls.items():
                 self._flushed.zero_()
-                begin = time.perf_counter()
+                begin = self._now()
                 call()
-                seconds[name].append(time.perf_counter() - begin)
+                seconds[name].append(self._now() - begin)
         return seconds
 
     def peak_mb(self, call: Call) -> float | None:
@@ -136,7 +137,8 @@ class CpuClock:
 class CudaClock:
     """Time between events on the current stream."""
 
-    effort = Effort(seconds=4.0, least=10, most=200)
+    effort = Effort(seconds=2.0, least=10, most=200)
+    unit = "GPU time"
 
     def __init__(self) -> None:
         properties = torch.cuda.get_device_properties(torch.cuda.current_device())
@@ -178,6 +180,16 @@ class CudaClock:
         call()
         torch.cuda.synchronize()
         return (torch.cuda.max_memory_allocated() - before) / 1e6
+
+
+def cpu_time() -> tuple[str, Callable[[], float]]:
+    """CPU time of this process where it has one thread: other work on the machine does not stretch it.
+
+    Wall time where it has more, over which CPU time would add up.
+    """
+    if torch.get_num_threads() == 1:
+        return "CPU time", time.process_time
+    return "wall time", time.perf_counter
 
 
 def clock_of(device: str) -> Clock:

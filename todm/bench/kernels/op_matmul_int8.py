@@ -81,6 +81,7 @@ def _torchao(layer: Layer) -> Subject:
             lambda: linear(layer.x_MK), layer.weight_NK, allowed=_AO_ALLOWED
         ),
         work=layer.work(N * K + 4 * N, "int8", num_outputs=N),
+        graph=layer.graph,
     )
 
 

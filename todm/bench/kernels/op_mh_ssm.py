@@ -4,6 +4,7 @@ Letters as in `todm.kernels.mh_ssm`: H heads, T frames, B sequences, P channels 
 """
 
 import dataclasses
+import functools
 
 import torch
 from torch import Tensor
@@ -80,8 +81,9 @@ class _Problem:
         first[:, :, :1] = self.dy_HTBP[:, :, :1]
         y, du, *rest = dataclasses.replace(self, dy_HTBP=first).run(impl)
         alone = (y[:, :, :1], du[:, :, :1], *rest)
-        return compare(alone, self._reference(), allowed=allowed, whole=[y, du])
+        return compare(alone, self._reference, allowed=allowed, whole=[y, du])
 
+    @functools.cached_property
     def _reference(self) -> tuple[Tensor, ...]:
         def wide(x: Tensor) -> Tensor:
             return x.detach().double().requires_grad_()
@@ -108,6 +110,7 @@ def _subjects(case: Case, device: str) -> list[Subject | Absent]:
             check=lambda name=name: problem.check(name, allowed=allowed),
             work=work,
             ours=name != "FFT",
+            graph=True,
         )
         for name in (*impls(device), "FFT")
     ]

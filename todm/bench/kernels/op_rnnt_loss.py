@@ -16,6 +16,8 @@ DISTILLED = " + distillation"
 _PEERS = ("torchaudio", "k2")
 _SMALL = {"B": 3, "T": 7, "U": 4, "V": 13, "J": 24}
 _ALLOWED = {"float32": 1e-4, "bfloat16": 2e-2}  # tests/kernels/test_rnnt_loss.py
+_DISTILLED_ALLOWED = 1e-3
+"""Float32, many nodes: where both alphas diverge alike, rounding takes the other one's gradient."""
 _PEER_ALLOWED = 2e-3
 """torchaudio's gradients are 1.3e-4 off at T = 400, U = 80; they are float32 throughout."""
 _CHECKED = 2
@@ -24,7 +26,7 @@ _CHECKED = 2
 
 def _cases(device: str) -> list[Case]:
     dtype = "bfloat16" if device == "cuda" else "float32"
-    medium = {"B": 4, "T": 150, "U": 30, "V": 500, "J": 256}
+    medium = {"B": 2, "T": 100, "U": 20, "V": 500, "J": 256}
     sizes = [("quick", SHAPES["commands"]), ("quick", medium), *SHAPES.items()]
     return [
         Case(op="rnnt_loss", shape=name, sizes=s, dtype=dtype, quick=name == "quick")
@@ -85,15 +87,17 @@ class _Problem:
         found = [self._against(small, name, oracle="reference", count=None)]
         if name != "k2":  # pruned: a bound and not the loss on all but small lattices
             found.append(self._against(self, name, oracle="torch", count=_CHECKED))
-        return max(found, key=lambda c: c.error if c.error == c.error else float("inf"))
+        return next((c for c in found if not c.passed), found[-1])
 
     def _against(
         self, problem: "_Problem", name: str, *, oracle: str, count: int | None
     ) -> Checked:
-        _, plus, rest = name.partition(" + ")
+        impl, _, teacher = name.partition(" + ")
         loss, divergence, enc, pred, *grads = problem.run(name, first=count)
-        want = problem.wide(count).run(f"{oracle}{plus}{rest}")
-        allowed = _ALLOWED[self.dtype] if name.partition(" + ")[0] not in _PEERS else _PEER_ALLOWED
+        want = problem.wide(count).run(name.replace(impl, oracle, 1))
+        allowed = _PEER_ALLOWED if impl in _PEERS else _ALLOWED[self.dtype]
+        if teacher and count is not None:
+            allowed = max(allowed, _DISTILLED_ALLOWED)
         got = (loss, divergence, enc[:count], pred[:count], *grads)
         return compare(got, want, allowed=allowed, whole=[enc, pred])
 

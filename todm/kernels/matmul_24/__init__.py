@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from todm.kernels._dispatch import load_impl
+from todm.kernels._launch import on_device_of
 from todm.kernels.matmul_24.pack import Packed, check_24, pack
 from todm.kernels.matmul_24.problem import Problem, Way
 
@@ -60,5 +61,5 @@ def matmul_24(
     problem = dataclasses.replace(problem, x_MK=x.reshape(-1, x.shape[-1]))
     # No device is named: on a GPU too, `torch` comes first, since it has measured what it runs.
     chosen = load_impl("matmul_24", IMPLS, impl)
-    with torch.autocast(x.device.type, enabled=False):
+    with on_device_of(x):
         return chosen.run(problem).reshape(shape)

@@ -12,6 +12,7 @@ from torch.nn import functional as F
 from torch.sparse._semi_structured_conversions import sparse_semi_structured_from_dense_cutlass
 
 from todm.errors import ConfigError
+from todm.kernels.matmul_int8.torch_impl import filled_up
 
 # By library and bytes of a value: what N, K and M must be multiples of.
 _MULTIPLES = {
@@ -62,7 +63,7 @@ def compress(dense_NK: Tensor, library: str | None) -> SemiStructured:
             "way='dense'"
         )
     (outputs, inputs), (n, k, _) = dense_NK.shape, _MULTIPLES[library, dense_NK.itemsize]
-    padded_NK = F.pad(dense_NK, (0, -inputs % k, 0, -outputs % n)).contiguous()
+    padded_NK = filled_up(dense_NK, -outputs % n, -inputs % k).contiguous()
     if library == "cusparselt":
         values, positions = torch._cslt_compress(padded_NK), None
     else:
@@ -75,7 +76,7 @@ def matmul(x_MK: Tensor, weight: SemiStructured, bias_N: Tensor | None = None) -
     """X times the weight's transpose, [M, N]: int32 from int8, else of x's dtype with the bias added."""
     rows, (outputs, inputs) = x_MK.shape[0], weight.shape
     multiple = _MULTIPLES[weight.library, x_MK.itemsize][2]
-    x_MK = F.pad(x_MK, (0, weight.padded[1] - inputs, 0, -rows % multiple)).contiguous()
+    x_MK = filled_up(x_MK, -rows % multiple, weight.padded[1] - inputs).contiguous()
     out_dtype = torch.int32 if x_MK.dtype == torch.int8 else None
     if bias_N is not None:
         bias_N = F.pad(bias_N.to(x_MK.dtype), (0, weight.padded[0] - outputs))

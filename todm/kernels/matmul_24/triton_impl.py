@@ -10,7 +10,7 @@ import torch
 import triton
 from triton import language as tl
 
-from todm.kernels._tune import tuned
+from todm.kernels._tune import require_gpu, tuned
 from todm.kernels.matmul_24.problem import Problem
 from todm.kernels.matmul_int8.triton_impl import quantise
 
@@ -26,6 +26,7 @@ _PAIRS = {1: torch.int16, 2: torch.int32, 4: torch.int64}
 def run(problem: Problem):
     """See `todm.kernels.matmul_24.matmul_24`; [M, N]."""
     p = problem
+    require_gpu("matmul_24", p.x_MK)
     x, scale_m = quantise(p.x_MK, p.act_scale) if p.is_int8 else (p.x_MK, None)
     values, codes = p.weight.values_NH.contiguous(), p.weight.codes_NC.contiguous()
     (M, K), N = x.shape, codes.shape[0]
@@ -34,7 +35,7 @@ def run(problem: Problem):
     value = _NAMES[values.dtype]
     # The interpreter multiplies bfloat16 as if it were integers.
     interpreted = triton.knobs.runtime.interpret and values.dtype == torch.bfloat16
-    scales = [y if s is None else s for s in (scale_m, p.weight.scale_N, p.bias_N)]
+    scales = [y if s is None else s.contiguous() for s in (scale_m, p.weight.scale_N, p.bias_N)]
     grid = lambda s: (triton.cdiv(M, s["BLOCK_M"]) * triton.cdiv(N, s["BLOCK_N"]),)  # noqa: E731
     packed_kernel[grid](
         *(x, pairs, codes, *scales, y),
@@ -72,7 +73,7 @@ def _unpack(pair, VALUE: tl.constexpr):
     ],
     key=["N", "K", "rows"],
 )
-@triton.jit
+@triton.jit(do_not_specialize=["M", "rows"])
 def packed_kernel(
     x_ptr,
     pairs_ptr,

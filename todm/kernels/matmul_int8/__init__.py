@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from todm.kernels._dispatch import load_impl
+from todm.kernels._launch import on_device_of
 from todm.kernels.matmul_int8.problem import (
     Problem,
     check_act_scale,
@@ -68,7 +69,7 @@ def matmul_int8(
         return x.new_empty(shape, dtype=problem.out_dtype)
     problem = dataclasses.replace(problem, x_MK=x.reshape(-1, x.shape[-1]))
     chosen = load_impl("matmul_int8", IMPLS, impl, device=x.device.type)
-    with torch.autocast(x.device.type, enabled=False):
+    with on_device_of(x):
         return chosen.run(problem).reshape(shape)
 
 
@@ -86,4 +87,5 @@ def quantise_activation(
     check_act_scale("quantise_activation", act_scale)
     check_together("quantise_activation", (x_MK, act_scale))
     chosen = load_impl("matmul_int8", IMPLS, impl, device=x_MK.device.type)
-    return chosen.quantise(x_MK, act_scale)
+    with on_device_of(x_MK):
+        return chosen.quantise(x_MK, act_scale)

@@ -12,7 +12,7 @@ import triton
 from torch.nn import functional as F
 from triton import language as tl
 
-from todm.kernels._tune import tuned
+from todm.kernels._tune import require_gpu, tuned
 from todm.kernels.matmul_int8.problem import Problem
 from todm.kernels.matmul_int8.quantise import FLOOR
 
@@ -24,10 +24,12 @@ FUSED_ROWS = 4
 def run(problem: Problem):
     """See `todm.kernels.matmul_int8.matmul_int8`; [M, N]."""
     p = problem
+    require_gpu("matmul_int8", p.x_MK)
     (M, K), N = p.x_MK.shape, p.weight_NK.shape[0]
     y = torch.empty((M, N), dtype=p.out_dtype, device=p.x_MK.device)
-    layer = (_aligned(p.weight_NK), p.weight_scale_N, _or(p.bias_N, p.weight_scale_N), y)
+    scale_N = p.weight_scale_N.contiguous()
     has_bias = p.bias_N is not None
+    layer = (_aligned(p.weight_NK), scale_N, p.bias_N.contiguous() if has_bias else scale_N, y)
     if M <= FUSED_ROWS:
         fused_kernel[lambda s: (triton.cdiv(N, s["BLOCK_N"]),)](
             p.x_MK,
@@ -50,6 +52,7 @@ def run(problem: Problem):
 
 def quantise(x_MK, act_scale):
     """See `todm.kernels.matmul_int8.quantise_activation`."""
+    require_gpu("quantise_activation", x_MK)
     codes, scale = _padded_codes(x_MK, act_scale)
     return codes[:, : x_MK.shape[1]], scale
 
@@ -126,7 +129,7 @@ def _x_tile(x_ptr, ms, k, M, K, stride_xm, stride_xk):
     return tl.load(at, mask=(ms[:, None] < M) & (k[None, :] < K), other=0.0)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["M"])
 def quantise_kernel(
     x_ptr,
     act_scale_ptr,
@@ -194,7 +197,7 @@ def _config(m, n, k, warps, stages, **more):
     ],
     key=["N", "K"],
 )
-@triton.jit
+@triton.jit(do_not_specialize=["M"])
 def fused_kernel(
     x_ptr,
     act_scale_ptr,
@@ -244,7 +247,7 @@ def fused_kernel(
     ],
     key=["N", "chunks", "rows"],
 )
-@triton.jit
+@triton.jit(do_not_specialize=["M", "rows"])
 def gemm_kernel(
     codes_ptr,
     scale_ptr,

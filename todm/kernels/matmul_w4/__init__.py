@@ -10,10 +10,10 @@ Letters: M rows (all leading axes), K inputs, N outputs, G groups of inputs.
 
 import dataclasses
 
-import torch
 from torch import Tensor
 
 from todm.kernels._dispatch import load_impl
+from todm.kernels._launch import on_device_of
 from todm.kernels.matmul_w4.awq import Awq, from_awq, to_awq
 from todm.kernels.matmul_w4.pack import Packed, pack
 from todm.kernels.matmul_w4.problem import Problem, Way
@@ -66,5 +66,5 @@ def matmul_w4(
         return x.new_empty(shape)
     problem = dataclasses.replace(problem, x_MK=x.reshape(-1, x.shape[-1]))
     chosen = load_impl("matmul_w4", IMPLS, impl, device=x.device.type)
-    with torch.autocast(x.device.type, enabled=False):
+    with on_device_of(x):
         return chosen.run(problem).reshape(shape)

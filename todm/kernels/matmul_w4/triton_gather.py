@@ -46,7 +46,7 @@ def product(x_MK, words_JN, scale_GN, zero_GN, group_K):
 
 
 @tuned(CONFIGS, key=["M", "N", "K"])
-@triton.jit
+@triton.jit(do_not_specialize=["M"])
 def gather_kernel(
     x_ptr,
     words_ptr,

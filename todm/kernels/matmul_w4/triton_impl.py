@@ -2,67 +2,58 @@
 
 import torch
 import triton
+from torch.nn import functional as F
 from triton import language as tl
 
+from todm.kernels._tune import require_gpu
 from todm.kernels.matmul_w4 import choice, torch_impl
 from todm.kernels.matmul_w4 import triton_kernels as kernels
 from todm.kernels.matmul_w4.pack import BLOCK, Packed
 from todm.kernels.matmul_w4.problem import Problem
+from todm.kernels.matmul_w4.triton_unpack import EXPONENT
 
-_DOT = {torch.float32: tl.float32, torch.float16: tl.float16, torch.bfloat16: tl.bfloat16}
-# Few rows give few tiles of outputs, so the blocks of 128 inputs are shared out too: until there are
-# programs for every unit four times, or a program has but four blocks.
-_PROGRAMS_PER_UNIT, _LEAST_BLOCKS, _MOST_SPLITS = 4, 4, 16
-_NOMINAL_N = {1: 8, 16: 32}  # outputs of a program, by most rows; what tuning picks is not known yet
-_UNITS_OF_H200 = 132  # for the interpreter
 ROWS = 32
 """Outputs of a program of `dequantise_kernel`."""
+_DOT = {torch.float32: tl.float32, torch.float16: tl.float16, torch.bfloat16: tl.bfloat16}
+# Few rows give few tiles of outputs, so the blocks of 128 inputs are shared out too: until there are
+# programs for every unit many times, or a program has but four blocks.
+_PROGRAMS_PER_UNIT = {"row": 16, "few": 4}
+_NOMINAL_N = {"row": 8, "few": 32}  # outputs of a program; what tuning picks is not known yet
+_LEAST_BLOCKS, _MOST_SPLITS = 4, 16
+_UNITS_OF_H200 = 132  # for the interpreter
 
 
 def run(problem: Problem):
     """See `todm.kernels.matmul_w4.matmul_w4`; [M, N]."""
+    require_gpu("matmul_w4", problem.x_MK)
     return WAYS[choice.choose(problem, WAYS)](problem)
 
 
-def fused(problem: Problem, *, splits: int | None = None):
-    """The product from the packed weight; `splits` of the inputs is for tests."""
+def fused(problem: Problem):
+    """The product from the packed weight."""
     p, weight = problem, problem.weight
-    (M, K), N = p.x_MK.shape, weight.shape[0]
-    blocks, groups = triton.cdiv(K, BLOCK), weight.scale_NG.shape[1]
-    few = choice.FEW_ROWS >= M
-    if splits is None:
-        splits = _splits(M, N, blocks, p.x_MK.device) if few else 1
+    M, N = p.x_MK.shape[0], weight.shape[0]
+    blocks, has_bias = triton.cdiv(weight.num_inputs, BLOCK), p.bias_N is not None
+    splits = _splits(M, N, blocks, p.x_MK.device)
     y = torch.empty((M, N), dtype=p.x_MK.dtype, device=p.x_MK.device)
     parts = y if splits == 1 else torch.empty((splits, M, N), dtype=torch.float32, device=y.device)
-    bias = _or(p.bias_N, y)
-    words, scale, zero = _parts(weight)
-    layer = (p.x_MK, words, scale, zero, _or(weight.inv_s_K, y), bias, parts)
-    sizes = {"N": N, "K": K, "blocks": blocks, "groups": groups}
-    sizes["per_split"] = triton.cdiv(blocks, splits)
-    flags = _constants(weight) | {
-        "HAS_INV": weight.inv_s_K is not None,
-        "HAS_BIAS": p.bias_N is not None,
-        "PARTIAL": splits > 1,
-    }
+    x, inv_s = _whole_chunks(p.x_MK, weight.inv_s_K)
+    bias = y if p.bias_N is None else p.bias_N.contiguous()
+    layer = (x, *_parts(weight), y if inv_s is None else inv_s, bias, parts)
+    sizes = (N, x.shape[1] // 16, blocks, weight.scale_NG.shape[1], triton.cdiv(blocks, splits))
+    flags = _constants(weight) | {"HAS_INV": inv_s is not None, "HAS_BIAS": has_bias}
+    flags["PARTIAL"] = splits > 1
     if M == 1:
         grid = lambda s: (triton.cdiv(N, s["BLOCK_N"]), splits)  # noqa: E731
-        kernels.row_kernel[grid](*layer, **sizes, stride_xk=p.x_MK.stride(1), **flags)
+        kernels.row_kernels[weight.bits][grid](*layer, *sizes, EXPONENT, **flags)
     else:
+        few = choice.FEW_ROWS >= M
         kernel = kernels.few_rows_kernel if few else kernels.many_rows_kernel
+        rows, stride, dot = triton.next_power_of_2(M), x.stride(0) // 16, _dot_dtype(x.dtype)
         grid = lambda s: (triton.cdiv(M, s["BLOCK_M"]) * triton.cdiv(N, s["BLOCK_N"]), splits)  # noqa: E731
-        kernel[grid](
-            *layer,
-            M=M,
-            rows=triton.next_power_of_2(M),
-            **sizes,
-            stride_xm=p.x_MK.stride(0),
-            stride_xk=p.x_MK.stride(1),
-            **flags,
-            DOT=_dot_dtype(y.dtype),
-        )
+        kernel[grid](*layer, M, *sizes, EXPONENT, rows, stride, **flags, DOT=dot)
     if splits > 1:
         programs = (triton.cdiv(M * N, 256),)
-        has_bias = p.bias_N is not None
         kernels.sum_kernel[programs](parts, bias, y, M, N, splits, HAS_BIAS=has_bias, BLOCK=256)
     return y
 
@@ -83,7 +74,7 @@ def dequantise(weight: Packed, dtype: torch.dtype):
     dense_NK = torch.empty((N, K), dtype=dtype, device=weight.words_NJ.device)
     blocks, groups = triton.cdiv(K, BLOCK), weight.scale_NG.shape[1]
     kernels.dequantise_kernel[(blocks, triton.cdiv(N, ROWS))](
-        *(*_parts(weight), dense_NK, N, K, blocks, groups),
+        *(*_parts(weight), dense_NK, N, K, blocks, groups, EXPONENT),
         **_constants(weight),
         BLOCK_N=ROWS,
     )
@@ -97,27 +88,37 @@ def _constants(weight: Packed):
 
 def _parts(weight: Packed):
     """Words, scales and zero points without gaps; they nearly always are so already."""
-    words, scale = weight.words_NJ.contiguous(), weight.scale_NG.contiguous()
-    return words, scale, scale if weight.zero_NG is None else weight.zero_NG.contiguous()
+    words, scale, zero = weight.words_NJ.contiguous(), weight.scale_NG.contiguous(), weight.zero_NG
+    words = words.clone() if words.data_ptr() % 16 else words
+    return words, scale, scale if zero is None else zero.contiguous()
+
+
+def _whole_chunks(x_MK, inv_s_K):
+    """Inputs in whole aligned chunks of 16, which kernels read at once; nearly always they are so."""
+    over = -x_MK.shape[1] % 16
+    if inv_s_K is not None:
+        inv_s_K = F.pad(inv_s_K, (0, over)) if over else inv_s_K.contiguous()
+    gaps = x_MK.stride(1) != 1 or x_MK.stride(0) % 16 or x_MK.data_ptr() % 16
+    if over:
+        x_MK = F.pad(x_MK, (0, over))
+    elif gaps:
+        x_MK = x_MK.clone(memory_format=torch.contiguous_format)
+    return x_MK, inv_s_K
 
 
 def _splits(M, N, blocks, device):
     """Ranges of the inputs that are summed apart; a power of two."""
-    units = _UNITS_OF_H200
+    if choice.FEW_ROWS < M:
+        return 1
+    units, kernel = _UNITS_OF_H200, "row" if M == 1 else "few"
     if device.type == "cuda":
         units = torch.cuda.get_device_properties(device).multi_processor_count
-    programs = triton.cdiv(N, _NOMINAL_N[1 if M == 1 else choice.FEW_ROWS])
-    wanted = triton.cdiv(_PROGRAMS_PER_UNIT * units, programs)
-    most = min(wanted, blocks // _LEAST_BLOCKS, _MOST_SPLITS)
-    return 1 << max(most, 1).bit_length() - 1
+    wanted = _PROGRAMS_PER_UNIT[kernel] * units // triton.cdiv(N, _NOMINAL_N[kernel])
+    most = max(1, min(wanted, blocks // _LEAST_BLOCKS, _MOST_SPLITS))
+    return 1 << most.bit_length() - 1
 
 
 def _dot_dtype(dtype):
     """The interpreter multiplies bfloat16 as if it were integers."""
     interpreted = triton.knobs.runtime.interpret and dtype == torch.bfloat16
     return tl.float32 if interpreted else _DOT[dtype]
-
-
-def _or(tensor, other):
-    """A pointer that is never read stands for a tensor that is absent."""
-    return other if tensor is None else tensor

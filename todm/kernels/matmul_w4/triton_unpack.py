@@ -12,12 +12,13 @@ import triton
 from triton import language as tl
 
 
+EXPONENT = 0x4B000000  # of 2^23
+
+
 @triton.jit
-def load_words(words_ptr, ns, block, lane, inside, blocks, BITS: tl.constexpr):
-    """Three words of each output and lane, [N, L]; of 4-bit weights there is one, three times."""
+def load_words(at, inside, BITS: tl.constexpr):
+    """Three words of each lane; of 4-bit weights there is one, three times."""
     LANES: tl.constexpr = 16 if BITS == 4 else 4
-    row = words_ptr + ns.to(tl.int64)[:, None] * (blocks * (4 * BITS))
-    at = row + (block * (4 * BITS) + lane)[None, :]
     one = tl.load(at, mask=inside, other=0)
     two, three = one, one
     if BITS == 3:
@@ -27,7 +28,7 @@ def load_words(words_ptr, ns, block, lane, inside, blocks, BITS: tl.constexpr):
 
 
 @triton.jit
-def steps(words, zero, PLACE: tl.constexpr, BITS: tl.constexpr):
+def steps(words, zero, exponent, PLACE: tl.constexpr, BITS: tl.constexpr):
     """Code number PLACE of every lane minus its zero point, float32."""
     one, two, three = words
     if BITS == 4:
@@ -41,31 +42,31 @@ def steps(words, zero, PLACE: tl.constexpr, BITS: tl.constexpr):
         AT: tl.constexpr = 0
         tops = one if PLACE == 30 else two
         bits = (tops >> 30 & 3) | (three >> (PLACE - 2) & 4)
-    number = (bits | 0x4B000000).to(tl.float32, bitcast=True)
+    number = (bits | exponent).to(tl.float32, bitcast=True)
     # 2^(23 - AT) + zero has at most 24 bits, so nothing here is rounded.
     return number * (1.0 / (1 << AT)) - ((1 << (23 - AT)) + zero)
 
 
 @triton.jit
 def _side_by_side(
-    words, zero, FIRST: tl.constexpr, STEP: tl.constexpr, COUNT: tl.constexpr, BITS: tl.constexpr
+    words, zero, exponent, FIRST: tl.constexpr, STEP: tl.constexpr, COUNT: tl.constexpr, BITS: tl.constexpr
 ):
     """Codes FIRST, FIRST + STEP, ..., COUNT of them, [N, L * COUNT]: all of a lane, then the next."""
     if COUNT == 1:
-        codes = steps(words, zero, FIRST, BITS)
+        codes = steps(words, zero, exponent, FIRST, BITS)
     else:
-        even = _side_by_side(words, zero, FIRST, 2 * STEP, COUNT // 2, BITS)
-        odd = _side_by_side(words, zero, FIRST + STEP, 2 * STEP, COUNT // 2, BITS)
+        even = _side_by_side(words, zero, exponent, FIRST, 2 * STEP, COUNT // 2, BITS)
+        odd = _side_by_side(words, zero, exponent, FIRST + STEP, 2 * STEP, COUNT // 2, BITS)
         codes = tl.interleave(even, odd)
     return codes
 
 
 @triton.jit
-def inputs_in_order(words, zero, PART: tl.constexpr, WIDTH: tl.constexpr, BITS: tl.constexpr):
+def inputs_in_order(words, zero, exponent, PART: tl.constexpr, WIDTH: tl.constexpr, BITS: tl.constexpr):
     """Codes minus zero points of WIDTH inputs of a block, the PART-th so many, [N, WIDTH]."""
     LANES: tl.constexpr = 16 if BITS == 4 else 4
     PLACES: tl.constexpr = WIDTH // LANES
-    codes = _side_by_side(words, zero, PART * PLACES, 1, PLACES, BITS)
+    codes = _side_by_side(words, zero, exponent, PART * PLACES, 1, PLACES, BITS)
     codes = tl.reshape(codes, (codes.shape[0], LANES, PLACES))
     return tl.reshape(tl.permute(codes, (0, 2, 1)), (codes.shape[0], WIDTH))
 

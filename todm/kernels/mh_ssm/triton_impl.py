@@ -15,9 +15,10 @@ import triton
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 from triton import language as tl
-from triton.runtime.interpreter import InterpretedFunction
 
 from todm.errors import ConfigError
+from todm.kernels._launch import on_device_of
+from todm.kernels._tune import require_gpu
 from todm.kernels.mh_ssm import Ssm
 from todm.kernels.mh_ssm.triton_operators import (
     gradient_size,
@@ -56,16 +57,13 @@ def run(
     plan = _Plan.choose(u_HTBP, ssm, entered=state is not None, reverse=reverse, reset=reset)
     inputs = (u_HTBP, *parameters, *(() if state is None else (state,)))
     save = torch.is_grad_enabled() and any(x.requires_grad for x in inputs)
-    return _Scan.apply(u_HTBP, *parameters, state, dataclasses.replace(plan, save=save))
+    with on_device_of(u_HTBP):
+        return _Scan.apply(u_HTBP, *parameters, state, dataclasses.replace(plan, save=save))
 
 
 def _check(u_HTBP: Tensor, ssm: Ssm) -> None:
-    kind, num_modes = u_HTBP.device.type, ssm.angle_HN.shape[1]
-    if kind != "cuda" and not isinstance(operator_kernel, InterpretedFunction):
-        raise ConfigError(
-            f"mh_ssm: impl 'triton' runs on CUDA devices, the tensors are on {kind!r}: "
-            "use impl='torch' (or set TRITON_INTERPRET=1 to debug it)"
-        )
+    require_gpu("mh_ssm", u_HTBP)
+    num_modes = ssm.angle_HN.shape[1]
     if num_modes > _MODES:
         raise ConfigError(
             f"mh_ssm: impl 'triton' holds at most {_MODES} modes a head, {num_modes} are given: "
@@ -200,9 +198,12 @@ class _Scan(torch.autograd.Function):
         else:
             dy.copy_(dy_HTBP)
         dlast = None if dlast_H2NBP is None else dlast_H2NBP.contiguous()
-        du, dsaved, dfirst = work.scan(dy, ops, dlast, keep=True, last=ctx.entered, transposed=True)
-        grads = work.operator_gradients(dy, saved, dsaved)
-        return (du, *work.parameter_gradients(grads), dfirst, None)
+        with on_device_of(u):
+            du, dsaved, dfirst = work.scan(
+                dy, ops, dlast, keep=True, last=ctx.entered, transposed=True
+            )
+            grads = work.operator_gradients(dy, saved, dsaved)
+            return (du, *work.parameter_gradients(grads), dfirst, None)
 
 
 def _in_lines(u_HTBP: Tensor) -> bool:

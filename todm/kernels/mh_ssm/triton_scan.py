@@ -17,7 +17,8 @@ import triton.language as tl
 from todm.kernels._tune import tuned
 from todm.kernels.mh_ssm.triton_operators import modes_of, power
 
-_CHANGING = ["T", "frames", "pad", "blocks", "chunk", "length", "segments"]
+# What changes from batch to batch must not compile anew. R does, thrice at most: lines of states are R long.
+_CHANGING = ["T", "width", "frames", "pad", "blocks", "chunk", "length", "segments"]
 
 
 def _configs(*choices):

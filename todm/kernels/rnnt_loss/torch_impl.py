@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from todm.kernels._launch import on_device_of
 from todm.kernels.rnnt_loss.divergence import node_divergence
 from todm.kernels.rnnt_loss.lattice import occupancy
 from todm.kernels.rnnt_loss.problem import Problem, RnntLoss, Teacher
@@ -39,8 +40,7 @@ def rnnt_loss(
         tile_bytes=_TILE_BYTES[room] if tile_bytes is None else tile_bytes,
         keep_bytes=_KEEP_BYTES[place] if keep_bytes is None else keep_bytes,
     )
-    # The dtype is settled; autocast would make some of the float32 sums bfloat16 too.
-    with torch.autocast(kind, enabled=False):
+    with on_device_of(p.enc_BTJ):
         return RnntLoss(*_Loss.apply(p.enc_BTJ, p.pred_BUJ, p.weight_VJ, p.bias_V, work))
 
 

@@ -12,11 +12,12 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
-from triton.runtime.interpreter import InterpretedFunction
 
 from todm.errors import ConfigError
+from todm.kernels._launch import on_device_of
+from todm.kernels._tune import require_gpu
 from todm.kernels.rnnt_loss.problem import Problem, RnntLoss, Teacher
-from todm.kernels.rnnt_loss.triton_joint import Chosen, Run, add_gradients, join, join_kernel
+from todm.kernels.rnnt_loss.triton_joint import Chosen, Run, add_gradients, join
 from todm.kernels.rnnt_loss.triton_lattice import occupancy
 from todm.kernels.rnnt_loss.triton_nodes import (
     Distilled,
@@ -39,19 +40,18 @@ def rnnt_loss(problem: Problem, *, tile_bytes: int = _TILE_BYTES) -> RnntLoss:
     """The op, see `todm.kernels.rnnt_loss.rnnt_loss`; `tile_bytes` is for tests and tuning.
 
     Raises:
-        ConfigError: tensors that are not on a GPU.
+        ConfigError: tensors that are not on a GPU, or more nodes than 32 bits count.
     """
     p = problem
-    kind = p.enc_BTJ.device.type
-    if kind != "cuda" and not isinstance(join_kernel, InterpretedFunction):
+    require_gpu("rnnt_loss", p.enc_BTJ)
+    num_nodes = p.enc_BTJ.shape[:2].numel() * p.pred_BUJ.shape[1]
+    if num_nodes > torch.iinfo(torch.int32).max:
         raise ConfigError(
-            f"rnnt_loss: impl 'triton' runs on CUDA devices, the tensors are on {kind!r}: "
-            "use impl='torch' (or set TRITON_INTERPRET=1 to debug it)"
+            f"rnnt_loss: {num_nodes} lattice nodes with padding are more than impl 'triton' counts "
+            "(2^31 - 1): make the batch smaller"
         )
     work = _Work.plan(p, tile_bytes)
-    # Triton launches on the current device, which need not be the tensors'.
-    # The dtype is settled; autocast would make some of the float32 sums bfloat16 too.
-    with torch.cuda.device_of(p.enc_BTJ), torch.autocast(kind, enabled=False):
+    with on_device_of(p.enc_BTJ):
         return RnntLoss(*_Loss.apply(p.enc_BTJ, p.pred_BUJ, p.weight_VJ, p.bias_V, work))
 
 
@@ -184,40 +184,8 @@ class _Loss(torch.autograd.Function):
         ctx: Any,
         *upstream: Tensor,
     ) -> tuple[Tensor | None, ...]:
-        work, tensors = ctx.work, ctx.saved_tensors[:4]
-        lse, node_BTU, arc_BTU, *rest = ctx.saved_tensors[4:]
-        distilled = Distilled(*rest) if rest else None
-        student, teacher = work.joiner(tensors), work.teacher()
-        matters_BTU = node_BTU if work.weight_BTU is None else node_BTU + work.weight_BTU
-        chosen = work.choose(matters_BTU)
-        pulls = _pulls(work, chosen.nodes_K, (node_BTU, arc_BTU), upstream)
-        enc_BTJ, pred_BUJ, bias_V = (
-            torch.zeros_like(x, dtype=work.wide, memory_format=torch.contiguous_format)
-            for x in (tensors[0], tensors[1], tensors[3])
-        )
-        weight_VJ = torch.zeros_like(student.weight_VJ, dtype=work.wide)
-        for run in work.runs(chosen):
-            nodes_M = chosen.nodes_K[run.start : run.stop]
-            hidden_MJ, logits = student.logits(nodes_M)
-            grad_MV = hidden_MJ.new_empty(nodes_M.shape[0], weight_VJ.shape[0])
-            bias_V += gradient(
-                logits,
-                None if teacher is None else teacher.logits(nodes_M)[1],
-                nodes_K=nodes_M,
-                labels_BU=work.labels_BU,
-                lse=lse,
-                pulls=Pulls(*(x[run.start : run.stop] for x in pulls)),
-                distilled=distilled,
-                config=work.problem.divergence,
-                out_KV=grad_MV,
-            )
-            del logits
-            weight_VJ += _matmul(grad_MV.T, hidden_MJ, work.wide)
-            grad_MJ = torch.mm(grad_MV, student.weight_VJ, out=hidden_MJ)
-            add_gradients(grad_MJ, student[:2], chosen=chosen, run=run, out=(enc_BTJ, pred_BUJ))
-        V, J = tensors[2].shape
-        grads = (enc_BTJ, pred_BUJ, weight_VJ[:V, :J], bias_V)
-        return (*(g.to(x.dtype) for g, x in zip(grads, tensors, strict=True)), None)
+        with on_device_of(ctx.saved_tensors[0]):
+            return (*_gradients(ctx.work, ctx.saved_tensors, upstream), None)
 
 
 def _nodes(work: _Work, student: _Joiner) -> tuple[Scores, Distilled | None]:
@@ -248,7 +216,48 @@ def _nodes(work: _Work, student: _Joiner) -> tuple[Scores, Distilled | None]:
                 config=work.problem.divergence,
                 out=distilled,
             )
+        del logits  # before the next tile takes its room
     return scores, distilled
+
+
+def _gradients(
+    work: _Work, saved: tuple[Tensor, ...], upstream: tuple[Tensor, ...]
+) -> tuple[Tensor, ...]:
+    """By enc, pred, weight and bias, tile by tile over the nodes that count."""
+    tensors, (lse, node_BTU, arc_BTU, *rest) = saved[:4], saved[4:]
+    distilled = Distilled(*rest) if rest else None
+    student, teacher = work.joiner(tensors), work.teacher()
+    matters_BTU = node_BTU if work.weight_BTU is None else node_BTU + work.weight_BTU
+    chosen = work.choose(matters_BTU)
+    pulls = _pulls(work, chosen.nodes_K, (node_BTU, arc_BTU), upstream)
+    enc_BTJ, pred_BUJ, bias_V = (
+        torch.zeros_like(x, dtype=work.wide, memory_format=torch.contiguous_format)
+        for x in (tensors[0], tensors[1], tensors[3])
+    )
+    weight_VJ = torch.zeros_like(student.weight_VJ, dtype=work.wide)
+    for run in work.runs(chosen):
+        nodes_M = chosen.nodes_K[run.start : run.stop]
+        hidden_MJ, logits = student.logits(nodes_M)
+        grad_MV = hidden_MJ.new_empty(nodes_M.shape[0], weight_VJ.shape[0])
+        bias_V += gradient(
+            logits,
+            None if teacher is None else teacher.logits(nodes_M)[1],
+            nodes_K=nodes_M,
+            labels_BU=work.labels_BU,
+            lse=lse,
+            pulls=Pulls(*(x[run.start : run.stop] for x in pulls)),
+            distilled=distilled,
+            config=work.problem.divergence,
+            out_KV=grad_MV,
+        )
+        del logits
+        weight_VJ += _matmul(grad_MV.T, hidden_MJ, work.wide)
+        grad_MJ = torch.mm(grad_MV, student.weight_VJ, out=hidden_MJ)
+        add_gradients(grad_MJ, student[:2], chosen=chosen, run=run, out=(enc_BTJ, pred_BUJ))
+        del hidden_MJ, grad_MV, grad_MJ  # before the next tile takes its room
+    V, J = tensors[2].shape
+    grads = (enc_BTJ, pred_BUJ, weight_VJ[:V, :J], bias_V)
+    return tuple(g.to(x.dtype) for g, x in zip(grads, tensors, strict=True))
 
 
 def _by_tile(work: _Work, heavy_H: Tensor) -> tuple[list[slice], list[Tensor]]:

@@ -193,7 +193,7 @@ def score_kernel(
     node = tl.load(nodes_ptr + m)
     label = _label(labels_ptr, node, T, U1)
     row_ptr = logits_ptr + m.to(tl.int64) * stride
-    lse = _log_sum_exp(row_ptr, bias_ptr, V, BLOCK_M, BLOCK_V)
+    lse = _log_sum_exp(row_ptr, bias_ptr, V, stride, BLOCK_M, BLOCK_V)
     tl.store(label_out_ptr + node, _logit(row_ptr, bias_ptr, label) - lse, mask=inside)
     tl.store(blank_out_ptr + node, _logit(row_ptr, bias_ptr, label * 0) - lse, mask=inside)
     tl.store(lse_out_ptr + node, lse, mask=inside)
@@ -232,15 +232,15 @@ def divergence_kernel(
     q_ptr = logits_ptr + tl.load(rows_ptr + m).to(tl.int64) * stride
     p_ptr = teacher_ptr + m.to(tl.int64) * stride
     q_lse = tl.load(lse_ptr + node)
-    p_lse = _log_sum_exp(p_ptr, teacher_bias_ptr, V, BLOCK_M, BLOCK_V)
+    p_lse = _log_sum_exp(p_ptr, teacher_bias_ptr, V, stride, BLOCK_M, BLOCK_V)
     zero = tl.zeros_like(q_lse)
     # Two sums over V: m and the terms of the value at HIGH and at LOW; or Q and P of the rest.
     high_sum, high_value, low_sum, low_value = zero, zero, zero, zero
     for start in range(0, V, BLOCK_V):
         v = start + tl.arange(0, BLOCK_V)
         here = (v < V)[None, :]
-        logq = _logits(q_ptr, bias_ptr, v, V) - q_lse[:, None]
-        logp = _logits(p_ptr, teacher_bias_ptr, v, V) - p_lse[:, None]
+        logq = _logits(q_ptr, bias_ptr, v, V, stride) - q_lse[:, None]
+        logp = _logits(p_ptr, teacher_bias_ptr, v, V, stride) - p_lse[:, None]
         if COLLAPSED:
             rest = here & (v > 0)[None, :] & (v[None, :] != label[:, None])
             high_sum += tl.sum(tl.where(rest, tl.exp(logq), 0.0), 1)
@@ -317,7 +317,7 @@ def gradient_kernel(
     label = _label(labels_ptr, node, T, U1)
     is_label, is_blank = v[None, :] == label[:, None], (v == 0)[None, :]
     q_ptr = logits_ptr + m.to(tl.int64) * stride
-    logq = _logits(q_ptr, bias_ptr, v, V) - tl.load(lse_ptr + node)[:, None]
+    logq = _logits(q_ptr, bias_ptr, v, V, stride) - tl.load(lse_ptr + node)[:, None]
     q = tl.exp(logq)
     grad = q * tl.load(softmax_pull_ptr + m)[:, None]
     grad -= tl.where(is_blank, tl.load(blank_pull_ptr + m)[:, None], 0.0)
@@ -328,7 +328,7 @@ def gradient_kernel(
         p_lse = tl.load(teacher_lse_ptr + node, mask=some, other=1e30)
         mean = tl.load(mean_ptr + node, mask=some, other=0.0)[:, None]
         p_ptr = teacher_ptr + m.to(tl.int64) * stride
-        logp = _logits(p_ptr, teacher_bias_ptr, v, V) - p_lse[:, None]
+        logp = _logits(p_ptr, teacher_bias_ptr, v, V, stride) - p_lse[:, None]
         if COLLAPSED:
             distil = tl.where(is_label | is_blank, q - tl.exp(logp), q * (1.0 - mean))
         else:
@@ -364,19 +364,24 @@ def _logit(row_ptr, bias_ptr, v):
 
 
 @triton.jit
-def _logits(row_ptr, bias_ptr, v, V):
-    """[M, V]; beyond V a logit that no sum feels, finite so that no difference is NaN."""
+def _logits(row_ptr, bias_ptr, v, V, stride):
+    """[M, V]; beyond V a logit that no sum feels, finite so that no difference is NaN.
+
+    The padding of a row is read too: a mask that ends at a multiple of 16 lets four numbers be read
+    at once.
+    """
     here = v < V
-    logits = tl.load(row_ptr[:, None] + v[None, :], mask=here[None, :], other=-1e30)
-    return logits + tl.load(bias_ptr + v, mask=here, other=0.0)[None, :]
+    logits = tl.load(row_ptr[:, None] + v[None, :], mask=(v < stride)[None, :], other=0.0)
+    logits += tl.load(bias_ptr + v, mask=here, other=0.0)[None, :]
+    return tl.where(here[None, :], logits, -1e30)
 
 
 @triton.jit
-def _log_sum_exp(row_ptr, bias_ptr, V, BLOCK_M: tl.constexpr, BLOCK_V: tl.constexpr):
+def _log_sum_exp(row_ptr, bias_ptr, V, stride, BLOCK_M: tl.constexpr, BLOCK_V: tl.constexpr):
     top = tl.full([BLOCK_M], -1e30, bias_ptr.dtype.element_ty)
     total = tl.zeros_like(top)
     for start in range(0, V, BLOCK_V):
-        logits = _logits(row_ptr, bias_ptr, start + tl.arange(0, BLOCK_V), V)
+        logits = _logits(row_ptr, bias_ptr, start + tl.arange(0, BLOCK_V), V, stride)
         higher = tl.maximum(top, tl.max(logits, 1))
         total = total * tl.exp(top - higher) + tl.sum(tl.exp(logits - higher[:, None]), 1)
         top = higher

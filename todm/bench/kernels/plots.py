@@ -1,0 +1,132 @@
+"""Pictures of a run: the roofline of each op, and what an act-order gather costs."""
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from todm.bench.kernels.machine import Roofs
+from todm.bench.kernels.results import Row, groups
+
+ACT_ORDER = ("triton", "act order", "in order", "F.linear")
+"""Subjects of matmul_w4 that the second picture shows."""
+_MARKERS = "osD^vPX*"
+
+
+def roofline(rows: Sequence[Row], path: Path, *, roofs: Roofs, device: str) -> None:
+    """Operations a byte against operations a second, an axis for each op, with the device's roofs.
+
+    Args:
+        rows: of a run, one measured at least; those that were not are left out.
+        path: PNG to write.
+        roofs: of the device.
+        device: its name.
+    """
+    plt = _pyplot()
+    measured = [r for r in rows if r.figures is not None and r.work is not None]
+    ops = list(dict.fromkeys(r.case.op for r in measured))
+    columns = min(len(ops), 3)
+    lines = -(-len(ops) // columns)
+    figure, axes = plt.subplots(
+        lines, columns, figsize=(5 * columns, 4 * lines), layout="constrained", squeeze=False
+    )
+    for axis, op in zip(axes.flat, ops, strict=False):
+        axis.set(xscale="log", yscale="log")  # first: limits in a linear scale may be negative
+        _draw_points(axis, [r for r in measured if r.case.op == op])
+        _draw_roofs(axis, roofs)
+        axis.set(title=op, xlabel="operations per byte (least work)")
+        axis.grid(alpha=0.3)
+        axis.legend(fontsize=7)
+    for axis in axes.flat[len(ops) :]:
+        axis.set_axis_off()
+    for axis in axes[:, 0]:
+        axis.set_ylabel("10$^9$ operations per second (least work)")
+    figure.suptitle(f"{device}; roofs: {roofs.source}", fontsize=10)
+    figure.savefig(path, dpi=110)
+    plt.close(figure)
+
+
+def act_order(rows: Sequence[Row], path: Path, *, device: str) -> bool:
+    """Time over rows of the activation, by layer: groups in order, and groups found by an index.
+
+    Returns:
+        Whether there was enough to draw: a layer with the gather at two numbers of rows.
+    """
+    layers: dict[tuple[int, int], list[tuple[int, dict[str, Row]]]] = {}
+    for case, group in groups([r for r in rows if r.case.op == "matmul_w4"]):
+        if "act order" in group and group["act order"].figures is not None:
+            layer = (case.sizes["N"], case.sizes["K"])
+            layers.setdefault(layer, []).append((case.sizes["M"], group))
+    shown = {layer: found for layer, found in layers.items() if len(found) > 1}
+    if not shown:
+        return False
+    plt = _pyplot()
+    num_columns = min(len(shown), 4)
+    num_rows = -(-len(shown) // num_columns)
+    size = (4.2 * num_columns, 3.6 * num_rows)
+    figure, axes = plt.subplots(
+        num_rows, num_columns, figsize=size, layout="constrained", squeeze=False
+    )
+    for axis, ((N, K), found) in zip(axes.flat, sorted(shown.items()), strict=False):
+        _draw_times(axis, found)
+        axis.set(title=f"N = {N}, K = {K}", xlabel="M, rows", xscale="log", yscale="log")
+        axis.grid(alpha=0.3)
+    for axis in axes.flat[len(shown) :]:
+        axis.set_axis_off()
+    axes[0][0].set_ylabel("ms, median, p10 to p90")
+    axes[0][0].legend(fontsize=7)
+    figure.suptitle(f"4-bit layer, groups in order and by act-order index; {device}", fontsize=10)
+    figure.savefig(path, dpi=110)
+    plt.close(figure)
+    return True
+
+
+def _draw_points(axis: Any, rows: Sequence[Row]) -> None:  # noqa: ANN401 - matplotlib's own types
+    for i, name in enumerate(dict.fromkeys(r.subject for r in rows)):
+        points = [_point(r) for r in rows if r.subject == name]
+        ours = next(r.ours for r in rows if r.subject == name)
+        face = {"markerfacecolor": f"C{i % 10}" if ours else "none"}
+        marker, color = _MARKERS[i % len(_MARKERS)], f"C{i % 10}"
+        axis.plot(*zip(*points, strict=True), marker, color=color, label=name, **face)
+
+
+def _point(row: Row) -> tuple[float, float]:
+    assert row.work is not None and row.figures is not None
+    return row.work.flops / row.work.bytes, row.work.flops / (1e6 * row.figures.median_ms)
+
+
+def _draw_roofs(axis: Any, roofs: Roofs) -> None:  # noqa: ANN401
+    """The slope of the memory, and from where it meets each compute roof a level line."""
+    low, high = axis.get_xlim()
+    ridges = [peak / roofs.bytes_per_s for peak in roofs.flops_per_s.values()]
+    low = 10 ** math.floor(math.log10(min(low, min(ridges) / 4)))
+    high = 10 ** math.ceil(math.log10(max(high, max(ridges) * 4)))
+    bandwidth = roofs.bytes_per_s / 1e9
+    for (unit, peak), ridge in zip(roofs.flops_per_s.items(), ridges, strict=True):
+        level = peak / 1e9
+        axis.plot([low, ridge, high], [low * bandwidth, level, level], "k-", lw=0.8, alpha=0.6)
+        where = {"xy": (high, level), "ha": "right", "va": "bottom"}
+        axis.annotate(f"{unit} {peak / 1e12:.3g} T/s", fontsize=7, **where)
+    axis.annotate(f"  {bandwidth:.0f} GB/s", (low, low * bandwidth), fontsize=7, va="top")
+    axis.set_xlim(low, high)
+
+
+def _draw_times(axis: Any, found: Sequence[tuple[int, dict[str, Row]]]) -> None:  # noqa: ANN401
+    for name in ACT_ORDER:
+        points = [
+            (M, f.median_ms, f.median_ms - f.p10_ms, f.p90_ms - f.median_ms)
+            for M, group in sorted(found, key=lambda item: item[0])
+            if name in group and (f := group[name].figures) is not None
+        ]
+        if points:
+            M, median, below, above = zip(*points, strict=True)
+            axis.errorbar(M, median, yerr=[below, above], marker="o", ms=3, capsize=2, label=name)
+
+
+def _pyplot() -> Any:  # noqa: ANN401
+    import matplotlib as mpl
+
+    mpl.use("Agg")
+    import matplotlib.pyplot as plt
+
+    return plt

@@ -1,0 +1,53 @@
+"""Figures of  todm evaluate  on the terminal."""
+
+from typing import Any
+
+
+def show(found: dict[str, Any]) -> None:
+    """Print an evaluation: a table if chunk sizes or latency were asked for, else a line a result."""
+    rows = found["results"]
+    if found["asked"]["chunks"] or found["asked"]["latency"]:
+        print(_table(rows))
+        return
+    for name, row in rows.items():
+        print(
+            f"{name:6} WER {row['error']:7.2%}  [{row['low']:.2%}, {row['high']:.2%}]  "
+            f"{row['words']} words: "
+            f"{row['insertions']} ins, {row['deletions']} del, {row['substitutions']} sub"
+        )
+
+
+def _table(rows: dict[str, dict[str, Any]]) -> str:
+    """The results in Markdown; latencies in seconds."""
+    first = next(iter(rows))
+    heads = ["", "WER", "95 % interval", f"difference to {first}", "95 % interval", "p"]
+    delayed = any("latency" in row for row in rows.values())
+    if delayed:
+        heads += ["word delay, s", "p50", "p90", "last word, s", "p50", "p90", "words measured"]
+    lines = [heads, ["---"] * len(heads)]
+    for name, row in rows.items():
+        cells = [name, f"{row['error']:.2%}", f"{row['low']:.2%} to {row['high']:.2%}"]
+        cells += _difference(row.get("against_first"))
+        lines.append(cells + (_latency(row.get("latency")) if delayed else []))
+    return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
+
+
+def _difference(found: dict[str, Any] | None) -> list[str]:
+    if found is None:
+        return ["", "", ""]
+    change = found["difference"]
+    return [
+        f"{change['value']:+.2%}",
+        f"{change['low']:+.2%} to {change['high']:+.2%}",
+        f"{found['p']:.3f}",
+    ]
+
+
+def _latency(found: dict[str, Any] | None) -> list[str]:
+    """Means, medians and 90th percentiles of words and last words, and how many words."""
+    if found is None:
+        return [""] * 7
+    cells = []
+    for delay in (found["words"], found["last"]):
+        cells += [f"{delay[k]:.2f}" for k in ("mean", "p50", "p90")] if delay else [""] * 3
+    return [*cells, f"{found['words']['num']} of {found['words']['of']}"]
