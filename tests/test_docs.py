@@ -53,6 +53,8 @@ def test_commands_can_be_run_as_written(words):
         _parser(arguments[0]).parse_args(arguments[1:])
     elif name == "extract-subnet":
         _parser(name).parse_args(arguments)
+    elif name.startswith(".venv/bin/"):
+        pass  # of the environment that the first command makes
     elif "/" in name:
         assert os.access(ROOT / name, os.X_OK), f"{name} is not an executable file"
     else:

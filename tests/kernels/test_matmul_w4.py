@@ -55,11 +55,11 @@ def _codes(N, K, bits=4):
 
 
 @pytest.mark.parametrize("impl", IMPLS)
-@pytest.mark.parametrize("symmetric", [False, True], ids=["zeros", "symmetric"])
 @pytest.mark.parametrize("group", [32, 64, 128, None], ids=str)
 @pytest.mark.parametrize("bits", [4, 3])
-def test_formats(bits, group, symmetric, impl):
+def test_formats(bits, group, impl):
     """The last group is short, or there is one; neither inputs nor outputs fill a tile."""
+    symmetric = (group in (64, None)) == (bits == 4)
     weight = _weight(19, 168, bits, group=group, symmetric=symmetric, inv_s=symmetric)
     x, bias = _x(17, 168), _x(19)
     for rows in (1, 3, 17):
@@ -139,8 +139,8 @@ def test_strides_and_leading_axes(impl):
     want = matmul_w4(x.contiguous().flatten(0, 1), weight, bias_N=bias, impl="reference")
     assert _error(got, want.reshape(2, 3, 10)) < 2e-6
     for odd in (_x(6, 96)[:, ::2], _x(6, 50)[:, 1:49], _x(7, 48)[1:]):
-        same = matmul_w4(odd.clone(memory_format=torch.contiguous_format), weight, impl=impl)
-        assert torch.equal(matmul_w4(odd, weight, impl=impl), same)
+        got = matmul_w4(odd, weight, impl=impl)
+        assert _error(got, matmul_w4(odd, weight, impl="reference")) < 2e-6
 
 
 @pytest.mark.parametrize("impl", IMPLS)
@@ -152,6 +152,7 @@ def test_a_weight_of_any_strides(impl):
     assert torch.equal(matmul_w4(x, same, impl=impl), matmul_w4(x, weight, impl=impl))
 
 
+@pytest.mark.filterwarnings("ignore:invalid value encountered:RuntimeWarning")  # inf times zero
 @pytest.mark.parametrize("impl", IMPLS)
 @pytest.mark.parametrize("M", [4, 20], ids=["few rows", "rows"])
 def test_a_row_that_is_not_finite_spoils_itself_only(M, impl):
@@ -356,7 +357,17 @@ def test_weights_that_cannot_be_quantised(weight, options, words):
 
 
 def test_the_way_without_a_gpu_goes_by_rows():
-    assert [choice.by_rows(rows) for rows in (17, 511, 512)] == ["fused", "fused", "dense"]
+    ways = [choice.by_rows(rows, cached=False) for rows in (1, 511, 512)]
+    assert ways == ["fused", "fused", "dense"]
+    assert choice.by_rows(1, cached=True) == "dense"
+
+
+@pytest.mark.skipif(DEVICE == "cuda", reason="a GPU goes by its table")
+def test_a_copy_once_made_is_used_on_a_cpu():
+    x, weight = _x(2, 40), _weight(3, 40)
+    matmul_w4(x, weight, cache_dequantised=True, impl="torch")
+    weight.copies[torch.float32].zero_()
+    assert matmul_w4(x, weight, cache_dequantised=True, impl="torch").eq(0).all()
 
 
 def _pretend_to_measure(monkeypatch, tmp_path, *, capturing=False):

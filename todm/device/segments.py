@@ -7,6 +7,7 @@ the rivals. It is not calibrated: 0.9 need not be right nine times of ten.
 """
 
 import dataclasses
+import itertools
 import math
 from collections.abc import Iterable, Iterator, Sequence
 
@@ -157,7 +158,7 @@ def word_spans(tokens: Sequence[str]) -> Iterator[tuple[str, int, int]]:
     A word begins at each token that begins with U+2581.
     """
     begins = [i for i, token in enumerate(tokens) if i == 0 or token.startswith(_SPACE)]
-    for start, end in zip(begins, [*begins[1:], len(tokens)], strict=True):
+    for start, end in itertools.pairwise([*begins, len(tokens)]):
         if text := detokenize(tokens[start:end]):
             yield text, start, end
 

@@ -58,18 +58,19 @@ class TrainConfig(Config):
     quant: QuantConfig = dataclasses.field(default_factory=QuantConfig)
 
     def __post_init__(self) -> None:
-        for name in ("num_updates", "log_every", "max_bad_steps", "num_processes"):
-            if getattr(self, name) < 1:
-                raise ConfigError(f"train.{name} is {getattr(self, name)}: at least 1")
-        if not self.student_weight > 0:
-            raise ConfigError(f"train.student_weight is {self.student_weight}: it must be above 0")
-        for name in ("eval_limit", "num_threads", "num_random", "max_restarts"):
-            if getattr(self, name) < 0:
-                raise ConfigError(f"train.{name} is {getattr(self, name)}: 0 or more")
-        if not self.eval_every > 0:
-            raise ConfigError(
-                f"train.eval_every is {self.eval_every}: a fraction above 0; above 1 for none"
-            )
+        some = ("num_updates", "log_every", "max_bad_steps", "num_processes")
+        none = ("eval_limit", "num_threads", "num_random", "max_restarts")
+        for name, least in {**dict.fromkeys(some, 1), **dict.fromkeys(none, 0)}.items():
+            if getattr(self, name) < least:
+                allowed = "at least 1" if least else "0 or more"
+                raise ConfigError(f"train.{name} is {getattr(self, name)}: {allowed}")
+        positive = {
+            "student_weight": "it must be above 0",
+            "eval_every": "a fraction above 0; above 1 for none",
+        }
+        for name, allowed in positive.items():
+            if not getattr(self, name) > 0:
+                raise ConfigError(f"train.{name} is {getattr(self, name)}: {allowed}")
         for name in ("sandwich_from", "average_last"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ConfigError(f"train.{name} is {getattr(self, name)}: a fraction from 0 to 1")

@@ -164,10 +164,10 @@ def _commands(out: Path, net: Artifact) -> str:
     return "\n".join(
         [
             "```sh",
-            f"extract-subnet {out / _SUPERNET} --budget {_parameters(net) / 2e6:.2g}M "
-            f"--corpus {corpus} --out {out}/subnets/half",
-            f"todm export {out}/subnets/half --target sherpa-onnx --out {out}/bundles/half",
-            f"todm evaluate {out}/bundles/half {corpus} --out {out}/evaluation/half",
+            f"extract-subnet {out / _SUPERNET} --budget {_parameters(net) / 1.5e6:.2g}M "
+            f"--corpus {corpus} --out {out}/subnets/small",
+            f"todm export {out}/subnets/small --target sherpa-onnx --out {out}/bundles/small",
+            f"todm evaluate {out}/bundles/small {corpus} --out {out}/evaluation/small",
             f"tensorboard --logdir {out}  # needs: pip install tensorboard",
             "```",
         ]

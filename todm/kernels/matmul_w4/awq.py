@@ -36,7 +36,9 @@ def to_awq(weight: Packed) -> Awq:
         ConfigError: what the layout cannot say: 3 bits, `inv_s_K`, or scales that are not float16.
     """
     if weight.bits != 4:
-        raise ConfigError(f"AWQ's layout holds 4 bits, this weight has {weight.bits}: quantise to 4")
+        raise ConfigError(
+            f"AWQ's layout holds 4 bits, this weight has {weight.bits}: quantise to 4"
+        )
     if weight.inv_s_K is not None:
         raise ConfigError(
             "AWQ's layout has no place for inv_s_K: fold it into the layer before, or quantise "
@@ -54,9 +56,7 @@ def to_awq(weight: Packed) -> Awq:
     return Awq(_columns(weight.codes_NK()), _columns(zero_NG), scales)
 
 
-def from_awq(
-    tensors: Awq, *, group: int | None = 128, num_outputs: int | None = None
-) -> Packed:
+def from_awq(tensors: Awq, *, group: int | None = 128, num_outputs: int | None = None) -> Packed:
     """The weight in the layout of the kernels.
 
     Args:

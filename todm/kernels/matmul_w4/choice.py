@@ -31,16 +31,14 @@ def choose(problem: Problem, ways: Ways) -> str:
     rows = p.x_MK.shape[0]
     if p.way != "measured":
         return p.way
-    if rows <= FEW_ROWS:
-        return "fused"
     if p.x_MK.device.type != "cuda":
-        return by_rows(rows)
-    return measured(p, ways)
+        return by_rows(rows, cached=p.cache_dequantised)
+    return "fused" if rows <= FEW_ROWS else measured(p, ways)
 
 
-def by_rows(rows: int) -> str:
-    """The way without a measurement."""
-    return "dense" if rows >= DENSE_ROWS else "fused"
+def by_rows(rows: int, *, cached: bool) -> str:
+    """The way without a measurement; where there is a copy, a CPU gains nothing from the packed weight."""
+    return "dense" if cached or rows >= DENSE_ROWS else "fused"
 
 
 def measured(problem: Problem, ways: Ways) -> str:

@@ -87,7 +87,9 @@ class Packed:
 
     def to(self, device: torch.device | str) -> "Packed":
         """The same weight on another device."""
-        parts = {name: getattr(self, name) for name in ("words_NJ", "scale_NG", "zero_NG", "inv_s_K")}
+        parts = {
+            name: getattr(self, name) for name in ("words_NJ", "scale_NG", "zero_NG", "inv_s_K")
+        }
         moved = {name: None if part is None else part.to(device) for name, part in parts.items()}
         return dataclasses.replace(self, **moved)
 
@@ -169,7 +171,7 @@ def pack(
     check_format(bits, group, K)
     _check_codes("matmul_w4: codes_NK", codes_NK, bits)
     codes_NBPR = F.pad(codes_NK, (0, -K % BLOCK)).view(N, -1, BLOCK // LANES[bits], LANES[bits])
-    words_NBR = _one_word(codes_NBPR.int()) if bits == 4 else _three_words(codes_NBPR.int())
+    words_NBR = _side_by_side(codes_NBPR.int(), 4) if bits == 4 else _three_words(codes_NBPR.int())
     parts = {"scale_NG": scale_NG, "zero_NG": zero_NG, "inv_s_K": inv_s_K}
     return Packed(words_NJ=words_NBR.flatten(1), **parts, bits=bits, group=group, num_inputs=K)
 
@@ -181,20 +183,15 @@ def _check_codes(name: str, codes: Tensor | None, bits: int) -> None:
         )
 
 
-def _one_word(codes_NBPR: Tensor) -> Tensor:
-    """[N, B, R]: eight codes of a lane in a word."""
-    return _joined(codes_NBPR, 4)
-
-
-def _joined(codes_NBPR: Tensor, bits: int) -> Tensor:
-    """Codes side by side, the first lowest."""
+def _side_by_side(codes_NBPR: Tensor, bits: int) -> Tensor:
+    """[N, B, R]: the codes of a lane in a word, the first lowest."""
     shifts = bits * torch.arange(codes_NBPR.shape[2], dtype=torch.int32, device=codes_NBPR.device)
     return (codes_NBPR << shifts[:, None]).sum(2, dtype=torch.int32)
 
 
 def _three_words(codes_NBPR: Tensor) -> Tensor:
     """[N, B, 3, R]: 32 codes of a lane in three words."""
-    words = [_joined(codes_NBPR[:, :, 10 * i : 10 * i + 10], 3) for i in range(3)]
+    words = [_side_by_side(codes_NBPR[:, :, 10 * i : 10 * i + 10], 3) for i in range(3)]
     last, very_last = codes_NBPR[:, :, 30], codes_NBPR[:, :, 31]
     words[0] |= (last & 3) << 30
     words[1] |= (very_last & 3) << 30

@@ -21,7 +21,7 @@ _DOT = {torch.float32: tl.float32, torch.float16: tl.float16, torch.bfloat16: tl
 
 
 def product(x_MK, words_JN, scale_GN, zero_GN, group_K):
-    """x times the dequantised weight, [M, N].
+    """The activation times the dequantised weight, [M, N].
 
     Args:
         x_MK: Activations.

@@ -221,12 +221,13 @@ many_rows_kernel = tuned(MANY_CONFIGS, key=["N", "chunks", "rows"])(tile_kernel)
 def sum_kernel(
     parts_ptr, bias_ptr, y_ptr, M, N, splits, HAS_BIAS: tl.constexpr, BLOCK: tl.constexpr
 ):
-    """y [M, N] from its parts [splits, M, N], always added in the same order."""
+    """The output [M, N] from its parts [splits, M, N], always added in the same order."""
     at = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
     inside = at < M * N
     y = tl.zeros([BLOCK], tl.float32)
-    for split in range(splits):
-        y += tl.load(parts_ptr + split.to(tl.int64) * M * N + at, mask=inside, other=0.0)
+    for _ in range(splits):
+        y += tl.load(parts_ptr + at, mask=inside, other=0.0)
+        parts_ptr += M * N
     if HAS_BIAS:
         y += tl.load(bias_ptr + at % N, mask=inside, other=0.0).to(tl.float32)
     tl.store(y_ptr + at, y.to(y_ptr.dtype.element_ty), mask=inside)
@@ -249,7 +250,6 @@ def dequantise_kernel(
     BLOCK_N: tl.constexpr,
 ):
     """128 inputs of BLOCK_N outputs a program, rounded to w's dtype."""
-    LANES: tl.constexpr = 16 if BITS == 4 else 4
     WIDTH: tl.constexpr = 128 if GROUP == 0 else GROUP
     block = tl.program_id(0)
     ns = tl.program_id(1) * BLOCK_N + tl.arange(0, BLOCK_N)

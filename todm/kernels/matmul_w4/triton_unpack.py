@@ -11,7 +11,6 @@ conversion would take 3.
 import triton
 from triton import language as tl
 
-
 EXPONENT = 0x4B000000  # of 2^23
 
 
@@ -49,7 +48,13 @@ def steps(words, zero, exponent, PLACE: tl.constexpr, BITS: tl.constexpr):
 
 @triton.jit
 def _side_by_side(
-    words, zero, exponent, FIRST: tl.constexpr, STEP: tl.constexpr, COUNT: tl.constexpr, BITS: tl.constexpr
+    words,
+    zero,
+    exponent,
+    FIRST: tl.constexpr,
+    STEP: tl.constexpr,
+    COUNT: tl.constexpr,
+    BITS: tl.constexpr,
 ):
     """Codes FIRST, FIRST + STEP, ..., COUNT of them, [N, L * COUNT]: all of a lane, then the next."""
     if COUNT == 1:
@@ -62,7 +67,9 @@ def _side_by_side(
 
 
 @triton.jit
-def inputs_in_order(words, zero, exponent, PART: tl.constexpr, WIDTH: tl.constexpr, BITS: tl.constexpr):
+def inputs_in_order(
+    words, zero, exponent, PART: tl.constexpr, WIDTH: tl.constexpr, BITS: tl.constexpr
+):
     """Codes minus zero points of WIDTH inputs of a block, the PART-th so many, [N, WIDTH]."""
     LANES: tl.constexpr = 16 if BITS == 4 else 4
     PLACES: tl.constexpr = WIDTH // LANES
