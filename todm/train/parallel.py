@@ -17,6 +17,8 @@ from todm.errors import TrainingError
 
 PARENT = "TODM_PARENT"
 """Environment: the process that started this one and ends it, see `todm.train.launch`."""
+_PAUSE = 0.5
+"""Seconds before the processes part."""
 _JOIN = datetime.timedelta(minutes=10)
 _KNOCK = datetime.timedelta(seconds=2)
 _PORT = "todm/port"
@@ -63,6 +65,10 @@ class World:
                 "the last checkpoint"
             ) from error
         finally:
+            # gloo's threads give back the tensors of the last messages under Python's lock, which the
+            # destructor of DistributedDataParallel keeps while it waits for these threads: without
+            # a pause in which they get it, both wait for ever.
+            time.sleep(_PAUSE)
             distributed.destroy_process_group()
 
     def _join(self) -> None:
