@@ -9,7 +9,14 @@ import pytest
 from todm.device.audio import read_audio
 from todm.device.bundle import open_bundle
 from todm.device.recognizer import StreamingRecognizer, Transcript, detokenize, pad_tail
-from todm.device.segments import Pauses, first_segment, split, transcribe_blocks, words
+from todm.device.segments import (
+    Pauses,
+    first_segment,
+    split,
+    transcribe_blocks,
+    word_spans,
+    words,
+)
 from todm.errors import CorpusError
 
 # The golden bundle has random weights and never rests for long, nor do its words end.
@@ -169,3 +176,7 @@ def test_the_tail_brings_out_the_last_words(recognizer, speech):
     found = list(transcribe_blocks(recognizer, [cut]))
     whole = recognizer.transcribe(pad_tail(cut, recognizer.tail_seconds), tail_seconds=0)
     assert joined(found, "tokens") == whole.tokens
+
+
+def test_no_symbols_are_no_words():
+    assert list(word_spans([])) == []

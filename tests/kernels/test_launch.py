@@ -8,6 +8,7 @@ import torch
 from todm.errors import ConfigError
 from todm.kernels.matmul_24 import matmul_24, pack
 from todm.kernels.matmul_int8 import matmul_int8, quantise_activation, quantise_weight
+from todm.kernels.matmul_w4 import matmul_w4, quantise_rtn
 from todm.kernels.mh_ssm import Ssm, mh_ssm
 from todm.kernels.rnnt_loss import Teacher, rnnt_loss
 
@@ -43,7 +44,15 @@ def _matmul_24(device):
     matmul_24(torch.randn(2, 4, device=device), weight, impl="triton")
 
 
-CALLS = {f.__name__[1:]: f for f in (_rnnt_loss, _mh_ssm, _matmul_int8, _matmul_24)}
+def _matmul_w4(device):
+    weight = quantise_rtn(torch.randn(3, 1100, device=device))
+    for rows in (1, 2, 20):
+        matmul_w4(torch.randn(rows, 1100, device=device), weight, impl="triton")
+    matmul_w4(torch.randn(2, 1100, device=device), weight, way="dense", impl="triton")
+
+
+OPS = (_rnnt_loss, _mh_ssm, _matmul_int8, _matmul_24, _matmul_w4)
+CALLS = {f.__name__[1:]: f for f in OPS}
 
 
 @pytest.mark.parametrize("call", CALLS.values(), ids=CALLS)
