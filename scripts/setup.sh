@@ -4,13 +4,13 @@
 #
 #   PYTHON            the interpreter (default: the newest python3 found, 3.11 or newer)
 #   TODM_VENV         where the environment lies (default: .venv)
-#   TODM_EXTRAS       what to install (default: train,dev)
+#   TODM_EXTRAS       what to install (default: train,llm,vision,dev)
 #   TODM_TORCH_INDEX  a package index to take torch and torchaudio from (default: pip's own)
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
 venv=${TODM_VENV:-.venv}
-extras=${TODM_EXTRAS-train,dev}
+extras=${TODM_EXTRAS-train,llm,vision,dev}
 needed_mb=9000 # at the peak, with wheels beside what they unpack to; 5 GB of it stay
 [ -z "${TODM_TORCH_INDEX:-}" ] || needed_mb=3000
 case $extras in *train*) ;; *) needed_mb=500 ;; esac

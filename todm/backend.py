@@ -43,6 +43,29 @@ class Graph:
     metadata: Mapping[str, str] = dataclasses.field(default_factory=dict[str, str])
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Pieces:
+    """A stack of blocks in pieces, of which the graph of any subnet can be put together.
+
+    Every block is the same chain of parts, and each part has one elastic width. A part takes `x` and
+    states [B, S] of its own, and gives `out` and the states after it.
+
+    Attributes:
+        whole: the graph of some subnet; its first input and output belong to the front and the back,
+            its second ones are all states of all blocks, side by side along the last axis.
+        front: the whole's inputs without the states of blocks -> `out`, and its other outputs.
+        halves: by the name of the width, in the order of a block, and by the width.
+        back: `x` -> the whole's first output.
+        others: graphs that are the same for all subnets.
+    """
+
+    whole: Graph
+    front: Graph
+    halves: Mapping[str, Mapping[int, Graph]]
+    back: Graph
+    others: tuple[Graph, ...]
+
+
 class Batches(Protocol):
     """An endless stream of training batches that can be resumed exactly."""
 

@@ -1,7 +1,7 @@
 """Transcribe with a bundle in plain onnxruntime: no torch, no todm, the whole loop on one page.
 
 pip install onnxruntime kaldi-native-fbank numpy soundfile
-python run.py BUNDLE a.wav [--precision fp32|int8]            (16 kHz audio)
+python run.py BUNDLE a.wav [--precision int8]            (16 kHz audio)
 """
 
 import argparse
@@ -14,6 +14,7 @@ import onnxruntime
 import soundfile
 
 BLANK = 0
+FORMS = ("fp32", "int8", "int8.rr", "int8.block", "int4")
 
 
 def main() -> None:
@@ -21,12 +22,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="Transcribe with a bundle in plain onnxruntime.")
     parser.add_argument("bundle", type=Path)
     parser.add_argument("audio", nargs="+")
-    parser.add_argument("--precision", choices=("fp32", "int8"), default="fp32")
+    parser.add_argument("--precision", choices=FORMS, default="fp32")
     args = parser.parse_args()
-    middle = "" if args.precision == "fp32" else ".int8"
+    encoder, rest = middles(args.precision)
     graphs = [
-        onnxruntime.InferenceSession(str(args.bundle / f"{name}{middle}.onnx"))
-        for name in ("encoder", "decoder", "joiner")
+        onnxruntime.InferenceSession(str(args.bundle / name))
+        for name in (f"encoder{encoder}.onnx", f"decoder{rest}.onnx", f"joiner{rest}.onnx")
     ]
     lines = (args.bundle / "tokens.txt").read_text(encoding="utf-8").splitlines()
     tokens = [line.rpartition(" ")[0] for line in lines]
@@ -39,6 +40,13 @@ def main() -> None:
         ids = decode(graphs, tokens, features(np.concatenate([samples.mean(axis=1), tail])))
         text = "".join(tokens[i] for i in ids).replace("\u2581", " ").strip()
         print(f"{path}\t{text}")
+
+
+def middles(precision: str) -> tuple[str, str]:
+    """The middle of the encoder's file name, and of the decoder's and joiner's."""
+    if precision == "fp32":
+        return "", ""
+    return f".{precision}", ".int8"
 
 
 def features(samples: np.ndarray) -> np.ndarray:

@@ -109,7 +109,7 @@ def test_failed_export_leaves_nothing(tmp_path, toy_graphs, write_assets, spoil,
             tmp_path / "b",
             toy_graphs,
             write_assets=assets,
-            config=ExportConfig(target="onnx", int8=False),
+            config=ExportConfig(target="onnx", precisions=("fp32",)),
         )
     assert list(tmp_path.iterdir()) == []
 

@@ -39,7 +39,7 @@ def bundle(model, build_graphs, write_assets, tmp_path_factory):
     )
     path = tmp_path_factory.mktemp("speech") / "bundle"
     sample = Sample(samples_S=sample_signal(4.0))
-    config = ExportConfig(old_x86=False)
+    config = ExportConfig(precisions=("fp32", "int8"))
     write_bundle(path, graphs, write_assets=write_assets, config=config, sample=sample)
     return open_bundle(path)
 

@@ -1,14 +1,14 @@
 """Letters: M rows, K inputs, N outputs, G groups of four inputs."""
 
 import importlib.util
-import json
 
 import pytest
 import torch
 from torch.sparse import _semi_structured_conversions as cutlass
 
 from todm.errors import ConfigError
-from todm.kernels.matmul_24 import Packed, check_24, choice, matmul_24, pack, semi, torch_impl
+from todm.kernels import _choice
+from todm.kernels.matmul_24 import Packed, check_24, matmul_24, pack, semi, torch_impl
 from todm.kernels.matmul_int8 import matmul_int8
 
 HAS_TRITON = importlib.util.find_spec("triton") is not None
@@ -291,100 +291,7 @@ def test_sparse_kernels(size, dtype):
     assert _error(got, matmul_24(x, weight, bias_N=bias, impl="reference")) < RTOL[dtype]
 
 
-# The table of measured times.
-
-SHAPE = choice.Shape("a GPU", "2.11", "float16", 64, 512, 2048)
-
-
-def _table(path, dense, sparse):
-    """A table whose timer returns these milliseconds, and the calls it has timed."""
-    calls = []
-
-    def timer(call):
-        calls.append(call)
-        return {"dense": dense, "sparse": sparse}[call()]
-
-    return choice.Table(path, timer), calls
-
-
-def _file(times):
-    return f'{{"version": 1, "ms": {{"{SHAPE.key()}": {times}}}}}'
-
-
-def _ways():
-    return {"dense": lambda: "dense", "sparse": lambda: "sparse"}
-
-
-@pytest.mark.parametrize(
-    ("dense", "sparse", "way"),
-    [(2.0, 1.0, "sparse"), (1.0, 2.0, "dense"), (1.04, 1.0, "dense"), (1.06, 1.0, "sparse")],
-)
-def test_sparse_is_taken_where_it_gains(tmp_path, dense, sparse, way):
-    table, _ = _table(tmp_path / "t.json", dense, sparse)
-    assert table.choose(SHAPE, _ways) == way
-
-
-def test_a_shape_is_measured_once_and_for_all_processes(tmp_path):
-    path = tmp_path / "folder" / "t.json"
-    table, calls = _table(path, 2.0, 1.0)
-    assert [table.choose(SHAPE, _ways) for _ in range(3)] == ["sparse"] * 3
-    again, later = _table(path, 1.0, 2.0)
-    assert again.choose(SHAPE, _ways) == "sparse"
-    assert (len(calls), len(later)) == (2, 0)
-    assert again.choose(SHAPE._replace(rows=128), _ways) == "dense"
-    assert [p.name for p in path.parent.iterdir()] == ["t.json"]
-
-
-def test_what_another_process_measured_is_kept(tmp_path):
-    path = tmp_path / "t.json"
-    (one, _), (other, _) = _table(path, 2.0, 1.0), _table(path, 2.0, 1.0)
-    one.choose(SHAPE, _ways)
-    other.choose(SHAPE._replace(rows=128), _ways)
-    assert len(json.loads(path.read_text())["ms"]) == 2
-
-
-@pytest.mark.parametrize(
-    "text",
-    [
-        "",
-        "{",
-        "[]",
-        '{"version": 0, "ms": {}}',
-        _file('{"dense": "fast", "sparse": 1.0}'),
-        _file('{"sparse": 1.0}'),
-        _file('{"dense": 1.0, "sparse": -1.0}'),
-        _file('{"dense": NaN, "sparse": 1.0}'),
-    ],
-    ids=["empty", "cut", "list", "version", "word", "no dense", "negative", "NaN"],
-)
-def test_a_damaged_table_is_measured_anew(tmp_path, caplog, text):
-    path = tmp_path / "t.json"
-    path.write_text(text)
-    table, calls = _table(path, 2.0, 1.0)
-    assert "is not a table of times" in caplog.text
-    assert table.choose(SHAPE, _ways) == "sparse"
-    assert len(calls) == 2
-    assert json.loads(path.read_text())["ms"] == {SHAPE.key(): {"dense": 2.0, "sparse": 1.0}}
-
-
-def test_a_folder_that_cannot_be_written_costs_a_warning(tmp_path, caplog):
-    (tmp_path / "file").write_text("")
-    table, calls = _table(tmp_path / "file" / "t.json", 2.0, 1.0)
-    assert [table.choose(SHAPE, _ways) for _ in range(2)] == ["sparse"] * 2
-    assert len(calls) == 2
-    assert "are not kept" in caplog.text
-
-
-def test_rows_share_entries():
-    assert [choice.bucket(rows) for rows in (1, 16, 17, 64, 1000)] == [16, 16, 32, 64, 1024]
-
-
-def test_the_table_lies_in_the_users_cache(monkeypatch, tmp_path):
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    choice.table.cache_clear()
-    choice.table()._save()
-    choice.table.cache_clear()
-    assert (tmp_path / "todm" / "matmul_24.json").exists()
+# Which way is taken.
 
 
 def test_a_measured_call_takes_the_faster_way(monkeypatch, tmp_path):
@@ -398,8 +305,8 @@ def test_a_measured_call_takes_the_faster_way(monkeypatch, tmp_path):
             torch_impl.WAYS, name, lambda p, name=name: seen.append((name, p)) or p.x_MK
         )
     times = iter([2.0, 1.0])
-    table = choice.Table(tmp_path / "t.json", lambda call: (call(), next(times))[1])
-    monkeypatch.setattr(choice, "table", lambda: table)
+    table = _choice.Table(tmp_path / "t.json", lambda call: (call(), next(times))[1])
+    monkeypatch.setattr(_choice, "table", {"matmul_24": table}.get)
     weight = _packed(8, 8, torch.float16).to("cpu")
     before = torch.get_rng_state()
     matmul_24(torch.ones(20, 8, dtype=torch.float16), weight, impl="torch")
@@ -415,12 +322,14 @@ def test_nothing_is_measured_inside_a_cuda_graph(monkeypatch, tmp_path):
     monkeypatch.setattr(semi, "library", lambda device: "cusparselt")
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "a GPU")
     monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: True)
-    monkeypatch.setattr(choice, "table", lambda: choice.Table(tmp_path / "t.json"))
+    monkeypatch.setattr(_choice, "table", lambda op: _choice.Table(tmp_path / "t.json"))
     weight = _packed(4, 8, torch.float16).to("cpu")
-    with pytest.raises(ConfigError, match="16 rows of this layer are not measured yet"):
+    with pytest.raises(
+        ConfigError, match=r"^matmul_24: 16 rows .* or give way='dense' or way='sparse'$"
+    ):
         matmul_24(torch.ones(2, 8, dtype=torch.float16), weight, impl="torch")
 
 
 def test_on_a_cpu_nothing_is_measured(monkeypatch):
-    monkeypatch.setattr(choice, "table", None)
+    monkeypatch.setattr(_choice, "table", None)
     assert matmul_24(torch.ones(2, 8), _packed(4, 8).to("cpu"), impl="torch").shape == (2, 4)

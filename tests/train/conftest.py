@@ -47,7 +47,7 @@ def two_done(two, tmp_path_factory):
     env = {**os.environ, **shared, "GLOO_SOCKET_IFNAME": loopback, "PYTHONPATH": "."}
     env["CUDA_VISIBLE_DEVICES"] = ""
     logs = [out / f"log-{rank}.txt" for rank in range(2)]
-    processes, ports = [], _free_ports(10)
+    processes, ports = [], _free_ports(11)
     for rank, log in enumerate(logs):
         with log.open("w") as told:
             own = {**env, "RANK": str(rank), "LOCAL_RANK": str(rank)}

@@ -32,13 +32,16 @@ def test_none_is_no_error(tmp_path):
 
 
 @pytest.mark.parametrize("damage", ["empty", "cut", "garbage", "pickle"])
-def test_a_damaged_newest_falls_back(tmp_path, damage):
+def test_a_damaged_newest_falls_back_with_a_warning(tmp_path, caplog, damage):
     _write(tmp_path, 1, 2)
     path = tmp_path / "update-00000002.pt"
     whole = path.read_bytes()
     contents = {"empty": b"", "cut": whole[: len(whole) // 2], "garbage": b"x" * 500}
+    assert checkpoint.read_latest(tmp_path)["update"] == 2
+    assert caplog.messages == []
     path.write_bytes(contents.get(damage, b"\x80\x02cos\nsystem\nq\x00."))
     assert checkpoint.read_latest(tmp_path)["update"] == 1
+    assert caplog.messages == [f"{path} cannot be read: training goes on from update-00000001.pt"]
 
 
 def test_none_that_can_be_read_is_an_error(tmp_path):

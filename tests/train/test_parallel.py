@@ -56,6 +56,16 @@ def test_a_training_by_two_is_one_by_one(two_done, two, tmp_path):
 
 
 @pytest.mark.slow
+def test_two_processes_have_the_same_masks(two_done):
+    """With dropout of their own, and batches of their own."""
+    first, second = (_read(two_done / f"masked-{rank}.pt") for rank in range(2))
+    assert first["digests"] == second["digests"]
+    assert len(set(first["digests"])) > 2
+    layers = [weight for weight in first["weights"].values() if weight.ndim > 1]
+    assert [int(weight.count_nonzero()) for weight in layers] == [4, 4, 4]
+
+
+@pytest.mark.slow
 def test_two_processes_resume_exactly(two_done):
     found = _read(two_done / "resumed-0.pt")
     for name, value in found["straight"].items():

@@ -16,10 +16,12 @@ from todm.asr.data import Batch, LoaderConfig
 from todm.asr.encoder import EncoderConfig
 from todm.asr.model import Rnnt, RnntConfig
 from todm.asr.objective import ObjectiveConfig, RnntObjective
+from todm.compress.sr_ste import SrSteConfig
 from todm.errors import TodmError
 from todm.supernet.sandwich import sandwich_step
 from todm.supernet.space import SearchSpace, SpaceConfig
 from todm.train.parallel import LostProcess, World
+from todm.train.step import Learner
 
 SPACE = SearchSpace(SpaceConfig(depths=(2, 3, 4), widths={"ffn": (16, 32), "pairs": (1, 2)}))
 MIXED = SPACE.subnet(3, {"ffn": (32, 16, 32), "pairs": (1, 2, 2)})
@@ -88,6 +90,24 @@ def trained(out):
     return fake.run(out, fake.FakeBackend(dropout=0.0)).tensors()
 
 
+def masked(out):
+    """The final weights of the toy training with N:M masks, and a hash of the masks of each process."""
+    fake = _fake()
+    sparse = SrSteConfig(n=1, m=4, decay=1e-3, refresh=2, layers=("layers.*",))
+    digests, check = [], Learner.check_draws
+
+    def noted(learner, update):
+        digests.append(learner.sparse.digest())
+        check(learner, update)
+
+    Learner.check_draws = noted
+    try:
+        done = fake.run(out, fake.FakeBackend(), config=fake.CONFIG.replace(sparse=sparse))
+    finally:
+        Learner.check_draws = check
+    return {"weights": done.tensors(), "digests": digests}
+
+
 def resumed(out, next_port):
     """With dropout, which every process draws for itself: trained straight, and after a crash."""
     fake = _fake()
@@ -153,6 +173,8 @@ def main(place, *ports):
         torch.save(all_gradients(world), place / f"gradients-{rank}.pt")
     next_port()
     torch.save(trained(place / "run"), place / f"weights-{rank}.pt")
+    next_port()
+    torch.save(masked(place / "masked"), place / f"masked-{rank}.pt")
     next_port()
     torch.save(resumed(place, next_port), place / f"resumed-{rank}.pt")
     torch.save(refusals(next_port, place), place / f"refusals-{rank}.pt")

@@ -265,9 +265,18 @@ class Block(nn.Module):
         return x_BTD + self.dropout(self.down(self.dropout(h, **rate)), **rate)
 
     def forward(
-        self, x_BTD: Tensor, mask_TB1: Tensor, *, ffn: int, pairs: int, chunk: int, student: bool
+        self,
+        x_BTD: Tensor,
+        mask_TB1: Tensor,
+        *,
+        ffn: int | None,
+        pairs: int | None,
+        chunk: int,
+        student: bool,
     ) -> Tensor:
-        """A whole sequence at the given widths; `student`: the net is not the largest."""
+        """A whole sequence at the given widths (None: its own); `student`: the net is not the largest."""
+        ffn = self.ffn if ffn is None else ffn
+        pairs = self.pairs if pairs is None else pairs
         mixed = self.mixer(self.mixer_norm(x_BTD), mask_TB1, pairs=pairs, chunk=chunk)
         ratio = pairs / self.pairs
         x = x_BTD + self.dropout(mixed, ratio=ratio, student=student, training=self.training)
@@ -310,8 +319,9 @@ class Encoder(nn.Module):
         student = subnet is not None and self.config.narrow(subnet) != self.config
         for position, index in enumerate(subnet.blocks if subnet else range(len(self.blocks))):
             block = self.blocks[index]
-            ffn = subnet.width("ffn", position) if subnet else block.ffn
-            pairs = subnet.width("pairs", position) if subnet else block.pairs
+            # A plain model's blocks are all called alike, which compression block by block relies on.
+            ffn = subnet.width("ffn", position) if subnet else None
+            pairs = subnet.width("pairs", position) if subnet else None
             x = block(x, mask, ffn=ffn, pairs=pairs, chunk=chunk, student=student)
         return self.norm(x), lens
 

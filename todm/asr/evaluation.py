@@ -182,7 +182,7 @@ def reference_ends(
     found, done = dict[str, Timed](), 0
     for batch in _batches(backend, split, limit, 0):
         aligned = _aligned(backend, model, batch, known)
-        tail = _tail_seconds(backend, 0)
+        tail = tail_seconds(backend, 0)
         for name, text, length, words in zip(
             batch.ids, batch.texts, batch.feature_lens_B.tolist(), aligned, strict=True
         ):
@@ -296,11 +296,11 @@ def _batches(backend: "AsrBackend", split: str, limit: int, chunk: int) -> Itera
     return eval_batches(
         backend.store(split),
         lambda text: tokenizer.encode(tokenizer.normalise(text)),
-        tail_seconds=_tail_seconds(backend, chunk),
+        tail_seconds=tail_seconds(backend, chunk),
         limit=limit or None,
     )
 
 
-def _tail_seconds(backend: "AsrBackend", chunk: int) -> float:
+def tail_seconds(backend: "AsrBackend", chunk: int) -> float:
     """Silence after every utterance: at least a chunk, as a device needs it."""
     return max(backend.config.loader.tail_seconds, (chunk + 1) * FRAME_SECONDS)

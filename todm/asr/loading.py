@@ -11,6 +11,7 @@ from todm.artifact import Artifact
 from todm.asr.backend import AsrBackend, Report
 from todm.asr.config import AsrConfig
 from todm.asr.model import Rnnt
+from todm.compress import storage
 from todm.errors import ArtifactError, ConfigError
 from todm.supernet.space import SearchSpace, Subnet
 
@@ -25,15 +26,19 @@ def backend_of(
     """The backend that made a supernet or subnet.
 
     Args:
-        found: the artifact.
+        found: the artifact, or a compressed subnet.
         corpus: its data; by default the corpus it was trained on.
         with_data: whether a corpus is needed at all.
         report: see `AsrBackend`.
 
     Raises:
-        ArtifactError: see `corpus_of`.
+        ArtifactError: it is no speech recogniser; see `corpus_of`.
         ConfigError: the artifact's configuration is not one of this todm.
     """
+    if "asr" not in found.config:
+        raise ArtifactError(
+            f"{found.path} is not a speech recogniser: its configuration has no asr"
+        )
     config = AsrConfig.from_json(found.config["asr"], where="asr.")
     place = corpus_of(found, corpus).path if with_data else None
     return AsrBackend(config, found.path, corpus=place, report=report)
@@ -56,20 +61,14 @@ def corpus_of(found: Artifact, given: Path | None = None) -> Artifact:
 
 
 def load_model(found: Artifact, backend: AsrBackend) -> Rnnt:
-    """The supernet, or the plain model of a subnet, ready to evaluate.
+    """The supernet, or the plain model of a subnet (compressed or not), ready to evaluate.
 
     Raises:
         ArtifactError: the weights do not fit the configuration.
     """
-    subnet = Subnet.from_json(found.info["subnet"]) if found.kind == "subnet" else None
+    subnet = None if found.kind == "supernet" else Subnet.from_json(found.info["subnet"])
     model = backend.build(subnet)
-    try:
-        model.load_state_dict(found.tensors())
-    except RuntimeError as error:
-        first = str(error).splitlines()[0]
-        raise ArtifactError(
-            f"the weights in {found.path} do not fit its configuration: {first}"
-        ) from None
+    storage.load_weights(model, found)
     return model.eval()
 
 

@@ -121,7 +121,7 @@ def sample_statistics(cuts_path: str | Path, *, num_cuts: int = 300) -> Statisti
         CorpusError: there is no such file, or none of the audio tried is usable.
     """
     found = []
-    for cut in _spread_cuts(Path(cuts_path), num_cuts):
+    for cut in spread_cuts(Path(cuts_path), num_cuts):
         try:
             found += cut_features(cut, (1.0,))
         except CorpusError as error:
@@ -134,7 +134,7 @@ def sample_statistics(cuts_path: str | Path, *, num_cuts: int = 300) -> Statisti
     )
 
 
-def _spread_cuts(cuts_path: Path, num: int) -> Iterator[Any]:
+def spread_cuts(cuts_path: Path, num: int) -> Iterator[Any]:
     """About so many cuts from all over a corpus."""
     from lhotse import CutSet
 

@@ -124,25 +124,12 @@ def bootstrap(wer: Wer, *, resamples: int = 1000, level: float = 0.95, seed: int
     return _interval(wer.rate, rates, level)
 
 
-def bootstrap_difference(
-    ours: Wer, theirs: Wer, *, resamples: int = 1000, level: float = 0.95, seed: int = 0
-) -> Interval:
-    """An interval of `ours.rate - theirs.rate` over the same utterances in the same order.
-
-    Both are resampled together, so what is hard for both does not widen the interval.
-    `share_below_zero` near 1 says that ours is better.
-
-    Raises:
-        ValueError: the two were not measured on the same references.
-    """
-    return compare(ours, theirs, resamples=resamples, level=level, seed=seed).difference
-
-
 def compare(
     ours: Wer, theirs: Wer, *, resamples: int = 1000, level: float = 0.95, seed: int = 0
 ) -> Comparison:
     """Paired bootstrap of two results on the same utterances in the same order.
 
+    Both are resampled together, so what is hard for both does not widen the intervals.
     Bisani and Ney 2004, "Bootstrap estimates for confidence intervals in ASR performance evaluation".
 
     Raises:

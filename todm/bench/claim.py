@@ -23,16 +23,19 @@ import numpy as np
 from todm import artifact
 from todm.artifact import write_text
 from todm.asr.loading import backend_of, load_model
-from todm.asr.wer import score
+from todm.asr.wer import Comparison, Wer, compare, score
+from todm.errors import ConfigError, TodmError, TrainingError
+from todm.recipe import named
 from todm.supernet.space import SearchSpace, Subnet
 
+RECIPE = "commands"
 SIZES = {
     "xs": {"depth": 3, "ffn": 64, "pairs": 2},
     "s": {"depth": 3, "ffn": 128, "pairs": 3},
     "m": {"depth": 4, "ffn": 256, "pairs": 3},
     "l": {"depth": 5, "ffn": 384, "pairs": 4},
 }
-"""Depth and widths in the space of the `commands` recipe, which has them all."""
+"""Depth and widths in the space of the recipe, which has them all."""
 ABLATIONS = {
     "constant dropout": ["asr.model.encoder.dropout_rule=constant"],
     "no dropout": ["asr.model.encoder.dropout=0"],
@@ -42,6 +45,7 @@ ABLATIONS = {
     "students weigh 1": ["train.student_weight=1"],
 }
 RESAMPLES = 2000
+COST = "cost.json"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -76,27 +80,54 @@ def plan(seeds: Sequence[int], ablations: Sequence[str], common: Sequence[str]) 
     return runs
 
 
+def check(runs: Sequence[Run], corpus: Path, out: Path) -> None:
+    """Find what cannot be before hours of training.
+
+    Raises:
+        ArtifactError: no corpus.
+        ConfigError: settings that cannot be or have not the sizes, a training that is asked for
+            twice, or that is in `out` with other settings.
+    """
+    for index, run in enumerate(runs):
+        what = f"{run.name} with seed {run.seed}"
+        if run in runs[:index]:
+            raise ConfigError(f"{what} is asked for twice: give every seed and ablation once")
+        recipe = named(RECIPE).override(list(run.settings))
+        subnets(run, SearchSpace(recipe.asr.space))
+        cost = _read(run.folder(out) / COST)
+        if cost and cost.get("settings") not in (None, list(run.settings)):
+            raise ConfigError(
+                f"{out} holds {what} of other settings ({' '.join(cost['settings'])}): choose another "
+                "--out or remove it"
+            )
+    artifact.load(corpus, kind="corpus")
+
+
 def train(run: Run, corpus: Path, out: Path) -> None:
     """Train it with `todm train` unless it is done; keeps the CPU seconds of all attempts.
 
     Raises:
-        RuntimeError: the training failed; the message names its log.
+        TrainingError: the training failed; the message names its log.
     """
     folder = run.folder(out)
-    cost = _read(folder / "cost.json") or {"cpu_seconds": 0.0, "done": False}
+    cost = _read(folder / COST) or {"cpu_seconds": 0.0, "done": False}
     if cost["done"]:
         return
     folder.mkdir(parents=True, exist_ok=True)
     command = [sys.executable, "-m", "todm.cli.main", "train", str(corpus), "--out", str(folder)]
-    command += ["--config", "commands", *(w for s in run.settings for w in ("--set", s))]
+    command += ["--config", RECIPE, *(w for s in run.settings for w in ("--set", s))]
     with (folder / "train.log").open("a") as log:
         process = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT)
-        _, status, usage = os.wait4(process.pid, 0)
+        _, ended, usage = os.wait4(process.pid, 0)
+        status = process.returncode = os.waitstatus_to_exitcode(ended)  # Popen did not see it end
     seconds = cost["cpu_seconds"] + usage.ru_utime + usage.ru_stime
-    cost = {"cpu_seconds": seconds, "done": status == 0}
-    write_text(folder / "cost.json", json.dumps(cost) + "\n")
+    cost = {"cpu_seconds": seconds, "done": status == 0, "settings": run.settings}
+    write_text(folder / COST, json.dumps(cost) + "\n")
     if status:
-        raise RuntimeError(f"{run.name} (seed {run.seed}) failed: see {folder / 'train.log'}")
+        raise TrainingError(
+            f"the training of {run.name} with seed {run.seed} ended with status {status}: see "
+            f"{folder / 'train.log'}, then run the same command again to continue"
+        )
 
 
 def decode(run: Run, out: Path) -> dict[str, list[tuple[str, str, str]]]:
@@ -127,56 +158,53 @@ def subnets(run: Run, space: SearchSpace) -> dict[str, Subnet]:
 
 
 class Results:
-    """Errors of every utterance, by run and size, for means over seeds and paired differences."""
+    """Counts of errors by run and size, for rates of each seed and paired differences."""
 
     def __init__(self, runs: Sequence[Run], out: Path) -> None:
         self.runs, self.out = runs, out
-        self._errors: dict[tuple[str, int, str], np.ndarray] = {}
-        self.words: np.ndarray = np.zeros(0)
+        self._found: dict[tuple[str, int, str], Wer] = {}
         for run in runs:
             for size, rows in decode(run, out).items():
-                result = score([r for _, r, _ in rows], [h for _, _, h in rows])
-                errors, words = np.array(result.utterances, dtype=np.float64).T
-                self._errors[run.name, run.seed, size] = errors
-                self.words = words
+                found = score([r for _, r, _ in rows], [h for _, _, h in rows])
+                self._found[run.name, run.seed, size] = found
 
     def seeds(self, name: str) -> list[int]:
         """The seeds a run was made with."""
         return [r.seed for r in self.runs if r.name == name]
 
-    def errors(self, name: str, size: str) -> np.ndarray:
-        """Errors per utterance, the mean over seeds, [number of utterances]."""
-        return np.mean([self._errors[name, s, size] for s in self.seeds(name)], axis=0)
+    def wers(self, name: str, size: str) -> list[Wer]:
+        """The counts with each seed."""
+        return [self._found[name, seed, size] for seed in self.seeds(name)]
 
-    def wers(self, name: str, size: str) -> list[float]:
-        """The rate with each seed."""
-        words = self.words.sum()
-        return [float(self._errors[name, s, size].sum() / words) for s in self.seeds(name)]
+    def summed(self, name: str, size: str) -> Wer:
+        """Errors and words of all seeds together, utterance by utterance."""
+        wers = self.wers(name, size)
+        utterances = [
+            np.sum(pairs, axis=0) for pairs in zip(*(w.utterances for w in wers), strict=True)
+        ]
+        return Wer(
+            insertions=sum(w.insertions for w in wers),
+            deletions=sum(w.deletions for w in wers),
+            substitutions=sum(w.substitutions for w in wers),
+            words=sum(w.words for w in wers),
+            utterances=tuple((int(errors), int(words)) for errors, words in utterances),
+        )
 
-    def relative(
-        self, ours: tuple[str, str], theirs: tuple[str, str]
-    ) -> tuple[float, float, float]:
-        """Relative difference of two rates (negative: ours is better) and its 95 % interval.
-
-        Utterances are drawn with replacement, the same ones for both; errors are means over seeds.
-        """
-        mine, other = self.errors(*ours), self.errors(*theirs)
-        num = len(mine)
-        draws = np.random.default_rng(0).multinomial(num, np.full(num, 1 / num), size=RESAMPLES)
-        samples = (draws @ (mine - other)) / np.maximum(draws @ other, 1)
-        low, high = np.quantile(samples, [0.025, 0.975])
-        return float((mine - other).sum() / other.sum()), float(low), float(high)
+    def relative(self, ours: tuple[str, str], theirs: tuple[str, str]) -> Comparison:
+        """Two runs and sizes compared; the interval resamples utterances, not seeds."""
+        return compare(self.summed(*ours), self.summed(*theirs), resamples=RESAMPLES)
 
     def cpu_minutes(self, name: str) -> float:
         """Mean CPU minutes of a training."""
-        found = [_read(r.folder(self.out) / "cost.json") for r in self.runs if r.name == name]
+        found = [_read(r.folder(self.out) / COST) for r in self.runs if r.name == name]
         return float(np.mean([f["cpu_seconds"] for f in found if f])) / 60
 
 
 def table(results: Results) -> Iterator[str]:
     """The claim as Markdown: sizes, then cost, then ablations."""
     seeds = results.seeds("supernet")
-    yield f"{len(results.words)} test utterances, {int(results.words.sum())} words; seeds {seeds}."
+    one = results.wers("supernet", next(iter(SIZES)))[0]
+    yield f"{len(one.utterances)} test utterances, {one.words} words; seeds {seeds}."
     yield ""
     yield "| size | alone, WER of each seed | in the supernet | relative difference | 95 % interval |"
     yield "| --- | --- | --- | --- | --- |"
@@ -199,7 +227,7 @@ def table(results: Results) -> Iterator[str]:
     yield "| --- |" + " --- |" * (len(SIZES) + 2)
     for name in ("supernet", *names):
         cells = [_rates(results.wers(name, size)) for size in SIZES]
-        changes = [results.relative((name, size), ("supernet", size))[0] for size in SIZES]
+        changes = [results.relative((name, size), ("supernet", size)).relative for size in SIZES]
         label = "all three" if name == "supernet" else name
         yield (
             f"| {label} | {' | '.join(cells)} | {np.mean(changes):+.1%} | "
@@ -207,36 +235,50 @@ def table(results: Results) -> Iterator[str]:
         )
 
 
-def _rates(values: Sequence[float]) -> str:
-    return ", ".join(f"{v:.2%}" for v in values)
+def _rates(wers: Sequence[Wer]) -> str:
+    return ", ".join(f"{w.rate:.2%}" for w in wers)
 
 
-def _relative(found: tuple[float, float, float]) -> str:
-    value, low, high = found
-    return f"{value:+.1%} | {low:+.1%} to {high:+.1%}"
+def _relative(found: Comparison) -> str:
+    return f"{found.relative:+.1%} | {found.low:+.1%} to {found.high:+.1%}"
 
 
 def _read(path: Path) -> dict[str, Any] | None:
     return json.loads(path.read_text()) if path.is_file() else None
 
 
-def main() -> None:
-    """Train what is missing, decode, and write DIR/claim.md."""
+def main(argv: Sequence[str] | None = None) -> int:
+    """Train what is missing, decode, and write DIR/claim.md.
+
+    Args:
+        argv: arguments without the program's name; those of the process if None.
+
+    Returns:
+        The exit status: 2 for what the user can mend, said in a sentence.
+    """
     parser = argparse.ArgumentParser(description="supernet subnets against models trained alone")
-    parser.add_argument("corpus", type=Path, help="made with  todm prepare --config commands")
+    parser.add_argument("corpus", type=Path, help=f"made with  todm prepare --config {RECIPE}")
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2])
     parser.add_argument("--jobs", type=int, default=2, help="trainings at a time")
     parser.add_argument("--ablations", nargs="*", choices=list(ABLATIONS), default=[])
     parser.add_argument("--set", action="append", default=[], metavar="A.B=C")
-    args = parser.parse_args()
+    args = parser.parse_args(argv)
     runs = plan(args.seeds, args.ablations, args.set)
-    with ThreadPoolExecutor(args.jobs) as pool:
-        list(pool.map(lambda run: train(run, args.corpus, args.out), runs))
-    text = "\n".join(table(Results(runs, args.out))) + "\n"
-    write_text(args.out / "claim.md", text)
+    try:
+        if args.jobs < 1:
+            raise ConfigError(f"--jobs is {args.jobs}: at least 1 is needed")
+        check(runs, args.corpus, args.out)
+        with ThreadPoolExecutor(args.jobs) as pool:
+            list(pool.map(lambda run: train(run, args.corpus, args.out), runs))
+        text = "\n".join(table(Results(runs, args.out))) + "\n"
+        write_text(args.out / "claim.md", text)
+    except TodmError as error:
+        sys.stderr.write(f"todm.bench.claim: {error}\n")
+        return 2
     sys.stdout.write(text)
+    return 0
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

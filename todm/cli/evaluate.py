@@ -38,7 +38,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "artifact",
         type=Path,
-        help="a supernet, subnet or bundle; with --compare the directory of an evaluation",
+        help="a supernet, a subnet (compressed or not) or a bundle; with --compare the directory of an "
+        "evaluation",
     )
     parser.add_argument(
         "corpus",
@@ -96,7 +97,7 @@ def run(args: argparse.Namespace) -> int:
         raise ConfigError(f"--limit is {args.limit}: 0 (all) or more")
     if args.compare:
         return _compare(args.artifact, args.compare)
-    found = artifact.load(args.artifact, kind=("supernet", "subnet", "bundle"))
+    found = artifact.load(args.artifact, kind=("supernet", "subnet", "compressed", "bundle"))
     chunks = _chunks(args, found)
     _check_search(args, found)
     aligner = _aligner(args, found)
@@ -139,8 +140,8 @@ def _chunks(args: argparse.Namespace, found: "Artifact") -> list[int]:
             f"{found.path} is a bundle, and has the chunk and subnet it was exported with: "
             "give --chunks and --subnet with a supernet"
         )
-    if found.kind == "subnet" and args.subnet:
-        raise ConfigError(f"{found.path} is a subnet already: leave out --subnet")
+    if found.kind in ("subnet", "compressed") and args.subnet:
+        raise ConfigError(f"{found.path} is a single net already: leave out --subnet")
     words = args.chunks.split(",") if args.chunks else []
     chunks = [int(w) if w.strip().isdecimal() else -1 for w in words]
     if not all(0 <= c <= _LONGEST for c in chunks) or len(set(chunks)) < len(chunks):
@@ -172,7 +173,7 @@ def _aligner(args: argparse.Namespace, found: "Artifact") -> "Artifact | None":
             raise ConfigError("--aligner is for --latency: give both or neither")
         return None
     if args.aligner:
-        return artifact.load(args.aligner, kind=("supernet", "subnet"))
+        return artifact.load(args.aligner, kind=("supernet", "subnet", "compressed"))
     if found.kind == "bundle":
         raise ConfigError("--latency of a bundle needs a model to align with: give --aligner")
     return found

@@ -1,4 +1,8 @@
-"""`todm export SUBNET --target sherpa-onnx --out DIR`: a bundle that a device's runtime loads, verified."""
+"""`todm export MODEL --target sherpa-onnx --out DIR`: files that a device's runtime loads, verified.
+
+A recogniser (subnet, compressed or not) becomes a bundle of encoder, decoder and joiner; a vision or
+language model one ONNX file; a language model of 4-bit weights also an AWQ checkpoint.
+"""
 
 import argparse
 from pathlib import Path
@@ -7,21 +11,40 @@ from typing import TYPE_CHECKING
 from todm.cli.progress import progress_report
 
 if TYPE_CHECKING:
+    from todm.artifact import Artifact
     from todm.asr.backend import AsrBackend
     from todm.export.bundle import Sample
+
+_TARGETS = {
+    "asr": ("onnx", "sherpa-onnx", "web"),
+    "vision": ("onnx",),
+    "llm": ("onnx", "awq"),
+    "multimodal": ("onnx",),
+}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Flags of the verb."""
-    parser.add_argument("subnet", type=Path, help="directory that  todm extract-subnet  wrote")
+    parser.add_argument(
+        "subnet",
+        metavar="MODEL",
+        type=Path,
+        help="directory that  todm extract-subnet, compress  or  import  wrote",
+    )
     parser.add_argument(
         "--target",
-        choices=("onnx", "sherpa-onnx"),
-        default="sherpa-onnx",
-        help="the same files; sherpa-onnx is verified in sherpa-onnx too (default)",
+        choices=("onnx", "sherpa-onnx", "web", "awq"),
+        help="speech: onnx, sherpa-onnx and web have the same graphs; sherpa-onnx is verified in "
+        "sherpa-onnx too (default), web is a page. Other models: onnx (default); awq is a checkpoint of a "
+        "language model in AutoAWQ's layout",
     )
     parser.add_argument("--out", type=Path, required=True, help="directory of the bundle")
-    parser.add_argument("--no-int8", action="store_true", help="leave the int8 forms out")
+    parser.add_argument(
+        "--precisions",
+        help="forms of a recogniser's bundle, with commas: fp32 first, and of int8, int8.rr (for x86 "
+        "without VNNI), int8.block (8 bits, least noise) and int4 (least bytes) what is wanted; "
+        "fp32,int8,int8.rr by default",
+    )
     parser.add_argument(
         "--sample",
         type=Path,
@@ -33,16 +56,36 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Export and verify, or say that it is done."""
     from todm import artifact
+    from todm.cli.subjects import backend_name
+    from todm.errors import ConfigError
+
+    found = artifact.load(args.subnet, kind=("subnet", "compressed", "model"))
+    name = backend_name(found)
+    target = args.target or ("sherpa-onnx" if name == "asr" else "onnx")
+    if target not in _TARGETS[name]:
+        raise ConfigError(
+            f"--target {target} is not for a model of {name}: choose of {', '.join(_TARGETS[name])}"
+        )
+    if name == "asr":
+        return _bundle(args, found, target)
+    return _checkpoint(args, found) if target == "awq" else _one_graph(args, found)
+
+
+def _bundle(args: argparse.Namespace, found: "Artifact", target: str) -> int:
+    """Encoder, decoder and joiner of a recogniser."""
     from todm.asr.loading import backend_of, load_model
     from todm.export.bundle import ExportConfig, write_bundle
 
-    found = artifact.load(args.subnet, kind="subnet")
-    config = ExportConfig(target=args.target, int8=not args.no_int8)
-    if (args.out / artifact.MANIFEST).is_file():
-        done = artifact.load(args.out, kind="bundle")
-        if done.parent == found.hash and done.config["export"] == config.to_json():
-            print(f"done already: {done.path}")
-            return 0
+    wanted: dict[str, object] = {"target": target}
+    if args.precisions:
+        wanted["precisions"] = args.precisions.split(",")
+    elif found.kind == "compressed":  # has its one form; others are made of float32 graphs
+        wanted["precisions"] = ["fp32"]
+    config = ExportConfig.from_json(wanted)
+    done = _existing(args.out, found, "bundle")
+    if done is not None and done.config["export"] == config.to_json():
+        print(f"done already: {done.path}")
+        return 0
     backend = backend_of(found, corpus=args.corpus, with_data=args.sample is None)
     with progress_report() as report:
         bundle = write_bundle(
@@ -52,12 +95,53 @@ def run(args: argparse.Namespace) -> int:
             config=config,
             sample=_sample(args.sample, backend),
             parent=found,
-            progress=lambda done, total: report(f"export to {args.target}", done, total),
+            progress=lambda done, total: report(f"export to {target}", done, total),
         )
-    for name, size in bundle.metrics["bytes"].items():
-        print(f"{name:24} {size / 1e6:8.3f} MB")
+    _show(bundle)
     print(f"verified; bundle: {bundle.path}")
     return 0
+
+
+def _one_graph(args: argparse.Namespace, found: "Artifact") -> int:
+    """A vision or language model as one file."""
+    from todm.cli.subjects import subject_of
+    from todm.export.model import KIND, check_one_graph, write_model
+
+    if (done := _existing(args.out, found, KIND)) is not None:
+        print(f"done already: {done.path}")
+        return 0
+    subject = subject_of(found)
+    graph = check_one_graph(subject.graphs(subject.model.float().eval()), found.path)
+    made = write_model(args.out, graph, parent=found, write_assets=subject.write_assets)
+    _show(made)
+    print(f"verified; model: {made.path}")
+    return 0
+
+
+def _checkpoint(args: argparse.Namespace, found: "Artifact") -> int:
+    """A language model as transformers and vLLM load it."""
+    from todm.llm.awq_checkpoint import write
+    from todm.llm.subject import LlmSubject
+
+    subject = LlmSubject.load(found)
+    write(args.out, subject.model, subject.config, assets=found.path)
+    print(f"checkpoint: {args.out}")
+    return 0
+
+
+def _existing(out: Path, found: "Artifact", kind: str) -> "Artifact | None":
+    """What is at `out`, if it was made of the same model."""
+    from todm import artifact
+
+    if not (out / artifact.MANIFEST).is_file():
+        return None
+    done = artifact.load(out, kind=kind)
+    return done if done.parent == found.hash else None
+
+
+def _show(made: "Artifact") -> None:
+    for name, size in made.metrics["bytes"].items():
+        print(f"{name:24} {size / 1e6:8.3f} MB")
 
 
 def _sample(path: Path | None, backend: "AsrBackend") -> "Sample":

@@ -19,8 +19,13 @@ from todm.errors import MissingExtra, TodmError
 VERBS = {
     "prepare": ("todm.cli.prepare", "speech and transcripts (made or given) -> corpus"),
     "train": ("todm.cli.train", "corpus -> supernet"),
+    "import": ("todm.cli.import_model", "vision transformer or language model on disk -> model"),
     "evaluate": ("todm.cli.evaluate", "word error rate of any stage's artifact on a corpus"),
     "extract-subnet": ("todm.cli.extract_subnet", "supernet + budget -> subnet that meets it"),
+    "compress": (
+        "todm.cli.compress",
+        "subnet or model -> 2:4, int8 or int4, a report on each layer",
+    ),
     "export": ("todm.cli.export", "subnet -> files that a device's runtime loads, verified"),
     "transcribe": ("todm.cli.transcribe", "bundle + audio files -> text, without torch"),
     "report": ("todm.cli.report", "table and plot of every bundle of a run"),
@@ -29,6 +34,13 @@ VERBS = {
 # Read by torch when a verb imports it. Threads that wait busily for each other make a step many times
 # slower when a core is shared; DistributedDataParallel warns when, in a step, no parameter is unused.
 _ENVIRONMENT = {"OMP_WAIT_POLICY": "PASSIVE", "TORCH_CPP_LOG_LEVEL": "ERROR"}
+_EXTRAS = {
+    "transformers": "llm",
+    "timm": "vision",
+    "torchvision": "vision",
+    "sklearn": "vision",
+    "PIL": "vision",
+}
 _TRAIN = (
     "espeakng_loader", "lhotse", "matplotlib", "onnx", "onnxscript", "safetensors", "scipy",
     "sentencepiece", "sherpa_onnx", "torch", "torchaudio", "triton", "urllib3",
@@ -103,8 +115,9 @@ def _run(arguments: list[str]) -> int:
 
 def _missing(error: ModuleNotFoundError, arguments: list[str]) -> str:
     package = (error.name or "").partition(".")[0]
-    if package in _TRAIN:
-        return str(MissingExtra(package, "train", f"todm {arguments[0]}"))
+    extra = "train" if package in _TRAIN else _EXTRAS.get(package)
+    if extra is not None:
+        return str(MissingExtra(package, extra, f"todm {arguments[0]}"))
     raise error
 
 

@@ -59,7 +59,9 @@ def run(args: argparse.Namespace) -> int:
     data = DataConfig.from_json(corpus.config, where="asr.data.")
     recipe = recipe.replace(asr=recipe.asr.replace(data=data))
     if not args.dry_run and (done := _done(args, recipe, corpus)):
-        print(f"done already: {done.path}")
+        if _lead():
+            _complete(args)
+            print(f"done already: {done.path}")
         return 0
     if not args.dry_run:
         args.out.mkdir(parents=True, exist_ok=True)  # fails now, not after hours of features
@@ -69,6 +71,8 @@ def run(args: argparse.Namespace) -> int:
             backend.prepare()
     if _alone() and recipe.train.num_processes > 1 and not torch.cuda.is_available():
         return _launch(args, recipe.train)
+    if _lead():
+        _advise(args, recipe)
     try:
         return (_rehearse if args.dry_run else _train)(args, recipe, corpus, backend)
     except LostProcess as error:
@@ -79,6 +83,36 @@ def run(args: argparse.Namespace) -> int:
 def _alone() -> bool:
     """Whether nobody has started this as one process of several."""
     return "WORLD_SIZE" not in os.environ
+
+
+def _lead() -> bool:
+    """Whether this process speaks for all."""
+    return os.environ.get("RANK", "0") == "0"
+
+
+def _advise(args: argparse.Namespace, recipe: "Recipe") -> None:
+    """Before the first update from an earlier net."""
+    from todm.train.loop import CHECKPOINTS
+
+    until = recipe.asr.objective.align_until
+    if args.init is not None and until and not (args.out / CHECKPOINTS).exists():
+        print(
+            f"todm: asr.objective.align_until is {until:g}: this flat start unlearns the alignment that "
+            "--init brings; consider  --set asr.objective.align_until=0",
+            file=sys.stderr,
+        )
+
+
+def _complete(args: argparse.Namespace) -> None:
+    """Make what a finished run has lost of its curves and summary."""
+    from todm.recipe import named
+    from todm.train.monitor import CURVES, METRICS, plot_curves
+    from todm.train.summary import SUMMARY, write_summary
+
+    if not (args.out / CURVES).exists():
+        plot_curves(args.out / METRICS, args.out / CURVES)
+    if not (args.out / SUMMARY).exists():
+        write_summary(args.out, standard=_plain(named(args.config)))
 
 
 def _done(args: argparse.Namespace, recipe: "Recipe", corpus: "Artifact") -> "Artifact | None":
@@ -136,6 +170,13 @@ def _train(
         init=args.init,
         standard=_plain(named(args.config)),
     )
+    if _lead():
+        _tell(args, done)
+    return 0
+
+
+def _tell(args: argparse.Namespace, done: "Artifact") -> None:
+    """The results."""
     for name, row in done.metrics["dev"].items():
         print(f"{name}: dev WER {row['error']:.2%} [{row['low']:.2%}, {row['high']:.2%}]")
     rate = done.metrics.get("audio_hours_per_hour")
@@ -145,7 +186,6 @@ def _train(
     print(
         f"supernet: {done.path}\ncurves: {args.out / 'curves.png'}\nsummary: {args.out / 'summary.md'}"
     )
-    return 0
 
 
 def _rehearse(
@@ -154,7 +194,7 @@ def _rehearse(
     from todm.train.dry_run import dry_run
 
     found = dry_run(backend, recipe.train, args.out, init=args.init)
-    if os.environ.get("RANK", "0") == "0":
+    if _lead():
         print("\n".join(found.lines()))
     return 0
 

@@ -14,8 +14,8 @@ from todm.errors import ArtifactError, BundleError
 if TYPE_CHECKING:
     import onnxruntime
 
-Precision = Literal["fp32", "int8", "int8.rr"]
-PRECISIONS: tuple[Precision, ...] = ("fp32", "int8", "int8.rr")
+Precision = Literal["fp32", "int8", "int8.rr", "int8.block", "int4"]
+PRECISIONS: tuple[Precision, ...] = ("fp32", "int8", "int8.rr", "int8.block", "int4")
 KIND = "bundle"
 BLANK = "<blk>"
 UNKNOWN = "<unk>"
@@ -95,7 +95,7 @@ def graph_name(stem: str, precision: Precision = "fp32") -> str:
 def graph_files(precision: Precision, *, offline: bool = False) -> dict[str, str]:
     """The files that go together: encoder, decoder and joiner of one precision.
 
-    The two int8 encoders share decoder and joiner, which are small and always of 7-bit weights.
+    All encoders but that of fp32 share decoder and joiner, which are small and always of 7-bit weights.
     """
     rest: Precision = "fp32" if precision == "fp32" else "int8"
     folder = "offline/" if offline else ""
@@ -189,6 +189,8 @@ def load_session(path: Path, *, num_threads: int = 1) -> "onnxruntime.InferenceS
     options.intra_op_num_threads = num_threads
     options.inter_op_num_threads = 1
     options.log_severity_level = 4  # its errors come back as exceptions
+    # x86 without VNNI would add products of uint8 and int8 in 16 bits, which overflow.
+    options.add_session_config_entry("session.x64quantprecision", "1")
     try:
         return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
     except Exception as error:  # noqa: BLE001 - onnxruntime's classes share no base but this

@@ -22,15 +22,19 @@ from todm.device.recognizer import OfflineRecognizer, StreamingRecognizer, Trans
 from todm.device.timing import time_bundle
 from todm.errors import BundleError, ConfigError
 from todm.export.card import card
-from todm.export.quantize import quantize_int8
+from todm.export.compressed import summary
+from todm.export.quantize import quantize_blocks, quantize_int8
 from todm.export.to_onnx import graph_to_onnx
 from todm.export.verify import Report, sample_signal, verify
+from todm.export.web import check_page, write_page
 
 Progress = Callable[[int, int], None]
 _LATE_SECONDS = 0.36  # how long after the end of a word its symbol may come
 _ASSETS = ("tokens.txt", "bpe.model", "bpe.vocab")
 _GRAPHS = ("encoder", "decoder", "joiner")
 _TIMED_SECONDS = 10.0
+_BITS = {"int8.block": 8, "int4": 4}
+_NOT_SHIPPED = ("corpus", "compressed")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -38,27 +42,26 @@ class ExportConfig(Config):
     """What a bundle holds.
 
     Attributes:
-        target: the files are the same; `sherpa-onnx` is checked in sherpa-onnx too.
-        int8: write int8 forms of all graphs.
-        old_x86: write an int8 encoder of 7-bit weights, for x86 processors without VNNI.
+        target: the graphs are the same; `sherpa-onnx` is checked in sherpa-onnx too, `web` brings a
+            page and its runtime along and is checked in it.
+        precisions: forms of the encoder, fp32 first: `int8` is for ARM and x86 with VNNI, `int8.rr` of
+            7-bit weights for other x86, `int8.block` (8 bits in blocks of 32) where int8 costs too many
+            errors, `int4` where bytes count most.
         tail_seconds: silence fed after speech; from the chunk's length if None.
     """
 
-    target: Literal["onnx", "sherpa-onnx"] = "sherpa-onnx"
-    int8: bool = True
-    old_x86: bool = True
+    target: Literal["onnx", "sherpa-onnx", "web"] = "sherpa-onnx"
+    precisions: tuple[Precision, ...] = ("fp32", "int8", "int8.rr")
     tail_seconds: float | None = None
 
     def __post_init__(self) -> None:
+        if self.precisions[:1] != ("fp32",) or len(set(self.precisions)) < len(self.precisions):
+            raise ConfigError(
+                f"precisions are {', '.join(self.precisions) or 'none'}: give each once and fp32 first, "
+                "such as fp32,int8,int4"
+            )
         if self.tail_seconds is not None and not 0 <= self.tail_seconds <= 10:
             raise ConfigError(f"tail_seconds is {self.tail_seconds}: it must be 0 to 10")
-
-    @property
-    def precisions(self) -> tuple[Precision, ...]:
-        """The precisions of the encoder."""
-        if not self.int8:
-            return ("fp32",)
-        return ("fp32", "int8", "int8.rr") if self.old_x86 else ("fp32", "int8")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -108,13 +111,19 @@ def write_bundle(
     missing = [name for name in _GRAPHS if name not in by_name]
     if missing:
         raise BundleError(f"a transducer needs the graphs {', '.join(_GRAPHS)}: no {missing[0]}")
+    if len(config.precisions) > 1 and (found := summary([graph.module for graph in graphs])):
+        raise ConfigError(
+            f"these graphs are compressed already ({', '.join(found)}): give precisions fp32 alone; other "
+            "forms are made by the passes of  todm compress"
+        )
     job = _Job(by_name, config, sample or Sample(samples_S=sample_signal()), progress)
     info = {
         "target": config.target,
         "tail_seconds": job.tail_seconds,
         "chunk_seconds": job.chunk_frames / FRAMES_PER_SECOND,
         # Not where its corpus lay: a bundle goes to strangers.
-        "subnet": {k: v for k, v in parent.info.items() if k != "corpus"} if parent else {},
+        "subnet": {k: v for k, v in parent.info.items() if k not in _NOT_SHIPPED} if parent else {},
+        "compressed": summary([graph.module for graph in graphs]),
     }
     metrics: dict[str, Any] = {}
 
@@ -155,9 +164,11 @@ class _Job:
         bundle = Bundle(path=folder, info=info)
         in_sherpa = self._config.target == "sherpa-onnx"
         self._check_assets(bundle)
+        if self._config.target == "web":
+            write_page(folder)
         steps: list[Callable[[], object]] = [
             lambda: self._write_graphs(folder),
-            lambda: self._write_int8(folder),
+            lambda: self._write_forms(folder),
             lambda: self._write_offline(folder),
             lambda: verify(
                 list(self._graphs.values()), bundle, self._sample.samples_S, in_sherpa=in_sherpa
@@ -170,6 +181,8 @@ class _Job:
             self._progress(done, len(steps))
             results.append(step())
         report: Report = results[3]
+        if self._config.target == "web":
+            check_page(report, bundle, results[5])
         figures = {
             "checks": report.figures,
             "runtime": results[4],
@@ -197,14 +210,17 @@ class _Job:
             metadata = {**_COMMON, **_METADATA[name](self._graphs)}
             graph_to_onnx(graph, folder / f"{name}.onnx", metadata=metadata)
 
-    def _write_int8(self, folder: Path) -> None:
+    def _write_forms(self, folder: Path) -> None:
+        """The encoder in each precision, and the decoder and joiner that all but fp32 share."""
         for precision in self._config.precisions[1:]:
-            for name in _GRAPHS if precision == "int8" else ("encoder",):
-                quantize_int8(
-                    folder / f"{name}.onnx",
-                    folder / graph_name(name, precision),
-                    reduce_range=precision == "int8.rr" or name != "encoder",
-                )
+            files = folder / "encoder.onnx", folder / graph_name("encoder", precision)
+            if precision in _BITS:
+                quantize_blocks(*files, bits=_BITS[precision])
+            else:
+                quantize_int8(*files, reduce_range=precision == "int8.rr")
+        for name in _GRAPHS[1:] if len(self._config.precisions) > 1 else ():
+            files = folder / f"{name}.onnx", folder / graph_name(name, "int8")
+            quantize_int8(*files, reduce_range=True)
 
     def _write_offline(self, folder: Path) -> None:
         from todm.export.offline import wrap_in_scan

@@ -16,8 +16,8 @@ A streaming transducer with an MH-SSM encoder, exported by todm. 16 kHz mono aud
 | --- | --- | --- | --- | --- | --- |
 {rows}
 
-MB is encoder + decoder + joiner (10^6 bytes). Times are of one stream on one thread of the machine
-that made the bundle. {choice}
+{compressed}MB is encoder + decoder + joiner (10^6 bytes). Times are of one stream on one thread of the
+machine that made the bundle. {choice}
 
 - **Latency**: a chunk is {chunk_ms} ms of audio and is decoded when it is full.
 - **Tail**: feed **{tail} s of silence** after the speech, or the last words are lost: a chunk that
@@ -29,7 +29,7 @@ that made the bundle. {choice}
 ```
 todm transcribe BUNDLE a.wav b.flac            # no torch; --int8, --offline, --format json
 ```
-{sherpa}
+{runtime}
 ## Check it
 `test_wavs/0.wav`, which has its tail already, must give: "{text}"{reference}
 All tokens, timestamps and log-probabilities, per precision, are in `test_wavs/expected.json`.
@@ -64,6 +64,14 @@ print(recognizer.get_result(stream))
 ```
 """
 
+_WEB = """\
+This directory is a web page too. Any static server will do; over anything but localhost it has to be https:
+```
+python3 -m http.server 8000                    # then open http://localhost:8000
+node page/run.mjs . test_wavs/0.wav            # the same modules without a browser
+```
+"""
+
 
 def card(
     bundle: Bundle,
@@ -81,14 +89,16 @@ def card(
         reference: what is said in it, if known.
     """
     best = best_int8(bundle) if "int8" in figures["runtime"] else "fp32"
-    offline, in_sherpa = bundle.has_offline(), bundle.info["target"] == "sherpa-onnx"
+    offline, target = bundle.has_offline(), bundle.info["target"]
+    how = {"sherpa-onnx": _SHERPA, "web": _WEB}.get(target, "")
     return _CARD.format(
         chunk_ms=round(1000 * bundle.info["chunk_seconds"]),
         rows="\n".join(_rows(figures)),
         choice=_choice(figures),
+        compressed=_compressed(bundle.info.get("compressed") or {}),
         tail=bundle.tail_seconds,
         offline_tail="The offline encoder adds it by itself." if offline else "",
-        sherpa=_SHERPA.format(tail=bundle.tail_seconds, **graph_files(best)) if in_sherpa else "",
+        runtime=how.format(tail=bundle.tail_seconds, **graph_files(best)),
         text=expected["fp32"]["streaming"]["text"],
         reference=f" (said was: {reference!r})" if reference is not None else "",
         checks="\n".join(f"- {name}: {value:.2g}" for name, value in figures["checks"].items()),
@@ -111,6 +121,18 @@ def _rows(figures: Mapping[str, Any]) -> list[str]:
             )
         )
     return rows
+
+
+def _compressed(layers: Mapping[str, int]) -> str:
+    """What the graphs hold, of a compressed model."""
+    if not layers:
+        return ""
+    found = "".join(f"- {num} layers: {words}\n" for words, num in layers.items())
+    return (
+        f"**Compressed**: the graphs that are called fp32 hold these layers, the rest in float32.\n"
+        f"{found}\nOn x86 without VNNI, int8 layers are exact in `todm transcribe` alone: other programs "
+        "may\nhave to set `session.x64quantprecision` to 1 in onnxruntime.\n\n"
+    )
 
 
 def _choice(figures: Mapping[str, Any]) -> str:

@@ -11,6 +11,7 @@ import torch
 
 from todm.backend import Graph, Port
 from todm.errors import MissingExtra
+from todm.export.compressed import lowered
 
 if TYPE_CHECKING:
     import onnx
@@ -21,7 +22,7 @@ IR_VERSION = 8
 
 
 def graph_to_onnx(graph: Graph, path: Path, *, metadata: Mapping[str, str] | None = None) -> None:
-    """Lower one graph to a single ONNX file, weights inside.
+    """Lower one graph to a single ONNX file, weights inside, packed layers as they are packed.
 
     Args:
         graph: what to lower; a dynamic axis needs an example size of at least 2.
@@ -29,6 +30,7 @@ def graph_to_onnx(graph: Graph, path: Path, *, metadata: Mapping[str, str] | Non
         metadata: set in the file beside the graph's own, and before it.
 
     Raises:
+        BundleError: a packed layer has no ONNX form.
         MissingExtra: onnx or onnxscript is not installed.
         ValueError: an example has size 1 on a dynamic axis, or an output differs from its port.
     """
@@ -69,7 +71,7 @@ def _lower(graph: Graph) -> "onnx.ModelProto":
     # Cloned: one tensor as the example of two inputs would make them one input.
     examples = tuple(port.example.clone() for port in graph.inputs)
     shapes = tuple(dict.fromkeys(port.dynamic, torch.export.Dim.DYNAMIC) for port in graph.inputs)
-    with quiet():
+    with quiet(), lowered(graph.module):
         program = torch.onnx.export(
             graph.module.eval(),
             examples,

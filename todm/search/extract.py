@@ -80,11 +80,18 @@ def extract_subnet(  # noqa: PLR0913 - what to cut, from what, by which rule
             "asked": dict(asked),
             "costs": dict(best.costs),
             "corpus": found.info["corpus"],
+            **_sparsity(found),
             "candidates": [_row(c) for c in ranked],
         },
         tensors=plain.state_dict(),
         write=backend.write_assets,
     )
+
+
+def _sparsity(found: Artifact) -> dict[str, object]:
+    """N:M of a supernet that was trained so: groups lie along inputs, and every prefix has them too."""
+    sparse = found.info.get("sparse")
+    return {"sparse": {"n": sparse["n"], "m": sparse["m"]}} if sparse else {}
 
 
 def _row(candidate: Candidate) -> dict[str, object]:

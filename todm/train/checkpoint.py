@@ -5,6 +5,7 @@ crash or a full disk never destroys the last good one. Read with `weights_only`,
 """
 
 import io
+import logging
 import os
 import pickle
 from pathlib import Path
@@ -16,6 +17,7 @@ from torch import Tensor
 from todm.errors import TrainingError
 
 KEEP = 2
+_log = logging.getLogger(__name__)
 
 
 def write(directory: Path, update: int, state: dict[str, Any]) -> Path:
@@ -57,18 +59,23 @@ def num_bytes(state: object) -> int:
 
 
 def read_latest(directory: Path) -> dict[str, Any] | None:
-    """The newest checkpoint that can be read; None if there is none.
+    """The newest checkpoint that can be read; None if there is none. Passing over one is a warning.
 
     Raises:
         TrainingError: checkpoints exist and none of them can be read.
     """
-    paths = _all(directory)
-    for path in reversed(paths):
+    damaged: list[str] = []
+    for path in reversed(_all(directory)):
         try:
-            return torch.load(path, map_location="cpu", weights_only=True)
+            state = torch.load(path, map_location="cpu", weights_only=True)
         except (OSError, EOFError, RuntimeError, pickle.UnpicklingError):
+            damaged.append(str(path))
             continue
-    if paths:
+        if damaged:
+            names = ", ".join(damaged)
+            _log.warning("%s cannot be read: training goes on from %s", names, path.name)
+        return state
+    if damaged:
         raise TrainingError(f"no checkpoint in {directory} can be read: remove it to start again")
     return None
 

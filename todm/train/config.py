@@ -2,6 +2,7 @@
 
 import dataclasses
 
+from todm.compress.sr_ste import SrSteConfig
 from todm.config import Config
 from todm.errors import ConfigError
 from todm.train.optim import OptimConfig
@@ -34,6 +35,7 @@ class TrainConfig(Config):
         optim: the optimizer.
         schedule: the learning rate over time.
         quant: what is watched, and kept, for int8.
+        sparse: N:M masks that are learnt in training; off unless `sparse.n` is set.
     """
 
     num_updates: int = 2000
@@ -56,6 +58,7 @@ class TrainConfig(Config):
     optim: OptimConfig = dataclasses.field(default_factory=OptimConfig)
     schedule: ScheduleConfig = dataclasses.field(default_factory=ScheduleConfig)
     quant: QuantConfig = dataclasses.field(default_factory=QuantConfig)
+    sparse: SrSteConfig = dataclasses.field(default_factory=SrSteConfig)
 
     def __post_init__(self) -> None:
         some = ("num_updates", "log_every", "max_bad_steps", "num_processes")

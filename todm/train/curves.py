@@ -1,4 +1,4 @@
-"""The curves of a run as one picture of six panels, all against updates."""
+"""The curves of a run as one picture of six panels (eight if it learns N:M masks), against updates."""
 
 import math
 from collections.abc import Sequence
@@ -43,7 +43,11 @@ def draw(rows: Sequence[Row], out: Path) -> None:
     train = [r for r in rows if r["kind"] == "train"]
     evals = [r for r in rows if r["kind"] == "eval"]
     with mpl.rc_context(_STYLE):
-        figure, axes = plt.subplots(3, 2, figsize=(12, 11), sharex=True, constrained_layout=True)
+        masks = any("flip_rate" in r for r in train)
+        lines, height = (4, 14.5) if masks else (3, 11)
+        figure, axes = plt.subplots(
+            lines, 2, figsize=(12, height), sharex=True, constrained_layout=True
+        )
         _losses(axes[0, 0], train)
         _errors(axes[0, 1], evals)
         _gradients(axes[1, 0], train)
@@ -53,6 +57,8 @@ def draw(rows: Sequence[Row], out: Path) -> None:
         axes[2, 0].set_title("throughput, hours of audio per hour")
         _curves(axes[2, 1], rows, ("outlier_max", "outlier_median"))
         axes[2, 1].set_title("weight outliers, peak over rms of a channel")
+        if masks:
+            _masks(axes[3], rows)
         for axis in axes.flat:
             _finish(axis)
         for axis in axes[-1]:
@@ -101,6 +107,25 @@ def _gradients(axis: Any, train: Sequence[Row]) -> None:  # noqa: ANN401 - matpl
     if bad and good:
         lowest = min(r["grad_norm"] for r in good)
         axis.plot(bad, [lowest] * len(bad), "x", color="#CC0000", label=f"{len(bad)} skipped")
+
+
+def _masks(axes: Any, rows: Sequence[Row]) -> None:  # noqa: ANN401 - matplotlib
+    """Entries of N:M masks that change at a renewal, and that differ from the first masks.
+
+    All layers together as a line, and the range of single layers around it.
+    """
+    train = [r for r in rows if r["kind"] == "train"]
+    renewals = [r for r in rows if r["kind"] == "masks"]
+    _curves(axes[0], train, ("flip_rate",))
+    axes[0].set_title("share of mask entries that change at a renewal")
+    _curves(axes[1], train, ("mask_drift",))
+    axes[1].set_title("share of mask entries unlike the first masks (SAD)")
+    if not renewals:
+        return
+    updates = [r["update"] for r in renewals]
+    rates = [[f["flip_rate"] for f in r["layers"].values()] for r in renewals]
+    lows, highs = [min(r) for r in rates], [max(r) for r in rates]
+    axes[0].fill_between(updates, lows, highs, color=_COLOURS[0], alpha=0.12, linewidth=0)
 
 
 def _curves(

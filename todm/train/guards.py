@@ -2,7 +2,7 @@
 
 import math
 import statistics
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -43,7 +43,9 @@ class GuardedOptimizer(torch.optim.Optimizer):
     `num_skipped` counts such steps, `num_skipped_in_row` those since the last good one. `last_norm`
     is the gradient norm of the last step, before clipping; `last_clip` the factor its gradients
     were scaled with (0 if it was skipped). A group's `base_lr` is its peak learning rate. `max_norm`
-    is set by whoever knows what is usual (`SpikeGuard`), anew for each step.
+    is set by whoever knows what is usual (`SpikeGuard`), anew for each step. `after_clip` may change
+    gradients and weights of a step that will be made: it is called with what the gradients will still
+    be multiplied with.
     """
 
     _counters = ("num_skipped", "num_skipped_in_row", "last_norm", "last_clip")
@@ -54,6 +56,7 @@ class GuardedOptimizer(torch.optim.Optimizer):
         self.last_norm = 0.0
         self.last_clip = 1.0
         self.max_norm = math.inf
+        self.after_clip: Callable[[float], None] = lambda clip: None
         for group in self.param_groups:
             group["base_lr"] = group["lr"]
 

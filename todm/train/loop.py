@@ -17,7 +17,6 @@ from todm.artifact import Artifact
 from todm.backend import Backend
 from todm.errors import ConfigError, TrainingError
 from todm.train import checkpoint
-from todm.train.average import RunningAverage
 from todm.train.config import TrainConfig
 from todm.train.disk import is_full
 from todm.train.evaluation import evaluate, int8_is_due, is_due
@@ -235,9 +234,11 @@ class _Trainer:
         figures = self._figures(outcome) if log else None
         with self._spared("metrics"):
             self.monitor.trained(update, figures)
+            if outcome.renewed:
+                self.monitor.masked(update, self.learner.sparse.by_layer)
         if is_due(update, config.num_updates, config.eval_every):
             int8 = int8_is_due(update, config)
-            with self.learner.average.swapped(self.learner.model):
+            with self.learner.judged():
                 found = self._evaluate(int8=int8, limit=config.eval_limit)
             with self._spared("metrics"):
                 self.monitor.evaluated(update, found)
@@ -247,6 +248,8 @@ class _Trainer:
         learner, optimizer = self.learner, self.learner.optimizer
         recent, self.recent = self.recent, _Throughput()
         capped = {} if self.config.quant.outlier_cap is None else {"capped": learner.capped}
+        with learner.sparse.masked():
+            outliers = weight_outliers(learner.model)
         return {
             **{k: float(v) for k, v in outcome.figures.items()},
             "seconds": recent.seconds / recent.updates,
@@ -254,8 +257,9 @@ class _Trainer:
             "grad_norm": optimizer.last_norm,
             "clip": optimizer.last_clip,
             "skipped": optimizer.num_skipped,
-            **weight_outliers(learner.model),
+            **outliers,
             **capped,
+            **learner.sparse.figures,
             **recent.figures(self.world.size),
         }
 
@@ -299,9 +303,7 @@ class _Trainer:
 
     def _finish(self, info: dict[str, Any]) -> Artifact:
         """Average, evaluate, write the artifact (rank 0; the others wait for it)."""
-        self.learner.average.apply_to(self.learner.model)
-        self.learner.average = RunningAverage()
-        self.learner.model.eval()
+        self.learner.finish()
         if self.monitor is not None:
             self._write(self.monitor, info)
         self.world.barrier()
@@ -325,7 +327,7 @@ class _Trainer:
                 "skipped": self.learner.optimizer.num_skipped,
                 **rates,
             },
-            info={"seed": self.config.seed, **begun, **info},
+            info={"seed": self.config.seed, **begun, **self.learner.sparse.info, **info},
             tensors=self.learner.model.state_dict(),
             write=self.backend.write_assets,
         )

@@ -26,9 +26,10 @@ _NO_CURVES = ("kind", "update", "time", "event", "after")
 class Monitor:
     """Progress on the terminal and metrics on disk. Only rank 0 has one.
 
-    `metrics.jsonl` has one line per logged update (`kind` train), per evaluation (`kind` eval) and
-    per thing that happened (`kind` event); `time` is in seconds since 1970. JSON has no infinity and
-    no NaN: a figure that is not finite is left out of its row.
+    `metrics.jsonl` has one line per logged update (`kind` train), per evaluation (`kind` eval), per
+    renewal of N:M masks (`kind` masks) and per thing that happened (`kind` event); `time` is in
+    seconds since 1970. JSON has no infinity and no NaN: a figure that is not finite is left out of
+    its row.
     """
 
     def __init__(self, directory: Path, total: int) -> None:
@@ -112,6 +113,11 @@ class Monitor:
                 soft_wrap=True,
             )
 
+    def masked(self, update: int, layers: Mapping[str, Mapping[str, float]]) -> None:
+        """After an update that began with new N:M masks; what changed in each layer's."""
+        rows = {name: {k: round(v, 6) for k, v in row.items()} for name, row in layers.items()}
+        self._write({"kind": "masks", "update": update, "layers": rows})
+
     def evaluated(self, update: int, figures: Mapping[str, Mapping[str, Any]]) -> None:
         """After an evaluation of some subnets, by name; a name that ends in " int8" is an int8 copy."""
         self._update = update
@@ -160,7 +166,7 @@ def plot_curves(metrics: Path, out: Path) -> None:
 
 def _point(row: Mapping[str, Any]) -> Point | None:
     """What TensorBoard shows of a row: figures of training, and the error of each evaluated net."""
-    if row["kind"] == "event":
+    if row["kind"] in ("event", "masks"):
         return None
     scalars: dict[str, float] = {}
     for name, value in row.items():

@@ -30,12 +30,14 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
+from todm.compress.config import TuneConfig
 from todm.config import Config
 from todm.errors import ConfigError
 from todm.train.guards import GuardedOptimizer, MedianClip
 
 SIZE_PERIOD = 4
 SCALAR_MAX = 10.0
+SSM_RATIO = 40  # of the default `lr` to the default `ssm_lr`
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -86,6 +88,13 @@ def build_optimizer(config: OptimConfig, model: nn.Module) -> "ScaledAdam | Clip
         min_rms=config.min_rms,
         max_rms=config.max_rms,
     )
+
+
+def for_tuning(model: nn.Module, config: TuneConfig) -> "ScaledAdam | ClippedAdamW":
+    """ScaledAdam for the trainings of `todm.compress`, which clip gradients themselves."""
+    plain = config.lr / SSM_RATIO
+    scaled = OptimConfig(lr=config.lr, ssm_lr=plain, clipping_scale=0.0)
+    return build_optimizer(scaled, model)
 
 
 def param_groups(config: OptimConfig, model: nn.Module) -> list[dict[str, Any]]:
@@ -151,6 +160,7 @@ class ScaledAdam(GuardedOptimizer):
             self.skip(norm if finite else math.nan)
             return
         clip = self._clip.factor(norm)
+        self.after_clip(clip)
         for group, grad, values in zip(self.param_groups, grads, measured, strict=True):
             if group["plain"]:
                 self._plain_step(group, grad, clip)
@@ -287,6 +297,7 @@ class ClippedAdamW(GuardedOptimizer, torch.optim.AdamW):
         clip = min(1.0, self._clip_norm / max(norm, 1e-20)) if self._clip_norm else 1.0
         if clip < 1:
             torch._foreach_mul_(grads, clip)
+        self.after_clip(1.0)
         torch.optim.AdamW.step(self)
         self._accept(norm, clip)
 

@@ -4,10 +4,11 @@ All that changes the model is here, and all its state; when to evaluate and what
 `loop.py`. The same on every process: figures that decide something are summed over them first.
 """
 
+import contextlib
 import dataclasses
 import hashlib
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -15,6 +16,7 @@ from torch import Tensor
 
 from todm.artifact import Artifact
 from todm.backend import Backend, Batches
+from todm.compress.sr_ste import SrSte
 from todm.supernet.sandwich import draw_subnets, sandwich_step
 from todm.supernet.space import Subnet
 from todm.train.average import RunningAverage, in_window
@@ -38,6 +40,7 @@ class Outcome:
         audio: seconds of audio, all processes together.
         fault: why the step was skipped; empty if it was made.
         asked: the sums over processes of what was passed as `ask`.
+        renewed: whether the update began with new N:M masks.
     """
 
     figures: Figures
@@ -45,6 +48,7 @@ class Outcome:
     audio: float
     fault: str
     asked: list[float]
+    renewed: bool
 
 
 class Learner:
@@ -72,6 +76,8 @@ class Learner:
         self.objective = world.wrap(backend.objective(self.model).to(world.device))
         self.optimizer = build_optimizer(config.optim, self.model)
         self.average = RunningAverage()
+        self.sparse = SrSte.of(self.model, config.sparse, num_updates=config.num_updates)
+        self.optimizer.after_clip = lambda clip: self.sparse.pull(self.optimizer, clip=clip)
         self.guard = SpikeGuard(config.max_spike)
         self.pace: Pace | None = None
         self.capped = 0
@@ -116,7 +122,9 @@ class Learner:
         self.optimizer.zero_grad(set_to_none=True)
         factor = lr_factor(update, config.num_updates, config=config.schedule, pace=self.pace)
         set_lr(self.optimizer, factor)
-        with torch.autocast("cuda", torch.bfloat16, enabled=self.world.device.type == "cuda"):
+        renewed = self.sparse.enter(update)
+        on_gpu = self.world.device.type == "cuda"
+        with self.sparse.masked(), torch.autocast("cuda", torch.bfloat16, enabled=on_gpu):
             passes = sandwich_step(
                 self.objective,
                 batch.to(self.world.device),
@@ -129,7 +137,14 @@ class Learner:
         fault = self._apply(total / self.world.size, f"{len(passes)} {' '.join(sorted(passes[0]))}")
         if in_window(update, config.num_updates, config.average_last):
             self.average.update(self.model)
-        return Outcome(figures=_figures(passes), loss=loss, audio=seconds, fault=fault, asked=asked)
+        return Outcome(
+            figures=_figures(passes),
+            loss=loss,
+            audio=seconds,
+            fault=fault,
+            asked=asked,
+            renewed=renewed,
+        )
 
     def _apply(self, loss: float, kind: str) -> str:
         """The optimizer's step, or why there was none; `loss` is the mean over processes."""
@@ -153,15 +168,28 @@ class Learner:
             self.capped += cap_outliers(self.model, cap)
         return ""
 
+    @contextlib.contextmanager
+    def judged(self) -> Iterator[None]:
+        """Inside, the model has the weights that it is judged by: averaged, then masked."""
+        with self.average.swapped(self.model), self.sparse.masked():
+            yield
+
+    def finish(self) -> None:
+        """Leave these weights in the model for good; training cannot go on."""
+        self.average.apply_to(self.model)
+        self.average = RunningAverage()
+        self.sparse.finish()
+        self.model.eval()
+
     def check_draws(self, update: int) -> None:
-        """Make sure that all processes have drawn, and will draw, the same subnets.
+        """Make sure that all processes have drawn, and will draw, the same subnets, and mask alike.
 
         Raises:
             TrainingError: they have not.
         """
         ahead = [repr(self.subnets(update + i)) for i in range(100)]
         self.world.agree(
-            [self._drawn.hexdigest(), ahead],
+            [self._drawn.hexdigest(), ahead, self.sparse.digest()],
             what="subnets",
             hint="start all with the same version of todm and of Python",
         )
@@ -172,6 +200,7 @@ class Learner:
             "model": self.model.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "average": self.average.state_dict(),
+            "sparse": self.sparse.state_dict(),
             "guard": self.guard.state_dict(),
             "capped": self.capped,
         }
@@ -183,6 +212,7 @@ class Learner:
         average = state["average"]
         mean = {k: v.to(self.world.device) for k, v in average["mean"].items()}
         self.average.load_state_dict({**average, "mean": mean})
+        self.sparse.load_state_dict(state["sparse"])
         self.guard.load_state_dict(state["guard"])
         self.capped = state["capped"]
 

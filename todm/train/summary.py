@@ -46,6 +46,7 @@ def write_summary(out: Path, *, standard: Mapping[str, Any] | None = None) -> Pa
         f"![curves]({CURVES})" if (out / CURVES).is_file() else "",
         "## Dev WER\n\n" + _table(("net", "WER", "95 % interval", "in int8"), _errors(rows)),
         "## Weights for int8\n\n" + _outliers(net, rows),
+        _sparsity(net, rows),
         _events([r for r in rows if r["kind"] == "event"]),
         _settings(net.config, standard),
         "## Next\n\n" + _commands(out, net),
@@ -130,6 +131,33 @@ def _outliers(net: Artifact, rows: Sequence[Row]) -> str:
         text += f" The worst was {watched[0]:.1f} at first and {watched[-1]:.1f} at last."
     layers = ((f"`{name}`", f"{ratio:.1f}") for name, ratio in worst)
     return f"{text}\n\n{_table(('worst layers', 'peak over rms'), layers)}"
+
+
+def _sparsity(net: Artifact, rows: Sequence[Row]) -> str:
+    """How masks changed: flips at each renewal should become fewer, or `decay` is too low."""
+    found = net.info.get("sparse")
+    renewals = [r for r in rows if r["kind"] == "masks"][1:]  # the first has no masks before it
+    if found is None:
+        return ""
+    text = (
+        f"{found['n']}:{found['m']} in {len(found['layers'])} layers, {found['density']:.1%} of their "
+        "weights kept."
+    )
+    if not renewals:
+        return f"## Sparsity\n\n{text}"
+    means = [statistics.mean(f["flip_rate"] for f in r["layers"].values()) for r in renewals]
+    share = max(1, len(means) // 5)
+    early, late = statistics.mean(means[:share]), statistics.mean(means[-share:])
+    text += (
+        f" Masks were renewed {len(renewals)} times; {early:.2%} of their entries changed at a "
+        f"renewal in the first fifth, {late:.2%} in the last."
+    )
+    if late >= early > 0:
+        text += " That does not fall: raise `train.sparse.decay`."
+    worst = sorted(renewals[-1]["layers"].items(), key=lambda item: -item[1]["flip_rate"])[:_WORST]
+    cells = ((f"`{n}`", f"{f['flip_rate']:.2%}", f"{f['sad_first']:.0f}") for n, f in worst)
+    head = ("layers that changed most at the end", "flip rate", "SAD against the first mask")
+    return f"## Sparsity\n\n{text}\n\n{_table(head, list(cells))}"
 
 
 def _events(events: Sequence[Row]) -> str:

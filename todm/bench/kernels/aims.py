@@ -7,7 +7,7 @@ from typing import Literal
 from todm.bench.kernels.case import Case
 from todm.bench.kernels.machine import Roofs
 from todm.bench.kernels.results import Row, groups
-from todm.kernels.matmul_24.choice import GAIN
+from todm.kernels._choice import GAIN
 
 Group = Mapping[str, Row]
 Measure = Callable[[Group, Roofs], float | None]

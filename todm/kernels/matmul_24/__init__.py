@@ -4,7 +4,7 @@
 
 Mishra et al. 2021 (arXiv 2104.08378). With int8 values, activations are quantised and sums rescaled
 as in `matmul_int8`. On a GPU the sparse product runs only where it was measured to be faster than
-the dense one (`choice.py`). README.md has the layout and the details.
+the dense one (`todm.kernels._choice`). README.md has the layout and the details.
 
 Letters: M rows (all leading axes), K inputs, N outputs, G groups of four inputs.
 """

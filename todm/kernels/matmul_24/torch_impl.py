@@ -1,14 +1,12 @@
 """matmul_24 in torch. On a CPU the weight is expanded: the same numbers, and no speed from its zeros."""
 
-import dataclasses
-import functools
-
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 from todm.errors import ConfigError
-from todm.kernels.matmul_24 import choice, semi
+from todm.kernels._choice import Shape, fastest_way
+from todm.kernels.matmul_24 import semi
 from todm.kernels.matmul_24.problem import Problem
 from todm.kernels.matmul_int8 import matmul_int8, quantise_activation
 from todm.kernels.matmul_int8.torch_impl import rescale
@@ -56,19 +54,5 @@ def _way(problem: Problem) -> str:
         return p.way
     if not possible:
         return "dense"
-    shape = choice.Shape.of(p.x_MK, p.weight.values_NH.dtype, p.weight.shape)
-    return choice.table().choose(shape, functools.partial(_candidates, p, shape.rows))
-
-
-def _candidates(problem: Problem, rows: int) -> dict[str, choice.Call]:
-    """Both ways, on random activations of as many rows as the entry of the table stands for."""
-    if torch.cuda.is_current_stream_capturing():
-        raise ConfigError(
-            f"matmul_24: {rows} rows of this layer are not measured yet, and cannot be while a CUDA "
-            "graph is captured: call it once before, or give way='dense' or way='sparse'"
-        )
-    p = problem
-    draw = torch.Generator(p.x_MK.device).manual_seed(0)  # the caller's random state is left alone
-    x_MK = torch.randn(rows, p.x_MK.shape[1], generator=draw, device=p.x_MK.device)
-    probe = dataclasses.replace(p, x_MK=x_MK.to(p.x_MK.dtype))
-    return {name: functools.partial(way, probe) for name, way in WAYS.items()}
+    shape = Shape.of(p.x_MK, p.weight.values_NH.dtype, p.weight.shape)
+    return fastest_way("matmul_24", shape, problem=p, ways=WAYS)

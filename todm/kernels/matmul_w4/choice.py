@@ -1,20 +1,10 @@
-"""Fused or dense: a table of measured times on a GPU, a number of rows elsewhere.
+"""Fused or dense: a table of measured times on a GPU, a number of rows elsewhere."""
 
-The table is `matmul_24`'s, in a file of its own: `$XDG_CACHE_HOME/todm/matmul_w4.json` (`~/.cache`
-where the variable is not set).
-"""
-
-import dataclasses
-import functools
-import os
 from collections.abc import Callable, Mapping
-from pathlib import Path
 
-import torch
 from torch import Tensor
 
-from todm.errors import ConfigError
-from todm.kernels.matmul_24.choice import Shape, Table
+from todm.kernels._choice import Shape, fastest_way
 from todm.kernels.matmul_w4.problem import Problem
 
 FEW_ROWS = 16
@@ -42,9 +32,8 @@ def by_rows(rows: int, *, cached: bool) -> str:
 
 
 def measured(problem: Problem, ways: Ways) -> str:
-    """The way by the table of this process."""
-    entry = shape_of(problem)
-    return table().choose(entry, functools.partial(_candidates, problem, entry.rows, ways))
+    """The way by the table of measured times."""
+    return fastest_way("matmul_w4", shape_of(problem), problem=problem, ways=ways)
 
 
 def shape_of(problem: Problem) -> Shape:
@@ -59,24 +48,3 @@ def shape_of(problem: Problem) -> Shape:
         *(["cached"] if p.cache_dequantised else []),
     ]
     return entry._replace(dtype=" ".join([entry.dtype, *words]))
-
-
-def _candidates(problem: Problem, rows: int, ways: Ways) -> dict[str, Callable[[], object]]:
-    """Both ways, on random activations of as many rows as the entry of the table stands for."""
-    if torch.cuda.is_current_stream_capturing():
-        raise ConfigError(
-            f"matmul_w4: {rows} rows of this layer are not measured yet, and cannot be while a CUDA "
-            "graph is captured: call it once before, or give way='fused' or way='dense'"
-        )
-    x = problem.x_MK
-    draw = torch.Generator(x.device).manual_seed(0)  # the caller's random state is left alone
-    x_MK = torch.randn(rows, x.shape[1], generator=draw, device=x.device).to(x.dtype)
-    probe = dataclasses.replace(problem, x_MK=x_MK)
-    return {name: functools.partial(way, probe) for name, way in ways.items()}
-
-
-@functools.cache
-def table() -> Table:
-    """The table of this process."""
-    cache = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Table(Path(cache) / "todm" / "matmul_w4.json")

@@ -1,23 +1,26 @@
-"""Which way is faster, dense or sparse: measured once per shape and device, and kept on disk.
+"""Which of an op's ways is the fastest: measured once per shape and device, and kept on disk.
 
-The file is `$XDG_CACHE_HOME/todm/matmul_24.json` (`~/.cache` where the variable is not set). One
-that cannot be read for what it should be is measured anew; one that cannot be written is done
-without, with a warning.
+Every op has a file of its own, `$XDG_CACHE_HOME/todm/OP.json` (`~/.cache` where the variable is not
+set). One that cannot be read for what it should be is measured anew; one that cannot be written is
+done without, with a warning.
 """
 
 import contextlib
+import dataclasses
 import functools
 import json
 import logging
 import math
 import os
 import statistics
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple, Protocol, TypeVar
 
 import torch
 from torch import Tensor
+
+from todm.errors import ConfigError
 
 Call = Callable[[], object]
 Times = dict[str, float]
@@ -30,8 +33,25 @@ _REPEATS = 20
 _log = logging.getLogger(__name__)
 
 
+class Problem(Protocol):
+    """What the implementations of an op are given: a dataclass with the activation."""
+
+    __dataclass_fields__: ClassVar[dict[str, Any]]
+
+    @property
+    def x_MK(self) -> Tensor:
+        """The activation; M rows, K inputs."""
+        ...
+
+
+P = TypeVar("P", bound=Problem)
+
+
 class Shape(NamedTuple):
-    """What a measured time depends on, torch's version included; `rows` is M's `bucket`."""
+    """What a measured time depends on, torch's version included; `rows` is M's `bucket`.
+
+    `dtype` is the weight's, with words for whatever else an op knows to change the time.
+    """
 
     device: str
     version: str
@@ -83,7 +103,7 @@ class Table:
             temporary.write_text(text)
             temporary.replace(self._path)
         except OSError as error:
-            _log.warning("times of matmul_24 are not kept: %s", error)
+            _log.warning("%s: measured times are not kept: %s", self._path, error)
             with contextlib.suppress(OSError):
                 temporary.unlink()
 
@@ -95,10 +115,45 @@ def fastest(times: Times) -> str:
 
 
 @functools.cache
-def table() -> Table:
-    """The table of this process."""
+def table(op: str) -> Table:
+    """The op's table in this process."""
     cache = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Table(Path(cache) / "todm" / "matmul_24.json")
+    return Table(Path(cache) / "todm" / f"{op}.json")
+
+
+def fastest_way(
+    op: str, shape: Shape, *, problem: P, ways: Mapping[str, Callable[[P], Tensor]]
+) -> str:
+    """The way to take by the op's table; an entry that is not there yet is measured.
+
+    Args:
+        op: Whose table.
+        shape: The entry.
+        problem: Of the call, on a GPU.
+        ways: By name, one of them `dense`.
+
+    Raises:
+        ConfigError: the entry is not measured, and cannot be while a CUDA graph is captured.
+    """
+    candidates = functools.partial(_candidates, op, shape.rows, problem, ways)
+    return table(op).choose(shape, candidates)
+
+
+def _candidates(
+    op: str, rows: int, problem: P, ways: Mapping[str, Callable[[P], Tensor]]
+) -> dict[str, Call]:
+    """All ways, on random activations of as many rows as the entry of the table stands for."""
+    if torch.cuda.is_current_stream_capturing():
+        given = " or ".join(f"way={name!r}" for name in ways)
+        raise ConfigError(
+            f"{op}: {rows} rows of this layer are not measured yet, and cannot be while a CUDA graph "
+            f"is captured: call it once before, or give {given}"
+        )
+    x = problem.x_MK
+    draw = torch.Generator(x.device).manual_seed(0)  # the caller's random state is left alone
+    x_MK = torch.randn(rows, x.shape[1], generator=draw, device=x.device).to(x.dtype)
+    probe = dataclasses.replace(problem, x_MK=x_MK)
+    return {name: functools.partial(way, probe) for name, way in ways.items()}
 
 
 def cuda_ms(call: Call) -> float:

@@ -1,0 +1,57 @@
+"""Legs that need programs beside Python: each test says what it misses where it is skipped."""
+
+import os
+import shutil
+from pathlib import Path
+
+import pytest
+
+CHROMIUM = Path("/usr/bin/chromium")
+
+
+def pytest_configure(config):
+    """The marks of these legs: `pytest -m web`, `pytest -m cpp`."""
+    config.addinivalue_line("markers", "web: needs node, npm packages and Chromium")
+    config.addinivalue_line("markers", "cpp: needs g++ and onnxruntime's headers")
+
+
+@pytest.fixture(scope="session")
+def node():
+    """The program `node`."""
+    found = shutil.which("node")
+    if found is None:
+        pytest.skip("needs Node.js 18 or newer on the path")
+    return found
+
+
+@pytest.fixture(scope="session")
+def npm_packages(node, repo):
+    """Where export/web/setup.sh has put onnxruntime-web and playwright-core."""
+    packages = repo / "export" / "web" / "node_modules"
+    if not all((packages / name).is_dir() for name in ("onnxruntime-web", "playwright-core")):
+        pytest.skip("needs npm packages: run export/web/setup.sh")
+    return packages
+
+
+@pytest.fixture(scope="session")
+def chromium():
+    """The system's browser."""
+    if not CHROMIUM.exists():
+        pytest.skip(f"needs {CHROMIUM}: apt-get install chromium")
+    return CHROMIUM
+
+
+@pytest.fixture(scope="session")
+def golden_bundle(repo):
+    """A small bundle of random weights that emits often; not to be changed."""
+    return repo / "tests" / "device" / "golden"
+
+
+@pytest.fixture(scope="session")
+def trained_bundle(repo):
+    """A bundle that knows words: TODM_BUNDLE, or what the recipe leaves in runs/."""
+    given = os.environ.get("TODM_BUNDLE")
+    found = [Path(given)] if given else sorted(repo.glob("runs/commands/bundles/*"))
+    if not found or not (found[0] / "manifest.json").is_file():
+        pytest.skip("needs a trained bundle: run the recipe, or set TODM_BUNDLE")
+    return found[0]

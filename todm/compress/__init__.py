@@ -1,0 +1,1 @@
+"""Compression: passes over any module tree, each accounting for every layer. See README.md here."""

@@ -1,0 +1,169 @@
+"""Sensitivity: what each layer, and each kind of layer, costs when it alone is compressed.
+
+A kind is the layers whose names differ in numbers only, such as `encoder.blocks.*.up`. After every
+trial the model is put back. The recommended exclusions take the costs of layers to add up:
+
+    leave out the dearest layers until the increases of the rest sum to the tolerance or less
+"""
+
+import dataclasses
+import re
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from todm.compress.config import CompressConfig
+from todm.compress.driver import compress
+from todm.compress.plan import Plan, matches, select
+from todm.compress.subject import Subject
+from todm.errors import ConfigError
+
+Measure = Callable[[nn.Module], float]
+DENSE = "dense"
+"""The key of the measure of the model as it is."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Sensitivity:
+    """What an analysis found.
+
+    Attributes:
+        values: the measure with each layer or kind alone compressed, and of the dense model (`DENSE`).
+        layers: the layers of each.
+        tolerance: relative increase that is allowed in all.
+    """
+
+    values: Mapping[str, float]
+    layers: Mapping[str, Sequence[str]]
+    tolerance: float
+
+    @property
+    def increases(self) -> dict[str, float]:
+        """Relative to the dense model, the largest first; kinds among the layers."""
+        dense = self.values[DENSE]
+        scale = max(abs(dense), 1e-12)
+        found = {n: (v - dense) / scale for n, v in self.values.items() if n != DENSE}
+        return dict(sorted(found.items(), key=lambda item: -item[1]))
+
+    @property
+    def exclude(self) -> list[str]:
+        """The layers to leave as they are, the dearest first."""
+        costs = {n: max(c, 0.0) for n, c in self.increases.items() if list(self.layers[n]) == [n]}
+        left, found = sum(costs.values()), list[str]()
+        for name, cost in costs.items():
+            if left <= self.tolerance:
+                break
+            found.append(name)
+            left -= cost
+        return found
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain JSON types."""
+        return {
+            "dense": self.values[DENSE],
+            "tolerance": self.tolerance,
+            "increases": self.increases,
+            "layers": {name: list(layers) for name, layers in self.layers.items()},
+            "exclude": self.exclude,
+        }
+
+
+def analyse(
+    subject: Subject,
+    config: CompressConfig,
+    measure: Measure,
+    *,
+    tolerance: float,
+    calibration: Path | None = None,
+    known: Mapping[str, float] | None = None,
+    keep: Callable[[dict[str, float]], None] | None = None,
+    progress: Callable[[str, int, int], None] | None = None,
+) -> Sensitivity:
+    """Try the passes on each layer and each kind of layer alone.
+
+    Args:
+        subject: the model; it is as before at the end.
+        config: the passes; none of them may train.
+        measure: of a model, the less the better.
+        tolerance: see `Sensitivity`.
+        calibration: the user's own data.
+        known: values of an earlier call that was interrupted.
+        keep: called with all values so far after each trial.
+        progress: called with what is done, how much, and of how much.
+
+    Raises:
+        ConfigError: a pass that trains, or no layer to do.
+    """
+    _refuse_training(config)
+    plan = select(subject, config)
+    units = _units(plan.chosen)
+    values = dict(known or {})
+    trials = [DENSE, *units]
+    before = _Snapshot(subject.model, plan)
+    for number, name in enumerate(trials, 1):
+        if name not in values:
+            try:
+                if name != DENSE:
+                    alone = _alone(config, plan, units[name])
+                    compress(subject, alone, calibration=calibration)
+                with torch.no_grad():
+                    values[name] = measure(subject.model)
+            finally:
+                before.restore()
+            if keep:
+                keep(values)
+        if progress:
+            progress("sensitivity", number, len(trials))
+    found = {name: values[name] for name in trials}
+    return Sensitivity(values=found, layers=units, tolerance=tolerance)
+
+
+def kind_of(name: str) -> str:
+    """The name with its numbers left open."""
+    return re.sub(r"(?<=\.)\d+(?=\.)", "*", f".{name}.").strip(".")
+
+
+def _units(layers: Sequence[str]) -> dict[str, tuple[str, ...]]:
+    """Every kind of two layers or more, then every layer."""
+    kinds: dict[str, tuple[str, ...]] = {}
+    for name in layers:
+        kinds[kind_of(name)] = (*kinds.get(kind_of(name), ()), name)
+    several = {kind: names for kind, names in kinds.items() if len(names) > 1}
+    return several | {name: (name,) for name in layers}
+
+
+def _alone(config: CompressConfig, plan: Plan, layers: Sequence[str]) -> CompressConfig:
+    """The passes on these layers, all others excluded."""
+    others = tuple(name for name in plan.chosen if name not in layers)
+    # A layer that is kept dense unless asked for has to be asked for here too.
+    asked = tuple(n for n in layers if any(matches(n, p) for p in config.include))
+    return config.replace(include=asked, exclude=(*config.exclude, *others))
+
+
+def _refuse_training(config: CompressConfig) -> None:
+    for name in config.passes:
+        tune = getattr(getattr(config, name), "tune", None)
+        if tune is not None and tune.updates:
+            raise ConfigError(
+                f"--analyse tries every layer alone, and {name} would train each time: leave "
+                f"{name}.tune.updates at 0"
+            )
+
+
+class _Snapshot:
+    """The modules and tensors of a model."""
+
+    def __init__(self, model: nn.Module, plan: Plan) -> None:
+        self._model = model
+        self._layers = {name: model.get_submodule(name) for name in plan.layers}
+        self._state: dict[str, Tensor] = {k: v.clone() for k, v in model.state_dict().items()}
+
+    def restore(self) -> None:
+        """Put them back."""
+        for name, layer in self._layers.items():
+            if self._model.get_submodule(name) is not layer:
+                self._model.set_submodule(name, layer)
+        self._model.load_state_dict(self._state)

@@ -1,0 +1,354 @@
+"""Activation-aware weights of 4 or 3 bits: the pass `awq` (AWQ, arXiv 2306.00978).
+
+Inputs that are large on average matter more, so their weights are made larger before rounding, and
+the inputs smaller: W x = (W diag s) (x / s). For each set of layers that read the same input,
+
+    s = s_x^r                                   s_x,k = mean |x_k|          (section 3.2)
+    s = s_x^r / (w_k^(1 - r) + 1e-4)            w_k = mean_n |w_nk| / max_group |w|
+    s <- s / sqrt(max s min s)
+
+and of all r and both families the s is kept whose rounded weights change the output of the inspected
+module least; s = 1, plain rounding, is among them. Then every group of weights is clipped to the
+range that serves its layer's inputs best. 1 / s goes into the layer before (`folds.py`), or stays with the
+packed layer as `inv_s`.
+
+Letters: M rows, S rows of a sample, N outputs, K inputs, G groups of I inputs.
+"""
+
+import dataclasses
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from todm.compress.affine import finite_weight, why_not_packed
+from todm.compress.config import AwqConfig
+from todm.compress.folds import fold, folds_of
+from todm.compress.masks import is_nm
+from todm.compress.packed import W4Linear
+from todm.compress.statistics import Means, Sample, Watch, watch, why_no_rows
+from todm.compress.subject import Fold
+from todm.compress.work import BlockWork, Call, Done
+from todm.kernels.matmul_w4 import Packed, quantise_rtn
+
+_NOT_CLIPPED = re.compile(r"(q|k)(_.*)?|.*(query|key|qkv).*", re.IGNORECASE)
+"""Last parts of names: queries and keys meet in a product, whose error is not the layer's own."""
+_CLIP_POINTS, _CLIP_DEPTH = 10, 20
+_ROWS_AT_ONCE = 256
+
+
+@dataclasses.dataclass
+class _Layer:
+    """What becomes of a layer on the way."""
+
+    inv_s_K: Tensor | None = None
+    input_factor_K: Tensor | None = None
+    output_factor_N: Tensor | None = None
+    where: str = ""
+    figures: dict[str, float] = dataclasses.field(default_factory=dict)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Scale:
+    """What the scale search found.
+
+    Attributes:
+        s_K: the factor of each input's weights.
+        ratio: r.
+        duo: whether it is of the family that looks at weights too.
+        error: mean squared change of the inspected output, relative to its power.
+        plain: the same for plain rounding.
+    """
+
+    s_K: Tensor
+    ratio: float
+    duo: bool
+    error: float
+    plain: float
+
+
+@torch.no_grad()
+def run(block: BlockWork, config: AwqConfig) -> dict[str, Done]:
+    """Put `W4Linear` in the place of the linear layers of a block; a mask is kept.
+
+    A layer that is not to be done but reads the same input as one that is, or comes before it, takes
+    its share of a folded scale and is accounted for as well.
+
+    Raises:
+        ConfigError: a weight that is not finite.
+        CorpusError: inputs that are not finite.
+    """
+    form = f"int{config.bits}"
+    whys = {name: why_not_packed(block.get(name), form) for name in block.layers}
+    names = [name for name in block.layers if not whys[name]]
+    for name in names:
+        finite_weight(name, block.get(name))
+    # Every layer is looked at before one is touched: bad data must not leave a block half done.
+    seen = watch(block, names, Sample)
+    whys |= {name: why_no_rows(found.rows) for name, found in seen.items()}
+    names = [name for name in names if not whys[name]]
+    state: dict[str, _Layer] = {name: _Layer() for name in names}
+    if config.scale:
+        for place in folds_of(block, names):
+            _scale(block, place, names, config, state)
+    done = {name: Done(why_not=whys[name]) for name in block.layers}
+    done |= {name: _beside(layer) for name, layer in state.items() if name not in names}
+    samples = {name: seen[name].parts[0].x_SK for name in names}
+    return done | _round(block, samples, config, state)
+
+
+@torch.no_grad()
+def search(block: BlockWork, place: Fold, layers: Sequence[str], config: AwqConfig) -> Scale:
+    """The best factor for layers that read the same input.
+
+    Args:
+        block: run on its calibration data.
+        place: where they are, and which module's output counts.
+        layers: full names of those that are rounded.
+        config: grid and quantiser.
+
+    Raises:
+        CorpusError: inputs that are not finite.
+    """
+    abs_K, calls = _observe(block, place, layers[0])
+    modules = [_linear(block, name) for name in layers]
+    inspected = block.get(block.full(place.inspect))
+    expected = [_first(inspected(*c.args, **c.kwargs)) for c in calls]
+    power = sum(float(y.double().square().sum()) for y in expected) or 1.0
+    weights = [m.weight.detach() for m in modules]
+    best: Scale | None = None
+    for duo, ratio, s_K in candidates(abs_K, torch.cat(weights).float(), config):
+        rounded = [_rounded(w, s_K, config) for w in weights]
+        with _in_place_of(modules, rounded):
+            limit = best.error if best else float("inf")
+            error = _error(inspected, calls, expected, limit * power) / power
+        if best is None:
+            best = Scale(s_K=s_K, ratio=ratio, duo=duo, error=error, plain=error)
+        elif error < best.error:
+            best = Scale(s_K=s_K, ratio=ratio, duo=duo, error=error, plain=best.plain)
+    assert best is not None
+    return best
+
+
+def candidates(
+    abs_K: Tensor, weight_NK: Tensor, config: AwqConfig
+) -> Iterator[tuple[bool, float, Tensor]]:
+    """Factors to try, as (family, r, s); the first is s = 1.
+
+    Args:
+        abs_K: mean magnitude of each input.
+        weight_NK: the weights of all layers that read it.
+        config: `grid` points are shared by the families.
+    """
+    size, K = config.group, weight_NK.shape[1]
+    w_NGI = F.pad(weight_NK.abs(), (0, -K % size)).unflatten(1, (-1, size))
+    share_K = (w_NGI / w_NGI.amax(2, keepdim=True).clamp(min=1e-6)).mean(0).flatten()[:K]
+    num_duo = config.grid // 2
+    num_plain = config.grid - num_duo
+    for i in range(num_plain):
+        yield False, i / num_plain, _levelled(abs_K.float() ** (i / num_plain))
+    for i in range(num_duo):
+        r = i / num_duo
+        yield True, r, _levelled(abs_K.float() ** r / (share_K ** (1 - r) + 1e-4))
+
+
+@torch.no_grad()
+def clip(weight_NK: Tensor, x_SK: Tensor, config: AwqConfig) -> tuple[Tensor, float]:
+    """Weights clipped, in every group of an output, to the range that changes x W^T least when rounded.
+
+    The error of a group, mean_s (sum_i x_si d_ni)^2, is d^T H d with H the group's second moment.
+
+    Args:
+        weight_NK: the weight; not changed.
+        x_SK: some inputs.
+        config: the quantiser.
+
+    Returns:
+        [N, K], and the share of groups that were clipped.
+    """
+    size, K = config.group, weight_NK.shape[1]
+    pad = (0, -K % size)
+    x_GSI = F.pad(x_SK.float(), pad).unflatten(1, (-1, size)).transpose(0, 1)
+    moment_GII = x_GSI.transpose(1, 2) @ x_GSI / len(x_SK)
+    parts = []
+    for part_NK in weight_NK.float().split(_ROWS_AT_ONCE):
+        w_NGI = F.pad(part_NK, pad).unflatten(1, (-1, size))
+        parts.append(_clip_limits(w_NGI, moment_GII, config, K))
+    limit_NG = torch.cat(parts)
+    limit_NK = limit_NG.repeat_interleave(size, 1)[:, :K]
+    w_NGI = F.pad(weight_NK.abs(), pad).unflatten(1, (-1, size))
+    share = float((limit_NG < w_NGI.amax(2)).float().mean())
+    return weight_NK.clamp(-limit_NK, limit_NK), share
+
+
+def _clip_limits(w_NGI: Tensor, moment_GII: Tensor, config: AwqConfig, num_inputs: int) -> Tensor:
+    """[N, G], the best range of every group."""
+    absmax_NG = w_NGI.amax(2).maximum(-w_NGI.amin(2))
+    best_NG, least_NG = absmax_NG, torch.full_like(absmax_NG, float("inf"))
+    for i in range(_CLIP_POINTS):
+        limit_NG = absmax_NG * (1 - i / _CLIP_DEPTH)
+        clipped_NGI = w_NGI.clamp(-limit_NG[..., None], limit_NG[..., None])
+        rounded_NK = _grid(clipped_NGI.flatten(1)[:, :num_inputs], config).dequantise()
+        padded_NK = F.pad(rounded_NK, (0, w_NGI[0].numel() - num_inputs))
+        change_GNI = (padded_NK.view_as(w_NGI) - w_NGI).transpose(0, 1)
+        error_NG = (change_GNI @ moment_GII * change_GNI).sum(2).t()
+        better_NG = error_NG < least_NG
+        best_NG = torch.where(better_NG, limit_NG, best_NG)
+        least_NG = torch.where(better_NG, error_NG, least_NG)
+    return best_NG
+
+
+def _scale(
+    block: BlockWork,
+    place: Fold,
+    names: Sequence[str],
+    config: AwqConfig,
+    state: dict[str, _Layer],
+) -> None:
+    """Search for the factor of a set of layers, and put it where it belongs."""
+    layers = [n for n in map(block.full, place.layers) if n in names]
+    found = search(block, place, layers, config)
+    figures = {
+        "ratio": found.ratio,
+        "duo": float(found.duo),
+        "error": found.error,
+        "error of rounding": found.plain,
+    }
+    for name in layers:
+        state[name].figures |= figures
+    if bool((found.s_K == 1).all()):
+        return
+    folded, factor_N = fold(block, place, found.s_K) if config.fold else (False, None)
+    for name in map(block.full, place.layers) if folded else layers:
+        layer = state.setdefault(name, _Layer())
+        if folded:
+            layer.input_factor_K = 1 / found.s_K
+            layer.where = f", scales in {place.into}"
+        else:
+            layer.inv_s_K = 1 / found.s_K
+            layer.where = ", inv_s"
+    if factor_N is not None:
+        before = state.setdefault(block.full(place.into or ""), _Layer())
+        known_N = before.output_factor_N
+        before.output_factor_N = factor_N if known_N is None else known_N * factor_N
+
+
+def _round(
+    block: BlockWork,
+    samples: Mapping[str, Tensor],
+    config: AwqConfig,
+    state: Mapping[str, _Layer],
+) -> dict[str, Done]:
+    """Clip, round and replace layers, given some inputs of each from before there were factors."""
+    done = {}
+    for name, x_SK in samples.items():
+        layer, module, mask = state[name], _linear(block, name), block.masks.get(name)
+        inv_s_K = layer.inv_s_K
+        weight_NK = module.weight.detach().float()
+        weight_NK = weight_NK if inv_s_K is None else weight_NK / inv_s_K
+        what = f"int{config.bits} awq g{config.group}{layer.where}"
+        if config.clip and not _NOT_CLIPPED.fullmatch(name.split(".")[-1]):
+            factor_K = layer.input_factor_K if inv_s_K is None else inv_s_K
+            x_SK = x_SK if factor_K is None else x_SK * factor_K
+            weight_NK, layer.figures["clipped"] = clip(weight_NK, x_SK, config)
+            what += ", clipped"
+        packed = _grid(weight_NK, config, inv_s_K)
+        assert mask is None or not bool((packed.dequantise()[~mask] != 0).any())
+        sparse24 = mask is not None and is_nm(mask, 2, 4)
+        bias = None if module.bias is None else module.bias.detach()
+        block.replace(name, W4Linear(packed, bias, sparse24=sparse24))
+        done[name] = dataclasses.replace(
+            _beside(layer), what=f"{what}{' 2:4' if sparse24 else ''}", why_not=""
+        )
+    return done
+
+
+def _beside(layer: _Layer) -> Done:
+    """The account of a layer that is not rounded and takes over factors."""
+    return Done(
+        why_not="not chosen; it takes its share of a folded scale",
+        input_factor_K=layer.input_factor_K,
+        output_factor_N=layer.output_factor_N,
+        figures=layer.figures,
+    )
+
+
+def _observe(block: BlockWork, place: Fold, layer: str) -> tuple[Tensor, list[Call]]:
+    """Mean magnitudes of the inputs of a layer, and all calls of the inspected module."""
+    means, calls = Watch(layer, block.get(layer), Means), []
+    inspect = block.full(place.inspect)
+
+    def called(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
+        calls.append(Call(args, kwargs))
+        if inspect == layer:
+            means(_input(args, kwargs))
+
+    block.observe({layer: lambda args, kwargs: means(_input(args, kwargs)), inspect: called})
+    return means.parts[0].abs_K, calls
+
+
+def _input(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Tensor:
+    return args[0] if args else next(iter(kwargs.values()))
+
+
+def _error(
+    inspected: nn.Module, calls: Sequence[Call], expected: Sequence[Tensor], limit: float
+) -> float:
+    """Squared change of the outputs; stops where it is over `limit`."""
+    total = 0.0
+    for call, y in zip(calls, expected, strict=True):
+        found = _first(inspected(*call.args, **call.kwargs))
+        total += float((found.double() - y.double()).square().sum())
+        if total > limit:
+            break
+    return total
+
+
+def _rounded(weight_NK: Tensor, s_K: Tensor, config: AwqConfig) -> Tensor:
+    """Q(W diag s) diag(1 / s)."""
+    return (_grid(weight_NK.float() * s_K, config).dequantise() / s_K).to(weight_NK.dtype)
+
+
+def _grid(weight_NK: Tensor, config: AwqConfig, inv_s_K: Tensor | None = None) -> Packed:
+    return quantise_rtn(
+        weight_NK,
+        config.bits,
+        group=config.group,
+        symmetric=config.symmetric,
+        inv_s_K=inv_s_K,
+    )
+
+
+def _levelled(s_K: Tensor) -> Tensor:
+    """Finite, positive, and with 1 in the middle of its range."""
+    s_K = s_K.clamp(min=1e-4)
+    s_K = s_K / (s_K.max() * s_K.min()).sqrt()
+    return torch.where(s_K.isfinite() & (s_K > 0), s_K, 1.0)
+
+
+@contextmanager
+def _in_place_of(modules: Sequence[nn.Linear], weights: Sequence[Tensor]) -> Iterator[None]:
+    """Inside, the layers have these weights."""
+    own = [module.weight.data for module in modules]
+    try:
+        for module, weight in zip(modules, weights, strict=True):
+            module.weight.data = weight
+        yield
+    finally:
+        for module, weight in zip(modules, own, strict=True):
+            module.weight.data = weight
+
+
+def _linear(block: BlockWork, name: str) -> nn.Linear:
+    module = block.get(name)
+    assert isinstance(module, nn.Linear)
+    return module
+
+
+def _first(output: Any) -> Tensor:  # noqa: ANN401 - a module's own
+    """The output, or the first of several."""
+    return output[0] if isinstance(output, tuple) else output

@@ -1,0 +1,219 @@
+"""Settings of compression: which passes, in which order, and the settings of each."""
+
+import dataclasses
+from typing import Literal
+
+from todm.config import Config
+from todm.errors import ConfigError
+
+PASSES = ("sparse24", "int8", "int4", "awq")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class TuneConfig(Config):
+    """Training of a pass, with GPUSQ-ViT's distillation (arXiv 2305.10727).
+
+    Attributes:
+        updates: 0 for a pass without training.
+        optimizer: adamw is torch's; scaled_adam is this project's.
+        lr: peak learning rate; falls to zero as a cosine after 5 % of warm-up.
+        weight_decay: of adamw.
+        clip_norm: largest norm of the gradient.
+        hard: weight of the loss against labels; 0 is the unsupervised form.
+        soft: weight of the loss against the dense model's outputs.
+        feature: weight of feature mimicry at the outputs of blocks.
+        feature_blocks: share of the blocks that are mimicked, those with the largest residual.
+        temperature: of the soft loss.
+    """
+
+    updates: int = 0
+    optimizer: Literal["adamw", "scaled_adam"] = "adamw"
+    lr: float = 3e-4
+    weight_decay: float = 0.0
+    clip_norm: float = 5.0
+    hard: float = 1.0
+    soft: float = 1.0
+    feature: float = 1.0
+    feature_blocks: float = 0.34
+    temperature: float = 1.0
+
+    def __post_init__(self) -> None:
+        for name in ("updates", "weight_decay", "clip_norm", "hard", "soft", "feature"):
+            if not getattr(self, name) >= 0:
+                raise ConfigError(f"tune.{name} is {getattr(self, name)}: 0 or more is needed")
+        for name in ("lr", "temperature"):
+            if not getattr(self, name) > 0:
+                raise ConfigError(f"tune.{name} is {getattr(self, name)}: above 0 is needed")
+        if not 0 <= self.feature_blocks <= 1:
+            raise ConfigError(
+                f"tune.feature_blocks is {self.feature_blocks}: a share from 0 to 1 is needed"
+            )
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class SparseConfig(Config):
+    """N:M sparsity along the inputs of a layer: of every m weights n are kept.
+
+    Attributes:
+        n: weights kept.
+        m: of how many. 2:4 is what hardware runs; others are for accuracy and storage.
+        method: how the mask is chosen. magnitude; wanda (arXiv 2306.11695); sparsegpt (arXiv
+            2301.00774), which also mends the weights left; sr_ste (arXiv 2102.04010), which learns it
+            in training and needs tune.updates.
+        decay: lambda of sr_ste, the pull on pruned weights; 0 is plain STE.
+        refresh: updates between new masks (sr_ste).
+        freeze: share of the updates at whose end the mask stays (sr_ste).
+        pairs: keep or drop two neighbours at a time, as GPUSQ-ViT's 4:8 for int4; n and m are even.
+        tune: training, with the mask frozen unless it is sr_ste's.
+    """
+
+    n: int = 2
+    m: int = 4
+    method: Literal["magnitude", "wanda", "sparsegpt", "sr_ste"] = "sparsegpt"
+    decay: float = 6e-5
+    refresh: int = 40
+    freeze: float = 0.15
+    pairs: bool = False
+    tune: TuneConfig = dataclasses.field(default_factory=TuneConfig)
+
+    def __post_init__(self) -> None:
+        if not 0 < self.n < self.m <= 32:
+            raise ConfigError(f"sparse24 keeps {self.n} of {self.m}: 0 < n < m <= 32 is needed")
+        if self.pairs and (self.n % 2 or self.m % 2):
+            raise ConfigError(f"sparse24.pairs with {self.n}:{self.m}: both numbers must be even")
+        if self.pairs and self.method == "sr_ste":
+            raise ConfigError(
+                "sparse24.pairs with sr_ste: masks that are learnt have no pairs; take magnitude, wanda "
+                "or sparsegpt, and train with sparse24.tune.updates"
+            )
+        if not self.decay >= 0 or self.refresh < 1 or not 0 <= self.freeze <= 1:
+            raise ConfigError(
+                f"sparse24.decay is {self.decay}, refresh {self.refresh}, freeze {self.freeze}: 0 or "
+                "more, at least 1, and a share from 0 to 1"
+            )
+        if (self.method == "sr_ste") and self.tune.updates == 0:
+            raise ConfigError("sparse24.method=sr_ste learns its mask: set sparse24.tune.updates")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Int8Config(Config):
+    """Weights and activations of 8 bits, symmetric; weights have a scale per output.
+
+    Attributes:
+        activations: dynamic: a scale per row, found at run time. static: one per layer, from the
+            calibration data, which is what TensorRT and QDQ files need.
+        range: how a static scale, and with `mse` also a weight's, is found: absmax, a percentile of
+            the magnitudes, or the least squared error.
+        percentile: in per cent.
+        tune: quantisation-aware training with learnt scales (LSQ, arXiv 1902.08153).
+    """
+
+    activations: Literal["dynamic", "static"] = "dynamic"
+    range: Literal["absmax", "percentile", "mse"] = "percentile"
+    percentile: float = 99.99
+    tune: TuneConfig = dataclasses.field(default_factory=TuneConfig)
+
+    def __post_init__(self) -> None:
+        if not 50 < self.percentile <= 100:
+            raise ConfigError(f"int8.percentile is {self.percentile}: above 50, at most 100")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Int4Config(Config):
+    """Weights of 4 or 3 bits in groups of inputs; activations stay as they are.
+
+    Attributes:
+        bits: 4 or 3.
+        group: inputs that share a scale: 32, 64 or 128.
+        symmetric: no zero points.
+        method: rtn rounds to nearest; gptq (arXiv 2210.17323) mends the rest of a row after each
+            rounded weight. With tune.updates, scales are learnt from there.
+        learn_zeros: whether training moves zero points as well as scales.
+        tune: quantisation-aware training.
+    """
+
+    bits: int = 4
+    group: int = 128
+    symmetric: bool = False
+    method: Literal["rtn", "gptq"] = "rtn"
+    learn_zeros: bool = False
+    tune: TuneConfig = dataclasses.field(default_factory=TuneConfig)
+
+    def __post_init__(self) -> None:
+        _check_grid("int4", self.bits, self.group)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class AwqConfig(Config):
+    """Activation-aware weights of 4 or 3 bits (AWQ, arXiv 2306.00978).
+
+    Attributes:
+        bits: 4 or 3.
+        group: inputs that share a scale: 32, 64 or 128.
+        symmetric: no zero points.
+        scale: whether to search for scales of the inputs.
+        clip: whether to search for the range of every group.
+        grid: points of the scale search, both families together.
+        fold: put scales into the layer before where that is exact; if not, every layer keeps an
+            `inv_s`.
+    """
+
+    bits: int = 4
+    group: int = 128
+    symmetric: bool = False
+    scale: bool = True
+    clip: bool = True
+    grid: int = 20
+    fold: bool = True
+
+    def __post_init__(self) -> None:
+        _check_grid("awq", self.bits, self.group)
+        if self.grid < 2:
+            raise ConfigError(f"awq.grid is {self.grid}: at least 2 points are needed")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class CompressConfig(Config):
+    """A sequence of passes and their settings.
+
+    Attributes:
+        passes: in order, of sparse24, int8, int4, awq; at most one that quantises, and last.
+        include: layers to be done although the modality would keep them dense; a name without
+            wildcards must be done, or it is an error.
+        exclude: layers to be left as they are (names or patterns).
+        num_calibration: items (utterances, images, texts) of calibration data.
+        sequential: whether a block is calibrated on the outputs of compressed blocks before it.
+        seed: of training and of calibration data.
+    """
+
+    passes: tuple[str, ...] = ()
+    include: tuple[str, ...] = ()
+    exclude: tuple[str, ...] = ()
+    num_calibration: int = 128
+    sequential: bool = True
+    seed: int = 0
+    sparse24: SparseConfig = dataclasses.field(default_factory=SparseConfig)
+    int8: Int8Config = dataclasses.field(default_factory=Int8Config)
+    int4: Int4Config = dataclasses.field(default_factory=Int4Config)
+    awq: AwqConfig = dataclasses.field(default_factory=AwqConfig)
+
+    def __post_init__(self) -> None:
+        unknown = [name for name in self.passes if name not in PASSES]
+        if unknown:
+            raise ConfigError(f"there is no pass {unknown[0]!r}: choose of {', '.join(PASSES)}")
+        if len(set(self.passes)) < len(self.passes):
+            raise ConfigError(f"passes are {','.join(self.passes)}: each at most once")
+        if any(name != "sparse24" for name in self.passes[:-1]):
+            raise ConfigError(
+                f"passes are {','.join(self.passes)}: a pass that quantises (int8, int4, awq) comes "
+                "last, and there is at most one"
+            )
+        if self.num_calibration < 1:
+            raise ConfigError(f"num_calibration is {self.num_calibration}: at least 1 is needed")
+
+
+def _check_grid(name: str, bits: int, group: int) -> None:
+    if bits not in (3, 4) or group not in (32, 64, 128):
+        raise ConfigError(
+            f"{name}.bits is {bits} and {name}.group {group}: 3 or 4, and 32, 64 or 128"
+        )

@@ -1,0 +1,91 @@
+"""int8 weights and activations after training, both symmetric: the pass `int8`.
+
+    weights        a scale per output: absmax / 127, or of the least squared error (range=mse)
+    activations    a scale per row at run time (dynamic), or one per layer, from the calibration data
+                   (static): absmax, a percentile of the magnitudes, or the least squared error
+
+The forms that cuBLASLt, TensorRT and QDQ files all take; range choices after Wu et al. 2020
+(arXiv 2004.09602), section 3.
+
+Letters: N outputs, K inputs.
+"""
+
+import torch
+from torch import Tensor, nn
+
+from todm.compress.affine import finite_weight, why_not_packed
+from todm.compress.config import Int8Config
+from todm.compress.masks import is_nm
+from todm.compress.packed import Int8Linear
+from todm.compress.statistics import Histogram, watch, why_no_rows
+from todm.compress.work import BlockWork, Done
+from todm.kernels.matmul_int8 import quantise_weight
+
+QMAX = 127
+
+
+@torch.no_grad()
+def run(block: BlockWork, config: Int8Config) -> dict[str, Done]:
+    """Put `Int8Linear` in the place of the linear layers of a block; a 2:4 mask is kept and used.
+
+    Raises:
+        ConfigError: a weight that is not finite.
+        CorpusError: inputs that are not finite.
+    """
+    done = {name: Done(why_not=why_not_packed(block.get(name), "int8")) for name in block.layers}
+    names = [name for name in block.layers if not done[name].why_not]
+    for name in names:  # before any layer is changed
+        finite_weight(name, block.get(name))
+    if config.activations == "dynamic":
+        for name in names:
+            done[name] = _replace(block, name, config, None)
+        return done
+    for name, seen in watch(block, names, Histogram).items():
+        found = seen.parts[0]
+        if why_not := why_no_rows(seen.rows):
+            done[name] = Done(why_not=f"{why_not}, and a static scale needs some")
+        elif found.absmax == 0:
+            done[name] = Done(why_not="its inputs were all zero in calibration: no static scale")
+        else:
+            done[name] = _replace(block, name, config, activation_range(found, config))
+    return done
+
+
+def activation_range(histogram: Histogram, config: Int8Config) -> float:
+    """The largest magnitude with a code of its own, by `range` of the settings; above zero."""
+    if config.range == "mse":
+        return histogram.mse_range(QMAX)
+    if config.range == "percentile":
+        return histogram.percentile(config.percentile)
+    return histogram.absmax
+
+
+def mse_scale(weight_NK: Tensor) -> Tensor:
+    """Scale of each output, float32 [N]: of 1, 0.99, ... 0.5 absmax / 127, what errs the least."""
+    weight_NK = weight_NK.float()
+    full_N = weight_NK.abs().amax(1).clamp(min=1e-30) / QMAX
+    best_N, least_N = full_N, torch.full_like(full_N, float("inf"))
+    for percent in range(100, 49, -1):
+        scale_N = full_N * (percent / 100)
+        steps_NK = (weight_NK / scale_N[:, None]).round().clamp(-QMAX, QMAX)
+        error_N = (steps_NK * scale_N[:, None] - weight_NK).square().sum(1)
+        best_N = torch.where(error_N < least_N, scale_N, best_N)
+        least_N = torch.minimum(error_N, least_N)
+    return best_N
+
+
+def _replace(block: BlockWork, name: str, config: Int8Config, largest: float | None) -> Done:
+    """Quantise a layer, its activations to [-largest, largest] or dynamically."""
+    layer, mask = block.get(name), block.masks.get(name)
+    assert isinstance(layer, nn.Linear)
+    weight_NK = layer.weight.detach()
+    scale_N = mse_scale(weight_NK) if config.range == "mse" else None
+    codes_NK, scale_N = quantise_weight(weight_NK, scale_N=scale_N)
+    act_scale = None if largest is None else scale_N.new_tensor(largest / QMAX)
+    sparse24 = mask is not None and is_nm(mask, 2, 4)
+    bias = None if layer.bias is None else layer.bias.detach()
+    packed = Int8Linear(codes_NK, scale_N, bias, act_scale=act_scale, sparse24=sparse24)
+    block.replace(name, packed)
+    how = "dynamic" if largest is None else f"static {config.range}"
+    figures = {} if largest is None else {"range": largest}
+    return Done(what=f"int8 {how}{' 2:4' if sparse24 else ''}", figures=figures)

@@ -1,0 +1,140 @@
+"""Which layers are done: all linear and convolution layers of the blocks, less what is kept or excluded.
+
+Every parameter of a model with two axes or more is accounted for, done or not.
+"""
+
+import dataclasses
+import fnmatch
+from collections.abc import Iterator, Mapping
+
+from torch import nn
+
+from todm.compress import packed
+from todm.compress.config import CompressConfig
+from todm.compress.subject import Subject
+from todm.errors import ConfigError
+
+LAYERS = (nn.Linear, nn.Conv1d, nn.Conv2d)
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+    """The layers of a model.
+
+    Attributes:
+        all: every parameter with two axes or more, by the name of its layer: kind, weights, and why
+            it is left as it is (empty if it is chosen).
+        chosen: those to be done.
+        named: those that must be done.
+        layers: linear and convolution layers, chosen or not.
+        blocks: names of the blocks.
+    """
+
+    all: Mapping[str, tuple[str, int, str]]
+    chosen: tuple[str, ...]
+    named: tuple[str, ...]
+    layers: tuple[str, ...]
+    blocks: tuple[str, ...]
+
+    def block_of(self, name: str) -> str:
+        """The block a layer lies in, "" outside all."""
+        return next((b for b in self.blocks if name.startswith(f"{b}.")), "")
+
+
+def select(subject: Subject, config: CompressConfig) -> Plan:
+    """Decide about every layer, before any work.
+
+    Raises:
+        ConfigError: a model already compressed; a name or pattern that fits no layer; a named layer
+            that no pass can do.
+    """
+    modules = dict(subject.model.named_modules())
+    _refuse_compressed(modules)
+    found = {name: (kind, count) for name, kind, count in _parameters(modules)}
+    _check_patterns(found, config)
+    blocks = tuple(
+        f"{tower}.{child}"
+        for tower in subject.towers
+        for child, _ in subject.model.get_submodule(tower).named_children()
+    )
+    layers = tuple(n for n in found if isinstance(modules.get(n), LAYERS))
+    whys = {n: _why_not(n, subject, config, blocks, is_layer=n in layers) for n in found}
+    named = tuple(n for n in config.include if n in found)
+    for name in named:
+        if name not in layers:
+            raise ConfigError(
+                f"{name} is named to be compressed and is a {found[name][0]}: only linear and "
+                "convolution layers can be; leave it out of --include"
+            )
+    chosen = tuple(n for n in found if not whys[n])
+    if not chosen:
+        raise ConfigError(
+            "no layer is left to compress: all are kept or excluded; name some with --include"
+        )
+    return Plan(
+        all={n: (*found[n], whys[n]) for n in found},
+        chosen=chosen,
+        named=named,
+        layers=layers,
+        blocks=blocks,
+    )
+
+
+def matches(name: str, pattern: str) -> bool:
+    """Whether a layer is meant by a name or pattern."""
+    return name == pattern or fnmatch.fnmatchcase(name, pattern)
+
+
+def _why_not(
+    name: str, subject: Subject, config: CompressConfig, blocks: tuple[str, ...], *, is_layer: bool
+) -> str:
+    if not is_layer:
+        return "not a linear or convolution layer"
+    if any(matches(name, p) for p in config.exclude):
+        return "excluded"
+    if any(matches(name, p) for p in config.include):
+        return ""
+    kept = next((why for p, why in subject.kept.items() if matches(name, p)), "")
+    inside = any(name.startswith(f"{b}.") for b in blocks)
+    return kept or ("" if inside else "outside the blocks")
+
+
+def _parameters(modules: Mapping[str, nn.Module]) -> Iterator[tuple[str, str, int]]:
+    """Name, kind and number of weights of every parameter with two axes or more.
+
+    A layer's `weight` goes by the layer's name, and a tensor shared by two layers counts once.
+    """
+    seen: set[int] = set()
+    for name, module in modules.items():
+        for own, parameter in module.named_parameters(recurse=False):
+            if parameter.ndim < 2 or id(parameter) in seen:
+                continue
+            seen.add(id(parameter))
+            shape = "x".join(map(str, parameter.shape))
+            if own == "weight":
+                yield name, f"{_kind(module)} {shape}", parameter.numel()
+            else:
+                yield f"{name}.{own}".removeprefix("."), f"parameter {shape}", parameter.numel()
+
+
+def _kind(module: nn.Module) -> str:
+    names = {nn.Linear: "linear", nn.Conv1d: "conv", nn.Conv2d: "conv", nn.Embedding: "embedding"}
+    return next((v for k, v in names.items() if isinstance(module, k)), type(module).__name__)
+
+
+def _refuse_compressed(modules: Mapping[str, nn.Module]) -> None:
+    for name, module in modules.items():
+        if isinstance(module, packed.PackedLinear):
+            raise ConfigError(
+                f"{name} is compressed already ({type(module).__name__}): compress the model it was "
+                "made of"
+            )
+
+
+def _check_patterns(found: Mapping[str, tuple[str, int]], config: CompressConfig) -> None:
+    for flag, patterns in (("include", config.include), ("exclude", config.exclude)):
+        for pattern in patterns:
+            if not any(matches(name, pattern) for name in found):
+                raise ConfigError(
+                    f"--{flag} {pattern!r} fits no layer: names are such as {', '.join(list(found)[:3])}"
+                )

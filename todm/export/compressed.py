@@ -1,0 +1,219 @@
+"""Packed layers as ONNX operators: what was compressed is what the file holds.
+
+While a graph is traced, every packed layer stands aside for a module that writes the operators of its
+format, so no layer has to be found again in the traced graph:
+
+    int8, static scale    x -> Clip -> QuantizeLinear -> DequantizeLinear -> MatMul <- DequantizeLinear
+    int8, scale per row   the arithmetic of `matmul_int8` written out, around MatMulInteger
+    4 or 3 bits           x (Mul by inv_s) -> MatMulNBits
+    2:4 alone             MatMul with the zeros in it: a CPU has no sparse product
+
+Clip keeps codes in [-127, 127], as in `matmul_int8`; QuantizeLinear alone would also give -128.
+DynamicQuantizeLinear has one scale for all rows, not one per row, so streams of a batch would change
+each other: it is not used. On x86 processors without VNNI, onnxruntime adds products of uint8 and
+int8 in 16 bits, which overflow; `todm.device` asks it not to.
+
+Letters: N outputs, K inputs.
+"""
+
+import contextlib
+from collections import Counter
+from collections.abc import Iterable, Iterator
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from todm.compress import packed
+from todm.errors import BundleError
+from todm.export.nbits import to_nbits
+from todm.kernels.matmul_int8.quantise import FLOOR, QMAX
+
+_MIDDLE = 128  # codes of activations are shifted by so much: uint8 times int8 is the fast product
+
+
+class _Lowered(nn.Module):
+    """A packed layer as operators; not to be run."""
+
+    def __init__(self, layer: packed.PackedLinear) -> None:
+        super().__init__()
+        self.in_features, self.out_features = layer.in_features, layer.out_features
+        bias = layer.bias
+        self.register_buffer("bias", None if bias is None else bias.float())
+        self.bias: Tensor | None
+
+    def forward(self, input: Tensor, *, out_features: int | None = None) -> Tensor:  # noqa: A002
+        """As of the packed layer.
+
+        Raises:
+            BundleError: the model is not in float32.
+        """
+        assert out_features in (None, self.out_features)
+        if input.dtype != torch.float32:
+            raise BundleError(
+                f"a compressed model in {input.dtype} cannot be exported: cast it to float32 first"
+            )
+        y = self.product(input)
+        return y if self.bias is None else y + self.bias
+
+    def product(self, x: Tensor) -> Tensor:
+        """The matrix product, without the bias: [..., N]."""
+        raise NotImplementedError
+
+    def shape(self, x: Tensor) -> tuple[int | torch.SymInt, ...]:
+        """Of the output."""
+        return (*x.shape[:-1], self.out_features)
+
+
+class _Zeros(_Lowered):
+    """Float weights with zeros."""
+
+    def __init__(self, layer: packed.SparseLinear) -> None:
+        super().__init__(layer)
+        self.register_buffer("weight_NK", layer.dense_weight())
+        self.weight_NK: Tensor
+
+    def product(self, x: Tensor) -> Tensor:
+        return F.linear(x, self.weight_NK)
+
+
+class _Int8(_Lowered):
+    """A scale per row of activations."""
+
+    def __init__(self, layer: packed.Int8Linear) -> None:
+        super().__init__(layer)
+        self.register_buffer("codes_KN", layer.codes().t().contiguous())
+        self.register_buffer("scale_N", layer.scale_N)
+        self.register_buffer("middle", torch.tensor(_MIDDLE, dtype=torch.uint8))
+        self.codes_KN: Tensor
+        self.scale_N: Tensor
+        self.middle: Tensor
+
+    def product(self, x: Tensor) -> Tensor:
+        scale = x.abs().amax(-1, keepdim=True).clamp_min(FLOOR) / float(QMAX)
+        codes = (x / scale).round().clamp(-QMAX, QMAX)
+        parts = ((codes + _MIDDLE).to(torch.uint8), self.codes_KN, self.middle)
+        sums = torch.onnx.ops.symbolic(
+            "MatMulInteger", parts, dtype=torch.int32, shape=self.shape(x)
+        )
+        return sums.float() * scale * self.scale_N
+
+
+class _Int8Static(_Lowered):
+    """One scale for all activations."""
+
+    def __init__(self, layer: packed.Int8Linear) -> None:
+        super().__init__(layer)
+        assert layer.act_scale is not None
+        self.register_buffer("codes_KN", layer.codes().t().contiguous())
+        self.register_buffer("scale_N", layer.scale_N)
+        self.register_buffer("zero_N", torch.zeros(layer.out_features, dtype=torch.int8))
+        self.register_buffer("act_scale", layer.act_scale.reshape(()))
+        self.register_buffer("act_zero", torch.tensor(0, dtype=torch.int8))
+        self.largest = QMAX * float(layer.act_scale)
+        self.codes_KN: Tensor
+        self.scale_N: Tensor
+        self.zero_N: Tensor
+        self.act_scale: Tensor
+        self.act_zero: Tensor
+
+    def product(self, x: Tensor) -> Tensor:
+        x = x.clamp(-self.largest, self.largest)
+        by = (self.act_scale, self.act_zero)
+        codes = torch.onnx.ops.symbolic("QuantizeLinear", (x, *by), dtype=torch.int8, shape=x.shape)
+        rounded = torch.onnx.ops.symbolic(
+            "DequantizeLinear", (codes, *by), dtype=torch.float32, shape=x.shape
+        )
+        weight_KN = torch.onnx.ops.symbolic(
+            "DequantizeLinear",
+            (self.codes_KN, self.scale_N, self.zero_N),
+            attrs={"axis": 1},
+            dtype=torch.float32,
+            shape=self.codes_KN.shape,
+        )
+        return rounded @ weight_KN
+
+
+class _NBits(_Lowered):
+    """4 or 3 bits in groups."""
+
+    def __init__(self, layer: packed.W4Linear) -> None:
+        super().__init__(layer)
+        for name, tensor in to_nbits(layer.weight_w4)._asdict().items():
+            self.register_buffer(name, tensor)
+        self.block = layer.group
+        inv_s_K = layer.inv_s_K
+        self.register_buffer("inv_s_K", None if inv_s_K is None else inv_s_K.float())
+        self.B: Tensor
+        self.scales: Tensor
+        self.zero_points: Tensor
+        self.inv_s_K: Tensor | None
+
+    def product(self, x: Tensor) -> Tensor:
+        sizes = {"K": self.in_features, "N": self.out_features}
+        x = x if self.inv_s_K is None else x * self.inv_s_K
+        return torch.onnx.ops.symbolic(
+            "com.microsoft::MatMulNBits",
+            (x, self.B, self.scales, self.zero_points),
+            attrs={**sizes, "bits": 4, "block_size": self.block},
+            dtype=x.dtype,
+            shape=self.shape(x),
+            version=1,
+        )
+
+
+@contextlib.contextmanager
+def lowered(model: nn.Module) -> Iterator[None]:
+    """Inside, the packed layers of a model are modules that an ONNX exporter can trace.
+
+    Raises:
+        BundleError: a layer has no ONNX form.
+    """
+    places = [
+        (parent, name, child)
+        for parent in model.modules()
+        for name, child in parent.named_children()
+        if isinstance(child, packed.PackedLinear)
+    ]
+    made = {id(child): _lower(child) for _, _, child in places}
+    try:
+        for parent, name, child in places:
+            setattr(parent, name, made[id(child)].train(child.training))
+        yield
+    finally:
+        for parent, name, child in places:
+            setattr(parent, name, child)
+
+
+def summary(models: Iterable[nn.Module]) -> dict[str, int]:
+    """How many packed layers of each format there are, in words; a layer in two models counts once."""
+    layers = {id(m): m for model in models for m in packed.layers_of(model).values()}
+    return dict(Counter(_words(layer) for layer in layers.values()))
+
+
+def is_rounding(model: nn.Module) -> bool:
+    """Whether a layer rounds its activations: where two floats differ in a last bit, codes may then."""
+    return any(isinstance(layer, packed.Int8Linear) for layer in packed.layers_of(model).values())
+
+
+def _words(layer: packed.PackedLinear) -> str:
+    sparse24 = isinstance(layer, packed.SparseLinear) or layer.format()["sparse24"]
+    zeros = ", 2:4 zeros" if sparse24 else ""
+    if isinstance(layer, packed.W4Linear):
+        # The operator has containers of 4 bits: a file of 3-bit weights is not smaller for it.
+        wide = " in 4-bit containers, which save no bytes over 4 bits" if layer.bits == 3 else ""
+        return f"{layer.bits} bits{wide}, groups of {layer.group}{zeros}"
+    if isinstance(layer, packed.SparseLinear):
+        return "float32, 2:4 zeros"
+    assert isinstance(layer, packed.Int8Linear)
+    scale = "a scale per row" if layer.act_scale is None else "a static scale (QDQ)"
+    return f"int8, {scale}{zeros}"
+
+
+def _lower(layer: packed.PackedLinear) -> _Lowered:
+    if isinstance(layer, packed.W4Linear):
+        return _NBits(layer)
+    if isinstance(layer, packed.SparseLinear):
+        return _Zeros(layer)
+    assert isinstance(layer, packed.Int8Linear)
+    return _Int8(layer) if layer.act_scale is None else _Int8Static(layer)

@@ -1,0 +1,142 @@
+"""A model of one graph as an ONNX file, compressed or not, run in onnxruntime before it is written.
+
+model.onnx, README.md, and the modality's own files (labels, tokenizer)
+"""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from todm import artifact
+from todm.artifact import Artifact
+from todm.backend import Graph, Port
+from todm.device.bundle import load_session, run
+from todm.errors import BundleError
+from todm.export.compressed import is_rounding, summary
+from todm.export.to_onnx import graph_to_onnx
+from todm.export.verify import Report
+
+KIND = "onnx"
+FILE = "model.onnx"
+_SIZES = (1, 2, 3)
+
+_CARD = """\
+# {name}.onnx, exported by todm
+
+| | name | type | shape |
+| --- | --- | --- | --- |
+{ports}
+
+{size:.2f} MB (10^6 bytes). {layers}
+Run in onnxruntime and held against torch when it was made; largest differences:
+
+{checks}
+"""
+
+
+def write_model(
+    path: str | Path,
+    graph: Graph,
+    *,
+    parent: Artifact,
+    write_assets: Callable[[Path], None],
+) -> Artifact:
+    """Lower, verify and write.
+
+    Args:
+        path: the directory to make; an export already there is replaced.
+        graph: of the whole model.
+        parent: the artifact it is made from.
+        write_assets: puts the modality's files into a directory.
+
+    Raises:
+        BundleError: a layer has no ONNX form, or outputs differ; nothing is written then.
+        MissingExtra: a package for export is not installed.
+        ArtifactError: `path` exists and is not an artifact.
+    """
+    metrics: dict[str, Any] = {}
+    layers = summary([graph.module])
+
+    def write(folder: Path) -> None:
+        write_assets(folder)
+        graph_to_onnx(graph, folder / FILE)
+        report = check_model(graph, folder / FILE)
+        size = (folder / FILE).stat().st_size
+        metrics.update({"checks": report.figures, "bytes": {FILE: size}})
+        text = _card(graph, layers, report, size)
+        (folder / "README.md").write_text(text, encoding="utf-8")
+
+    return artifact.save(
+        path,
+        kind=KIND,
+        config=parent.config,
+        parent=parent.hash,
+        metrics=metrics,
+        info={"compressed": layers},
+        write=write,
+    )
+
+
+def check_model(graph: Graph, file: Path) -> Report:
+    """Run the file on random inputs of several sizes, against the torch module.
+
+    Raises:
+        BundleError: onnxruntime refuses it, or outputs differ.
+    """
+    session = load_session(file)
+    report = Report(rounds=is_rounding(graph.module))
+    for size in _SIZES:
+        inputs = [_random(port, size) for port in graph.inputs]
+        with torch.inference_mode():
+            found = graph.module(*inputs)
+        outputs = found if isinstance(found, tuple) else (found,)
+        theirs = run(session, [x.numpy() for x in inputs], graph.name, file)
+        for port, ours, their in zip(graph.outputs, outputs, theirs, strict=True):
+            name = f"{port.name}, torch and onnxruntime"
+            report.close(name, ours.numpy(), their, report.tolerance)
+    return report
+
+
+def check_one_graph(graphs: list[Graph], source: Path) -> Graph:
+    """The only graph of a model.
+
+    Raises:
+        BundleError: it has several, or none.
+    """
+    if len(graphs) != 1:
+        names = ", ".join(g.name for g in graphs) or "none"
+        raise BundleError(f"{source} has the graphs {names}: target onnx takes a model of one")
+    return graphs[0]
+
+
+def _random(port: Port, size: int) -> Tensor:
+    """An input like the example; dynamic axes are as long as the example's, less or more."""
+    shape = [
+        max(1, n + size - 2) if axis in port.dynamic else n
+        for axis, n in enumerate(port.example.shape)
+    ]
+    draws = torch.Generator().manual_seed(size)
+    if port.example.dtype.is_floating_point:
+        low, high = float(port.example.min()), float(port.example.max())
+        return low + (high - low) * torch.rand(shape, generator=draws)
+    return torch.randint(int(port.example.max()) + 1, shape, generator=draws)
+
+
+def _card(graph: Graph, layers: dict[str, int], report: Report, size: int) -> str:
+    ports = [("in", p) for p in graph.inputs] + [("out", p) for p in graph.outputs]
+    rows = [
+        f"| {way} | {p.name} | {str(p.example.dtype).removeprefix('torch.')} | "
+        f"{', '.join(str(p.dynamic.get(a, n)) for a, n in enumerate(p.example.shape))} |"
+        for way, p in ports
+    ]
+    held = [f"- {num} layers: {words}\n" for words, num in layers.items()]
+    return _CARD.format(
+        name=graph.name,
+        ports="\n".join(rows),
+        size=size / 1e6,
+        layers="Compressed layers, the rest in float32:\n\n" + "".join(held) if held else "",
+        checks="\n".join(f"- {name}: {value:.2g}" for name, value in report.figures.items()),
+    )

@@ -1,0 +1,219 @@
+// Streaming transcription in onnxruntime-web (todm/device/recognizer.py and search.py): the encoder's
+// two states are carried from chunk to chunk, and greedy search takes at most one symbol a frame.
+
+import { BundleError, graphName, onnxMetadata } from "./bundle.js";
+import { NUM_BINS, OnlineFeatures, SAMPLE_RATE } from "./features.js";
+
+const BLANK_ID = 0;
+const FRAME_SECONDS = 0.04;
+const WORD = "\u2581";
+const GRAPHS = ["encoder", "decoder", "joiner"];
+
+/** The graphs of one precision, loaded, and what they promise held against what they do. */
+export class Recognizer {
+  static async load(ort, bundle, precision) {
+    const self = new Recognizer();
+    self.tailSeconds = bundle.tailSeconds;
+    self.tokens = await bundle.tokens();
+    self.silent = new Set([BLANK_ID, ...self.tokens.flatMap((t, i) => (t === "<unk>" ? [i] : []))]);
+    self.ort = ort;
+    const metadata = {};
+    for (const name of GRAPHS) {
+      const file = graphName(name, precision);
+      const bytes = await bundle.file(file);
+      metadata[name] = onnxMetadata(bytes);
+      self[name] = await session(ort, bytes, file);
+    }
+    Object.assign(self, sizesOf(metadata));
+    await self.#check();
+    return self;
+  }
+
+  /** A new stream, with states at zero. */
+  createStream() {
+    return new Stream(this);
+  }
+
+  /** A float32 tensor. */
+  tensor(data, shape) {
+    return new this.ort.Tensor("float32", data, shape);
+  }
+
+  /** One call of the encoder: chunk [T * 80] and two states to {out, states}. */
+  async encode(chunk, states) {
+    const x = this.tensor(chunk, [1, this.chunkFrames, NUM_BINS]);
+    const [out, ...next] = await run(this.encoder, [x, ...states], 3);
+    return { out, states: next };
+  }
+
+  /** Predictor output for the last K symbols, a tensor [1, J]. */
+  async predict(ids) {
+    const context = BigInt64Array.from(ids.slice(-this.contextSize), BigInt);
+    const y = new this.ort.Tensor("int64", context, [1, this.contextSize]);
+    return (await run(this.decoder, [y], 1))[0];
+  }
+
+  /** Scores of the next symbol, Float32Array [V]. */
+  async score(encoderOut, predicted) {
+    const frame = this.tensor(encoderOut, [1, encoderOut.length]);
+    return (await run(this.joiner, [frame, predicted], 1))[0].data;
+  }
+
+  /** Runs every graph once: sizes that do not fit are found here and not in the middle of speech. */
+  async #check() {
+    const stream = this.createStream();
+    const fits = (ok, what) => {
+      if (!ok) throw new BundleError(`The bundle's graphs do not fit together (${what}): export it again.`);
+    };
+    const { out, states } = await this.encode(new Float32Array(this.chunkFrames * NUM_BINS), stream.states);
+    fits(states.every((s, i) => String(s.dims) === String(stream.states[i].dims)), "states");
+    const predicted = await this.predict(stream.ids);
+    fits(out.dims.length === 3 && out.dims[2] === predicted.dims[1], "width of the joiner");
+    const logits = await this.score(out.data.slice(0, out.dims[2]), predicted);
+    fits(logits.length === this.tokens.length && this.vocabSize === this.tokens.length, "tokens");
+  }
+}
+
+/** One speaker's audio on its way through a `Recognizer`. */
+export class Stream {
+  #model;
+  #features = new OnlineFeatures();
+  #predicted = null;
+  #frames = 0;
+  tokens = [];
+  timestamps = []; // seconds from the start of the stream
+  logProbs = [];
+
+  constructor(model) {
+    this.#model = model;
+    this.states = model.stateShapes.map(([layers, size]) =>
+      model.tensor(new Float32Array(layers * size), [layers, 1, size]),
+    );
+    this.ids = [...Array(model.contextSize - 1).fill(-1), BLANK_ID];
+  }
+
+  /** Adds audio: Float32Array [S] at 16 kHz, in [-1, 1]. */
+  accept(samples) {
+    this.#features.accept(samples);
+  }
+
+  /** No audio follows: adds the tail of silence that lets the last words out. */
+  finish() {
+    this.#features.accept(new Float32Array(Math.round(this.#model.tailSeconds * SAMPLE_RATE)));
+    this.#features.finish();
+  }
+
+  /** Decodes one chunk if there is one; as on the device, one frame more must have come in. */
+  async step() {
+    const model = this.#model;
+    if (this.#features.numReady <= model.chunkFrames) return false;
+    const chunk = this.#features.take(model.chunkFrames, model.shiftFrames);
+    const { out, states } = await model.encode(chunk, this.states);
+    this.states = states;
+    const [, numFrames, width] = out.dims;
+    for (let frame = 0; frame < numFrames; frame++) {
+      await this.#search(out.data.slice(frame * width, (frame + 1) * width), this.#frames + frame);
+    }
+    this.#frames += numFrames;
+    return true;
+  }
+
+  /** Everything said so far. */
+  get text() {
+    return detokenize(this.tokens);
+  }
+
+  async #search(encoderOut, frame) {
+    const model = this.#model;
+    this.#predicted ??= await model.predict(this.ids);
+    const logits = await model.score(encoderOut, this.#predicted);
+    const best = argmax(logits);
+    if (model.silent.has(best)) return;
+    this.ids = [...this.ids, best].slice(-model.contextSize);
+    this.tokens.push(model.tokens[best]);
+    this.timestamps.push(Math.round(frame * FRAME_SECONDS * 100) / 100);
+    this.logProbs.push(logSoftmax(logits, best));
+    this.#predicted = null;
+  }
+}
+
+/** Pieces to text: U+2581 is a space, <0x..> a byte of UTF-8. */
+export function detokenize(tokens) {
+  const bytes = tokens.flatMap((token) => {
+    const byte = /^<0x([0-9A-F]{2})>$/.exec(token);
+    return byte ? [parseInt(byte[1], 16)] : [...new TextEncoder().encode(token)];
+  });
+  const text = new TextDecoder().decode(Uint8Array.from(bytes));
+  return text.replaceAll("\ufffd", "").replaceAll(WORD, " ").trim();
+}
+
+/** Whether a token begins a line of its own: a word after a pause. */
+export function beginsLine(token, time, previous, pauseSeconds = 0.8) {
+  if (previous === undefined) return true;
+  return token.startsWith(WORD) && time - previous - FRAME_SECONDS >= pauseSeconds;
+}
+
+function argmax(values) {
+  let best = 0;
+  for (let i = 1; i < values.length; i++) if (values[i] > values[best]) best = i;
+  return best;
+}
+
+function logSoftmax(logits, at) {
+  const most = logits[argmax(logits)];
+  const sum = logits.reduce((total, value) => total + Math.exp(value - most), 0);
+  return logits[at] - most - Math.log(sum);
+}
+
+/** The sizes that the graphs' metadata state. */
+function sizesOf({ encoder, decoder }) {
+  const type = encoder.get("model_type");
+  if (type !== "lstm") {
+    throw new BundleError("This is not a streaming bundle of todm: its encoder states no model_type lstm.");
+  }
+  const whole = (metadata, key) => {
+    const value = Number(metadata.get(key));
+    if (!Number.isSafeInteger(value) || value < 1 || value > 2 ** 24) {
+      throw new BundleError(`The bundle is damaged: ${key} of its metadata is no number. Export it again.`);
+    }
+    return value;
+  };
+  const layers = whole(encoder, "num_encoder_layers");
+  return {
+    chunkFrames: whole(encoder, "T"),
+    shiftFrames: whole(encoder, "decode_chunk_len"),
+    stateShapes: [
+      [layers, whole(encoder, "d_model")],
+      [layers, whole(encoder, "rnn_hidden_size")],
+    ],
+    contextSize: whole(decoder, "context_size"),
+    vocabSize: whole(decoder, "vocab_size"),
+  };
+}
+
+async function session(ort, bytes, name) {
+  try {
+    return await ort.InferenceSession.create(bytes, { executionProviders: ["wasm"], logSeverityLevel: 4 });
+  } catch (error) {
+    throw new BundleError(`onnxruntime cannot load ${name} (${firstLine(error)}): export the bundle again.`);
+  }
+}
+
+/** Runs a graph with its inputs in order, as the device does. */
+async function run(graph, inputs, numOutputs) {
+  const names = graph.inputNames;
+  if (names.length !== inputs.length || graph.outputNames.length !== numOutputs) {
+    throw new BundleError("A graph of the bundle has other inputs or outputs than a transducer: export it again.");
+  }
+  try {
+    const feeds = Object.fromEntries(names.map((name, i) => [name, inputs[i]]));
+    const outputs = await graph.run(feeds);
+    return graph.outputNames.map((name) => outputs[name]);
+  } catch (error) {
+    throw new BundleError(`A graph of the bundle does not accept what its metadata promises (${firstLine(error)}).`);
+  }
+}
+
+function firstLine(error) {
+  return String(error?.message ?? error).split("\n")[0].slice(0, 200);
+}

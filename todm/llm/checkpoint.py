@@ -1,0 +1,275 @@
+"""Directories of the transformers library: read offline, weights only, and no code from them is run.
+
+Weights are safetensors, in one file or in shards with an index.
+"""
+
+import json
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from todm.errors import ArtifactError, MissingExtra
+
+CONFIG, INDEX = "config.json", "model.safetensors.index.json"
+TOKENIZER = (
+    "tokenizer.json", "tokenizer.model", "tokenizer_config.json", "special_tokens_map.json",
+    "added_tokens.json", "vocab.json", "merges.txt", "generation_config.json", "chat_template.jinja",
+)  # fmt: skip
+LAYERS = (
+    "self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj", "self_attn.o_proj",
+    "mlp.gate_proj", "mlp.up_proj", "mlp.down_proj",
+)  # fmt: skip
+_PICKLES = (".bin", ".pt", ".pth", ".ckpt")
+
+
+def require() -> None:
+    """Raises MissingExtra unless transformers is there."""
+    try:
+        import transformers  # noqa: F401
+    except ImportError:
+        raise MissingExtra("transformers", "llm", "a language model") from None
+
+
+def read_config(directory: Path) -> dict[str, Any]:
+    """The config.json of a model.
+
+    Raises:
+        ArtifactError: there is none, or it is damaged.
+    """
+    if (directory / "adapter_config.json").is_file() and not (directory / CONFIG).is_file():
+        raise ArtifactError(
+            f"{directory} is an adapter (LoRA), and no model: merge it into its model, and save that"
+        )
+    try:
+        found = json.loads((directory / CONFIG).read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ArtifactError(
+            f"{directory} has no {CONFIG}: give a directory of transformers, as save_pretrained writes it"
+        ) from None
+    except (OSError, ValueError) as error:
+        raise ArtifactError(f"{directory}/{CONFIG} is damaged ({error}): copy it again") from None
+    if not isinstance(found, dict) or not isinstance(found.get("model_type"), str):
+        raise ArtifactError(f"{directory}/{CONFIG} names no model_type: it is not of transformers")
+    return found
+
+
+def weight_files(directory: Path) -> list[Path]:
+    """The files of weights.
+
+    Raises:
+        ArtifactError: there are none, an index names a file that is missing or elsewhere, or weights
+            are pickles.
+    """
+    if (directory / INDEX).is_file():
+        try:
+            names = set(json.loads((directory / INDEX).read_text())["weight_map"].values())
+        except (OSError, ValueError, KeyError, AttributeError, TypeError):
+            raise ArtifactError(f"{directory}/{INDEX} is damaged: copy it again") from None
+        strange = [n for n in names if not isinstance(n, str) or Path(n).name != n]
+        if strange:
+            raise ArtifactError(
+                f"{directory}/{INDEX} names the file {strange[0]!r}, which lies outside the directory"
+            )
+        missing = sorted(n for n in names if not (directory / n).is_file())
+        if missing:
+            raise ArtifactError(
+                f"{directory} is incomplete: {missing[0]} is missing; copy it again"
+            )
+        return [directory / n for n in sorted(names)]
+    if (directory / "model.safetensors").is_file():
+        return [directory / "model.safetensors"]
+    pickles = sorted(p.name for p in directory.glob("*") if p.suffix in _PICKLES)
+    if pickles:
+        raise ArtifactError(
+            f"{directory}/{pickles[0]} is a pickle, which can run any code and is never read: where you "
+            "trust it, convert it with transformers' save_pretrained(..., safe_serialization=True)"
+        )
+    raise ArtifactError(f"{directory} has no weights: model.safetensors, or {INDEX} and its shards")
+
+
+def shapes(files: list[Path]) -> dict[str, tuple[int, ...]]:
+    """Shape of every tensor, by name; weights are not read.
+
+    Raises:
+        ArtifactError: a file is damaged, or one name stands in two files.
+    """
+    from safetensors import SafetensorError, safe_open
+
+    found: dict[str, tuple[int, ...]] = {}
+    for file in files:
+        try:
+            with safe_open(file, "pt") as opened:
+                names = list(opened.keys())
+                here = {n: tuple(opened.get_slice(n).get_shape()) for n in names}
+        except (OSError, SafetensorError) as error:
+            raise ArtifactError(f"{file} is damaged ({error}): copy it again") from None
+        if twice := found.keys() & here:
+            raise ArtifactError(f"{file} holds {min(twice)}, which another file holds as well")
+        found |= here
+    return found
+
+
+def read_tensors(files: list[Path]) -> dict[str, Tensor]:
+    """All tensors, by name, mapped from the files: they take memory when they are touched.
+
+    Raises:
+        ArtifactError: a file is damaged.
+    """
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    found: dict[str, Tensor] = {}
+    for file in files:
+        try:
+            found |= load_file(file)
+        except (OSError, ValueError, SafetensorError) as error:
+            raise ArtifactError(f"{file} is damaged ({error}): copy it again") from None
+    return found
+
+
+def empty_model(config: Mapping[str, Any]) -> nn.Module:
+    """The model of a config.json, its parameters without memory (on torch's meta device).
+
+    Raises:
+        ArtifactError: a model that this todm does not know, or that its config does not describe.
+        MissingExtra: transformers is not installed.
+    """
+    require()
+    from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, AutoConfig
+
+    name = config["model_type"]
+    kept = {
+        k: v
+        for k, v in config.items()
+        if k not in ("model_type", "auto_map", "dtype", "torch_dtype")
+    }
+    try:
+        described = AutoConfig.for_model(name, **kept)
+        kind = MODEL_FOR_CAUSAL_LM_MAPPING[type(described)]
+    except (KeyError, ValueError, TypeError):
+        raise ArtifactError(
+            f"{name!r} is no causal language model of the transformers installed here: Llama, Mistral, "
+            "Qwen2, Qwen3 and Gemma are, and code that comes with a checkpoint is never run"
+        ) from None
+    try:
+        with _parameters_on_meta():
+            model = kind(described)
+    except (RuntimeError, ValueError, TypeError, AttributeError, ZeroDivisionError) as error:
+        raise ArtifactError(
+            f"the {name} that {CONFIG} describes cannot be built: {error}"
+        ) from None
+    _check_structure(model, name)
+    return model.eval()
+
+
+def check_weights(model: nn.Module, found: Mapping[str, tuple[int, ...]], where: Path) -> None:
+    """Raises ArtifactError unless the tensors of a checkpoint are those of the model."""
+    wanted = {n: tuple(p.shape) for n, p in model.named_parameters(remove_duplicate=False)}
+    tied = tied_names(model)
+    missing = [n for n in wanted if n not in found and tied.get(n) not in found]
+    if missing:
+        raise ArtifactError(
+            f"{where} lacks {len(missing)} of the model's {len(wanted)} tensors, such as {missing[0]}: "
+            "it is incomplete, or not of this model"
+        )
+    for name, shape in found.items():
+        if name in wanted and shape != wanted[name]:
+            raise ArtifactError(f"{where}: {name} is {shape}, and {CONFIG} says {wanted[name]}")
+    # Old checkpoints store the frequencies of rotary embeddings, which are computed here.
+    unknown = [n for n in found if n not in wanted and not n.endswith("rotary_emb.inv_freq")]
+    if unknown:
+        raise ArtifactError(
+            f"{where} holds {unknown[0]}, and the model has no such tensor: it is not of this model"
+        )
+
+
+def tied_names(model: nn.Module) -> dict[str, str]:
+    """Names of parameters that are another one, and that one's name."""
+    first: dict[int, str] = {}
+    tied: dict[str, str] = {}
+    for name, parameter in model.named_parameters(remove_duplicate=False):
+        known = first.setdefault(id(parameter), name)
+        if known != name:
+            tied[name] = known
+    return tied
+
+
+def assign(model: nn.Module, tensors: Mapping[str, Tensor], *, dtype: torch.dtype | None) -> None:
+    """Put tensors in the place of parameters; ties stay.
+
+    Args:
+        model: with parameters on the meta device or anywhere.
+        tensors: by name; either name of a tied parameter will do.
+        dtype: copied to this dtype; None to take them as they are.
+    """
+    new: dict[int, nn.Parameter] = {}
+    names = dict(model.named_parameters(remove_duplicate=False))
+    for name, old in names.items():
+        if name in tensors and id(old) not in new:
+            value = tensors[name] if dtype is None else tensors[name].to(dtype, copy=True)
+            new[id(old)] = nn.Parameter(value, requires_grad=old.requires_grad)
+    for name, old in names.items():
+        parent, _, own = name.rpartition(".")
+        if id(old) in new:
+            model.get_submodule(parent)._parameters[own] = new[id(old)]
+
+
+def allocate(model: nn.Module) -> None:
+    """Give parameters without memory some, as it comes."""
+    on_meta = {n: p for n, p in model.named_parameters() if p.is_meta}
+    assign(model, {n: torch.empty(p.shape, device="cpu") for n, p in on_meta.items()}, dtype=None)
+
+
+def load_tokenizer(directory: Path) -> Any:  # noqa: ANN401 - transformers' own
+    """The tokenizer of a directory, of files alone.
+
+    Raises:
+        ArtifactError: there is none that can be read.
+    """
+    require()
+    from transformers import AutoTokenizer
+
+    try:
+        return AutoTokenizer.from_pretrained(
+            str(directory), local_files_only=True, trust_remote_code=False
+        )
+    except Exception as error:  # noqa: BLE001 - every tokenizer class raises its own
+        first = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise ArtifactError(
+            f"{directory} has no tokenizer that can be read ({first}): copy tokenizer.json and "
+            "tokenizer_config.json into it"
+        ) from None
+
+
+@contextmanager
+def _parameters_on_meta() -> Iterator[None]:
+    """Inside, new parameters have no memory; buffers (rotary frequencies) do."""
+    own = nn.Module.register_parameter
+
+    def register(module: nn.Module, name: str, param: nn.Parameter | None) -> None:
+        if param is not None and not param.is_meta:
+            param = nn.Parameter(param.to("meta"), requires_grad=param.requires_grad)
+        own(module, name, param)
+
+    nn.Module.register_parameter = register
+    try:
+        yield
+    finally:
+        nn.Module.register_parameter = own
+
+
+def _check_structure(model: nn.Module, name: str) -> None:
+    try:
+        blocks = list(model.get_submodule("model.layers").children())
+        fits = all(isinstance(b.get_submodule(n), nn.Linear) for b in blocks for n in LAYERS)
+    except AttributeError:
+        blocks, fits = [], False
+    if not blocks or not fits:
+        raise ArtifactError(
+            f"a {name} has not the layers of the Llama family ({', '.join(LAYERS)} in each of "
+            "model.layers): Llama, Mistral, Qwen2, Qwen3 and Gemma have"
+        )

@@ -1,0 +1,1 @@
+"""Vision: timm's vision transformers, for classification and for segmentation, under compression."""
