@@ -87,9 +87,7 @@ def encoded(encoder: "onnxruntime.InferenceSession", frames: np.ndarray) -> np.n
     return np.concatenate(outs)
 
 
-def milliseconds(
-    encoder: "onnxruntime.InferenceSession", frames: np.ndarray, repeats: int
-) -> str:
+def milliseconds(encoder: "onnxruntime.InferenceSession", frames: np.ndarray, repeats: int) -> str:
     """Of the encoder for a chunk, the best of some passes."""
     if not repeats:
         return " " * 8

@@ -5,6 +5,7 @@ python run.py BUNDLE a.wav [--precision int8]            (16 kHz audio)
 """
 
 import argparse
+import hashlib
 import json
 from pathlib import Path
 
@@ -26,10 +27,10 @@ def main() -> None:
     args = parser.parse_args()
     encoder, rest = middles(args.precision)
     graphs = [
-        onnxruntime.InferenceSession(str(args.bundle / name))
+        onnxruntime.InferenceSession(checked(args.bundle, name))
         for name in (f"encoder{encoder}.onnx", f"decoder{rest}.onnx", f"joiner{rest}.onnx")
     ]
-    lines = (args.bundle / "tokens.txt").read_text(encoding="utf-8").splitlines()
+    lines = checked(args.bundle, "tokens.txt").decode().splitlines()
     tokens = [line.rpartition(" ")[0] for line in lines]
     tail_seconds = json.loads((args.bundle / "manifest.json").read_text())["info"]["tail_seconds"]
     for path in args.audio:
@@ -40,6 +41,17 @@ def main() -> None:
         ids = decode(graphs, tokens, features(np.concatenate([samples.mean(axis=1), tail])))
         text = "".join(tokens[i] for i in ids).replace("\u2581", " ").strip()
         print(f"{path}\t{text}")
+
+
+def checked(bundle: Path, name: str) -> bytes:
+    """A file of a bundle, after its SHA-256 was held against the manifest."""
+    manifest = json.loads((bundle / "manifest.json").read_text())
+    if manifest.get("kind") != "bundle" or name not in manifest["files"]:
+        raise SystemExit(f"{bundle} is not a bundle with a file {name}: export it again")
+    data = (bundle / name).read_bytes()
+    if hashlib.sha256(data).hexdigest() != manifest["files"][name]["sha256"]:
+        raise SystemExit(f"{bundle} is damaged: {name} does not match its manifest")
+    return data
 
 
 def middles(precision: str) -> tuple[str, str]:

@@ -1,16 +1,19 @@
 """Transcribe with a bundle in plain sherpa-onnx: no torch, no todm.
 
 pip install sherpa-onnx soundfile
-python run.py BUNDLE a.wav b.flac [--precision fp32|int8|int8.rr] [--offline] [--beam 4]
+python run.py BUNDLE a.wav b.flac [--precision auto] [--offline] [--beam 4]
 """
 
 import argparse
 import json
+import platform
 from pathlib import Path
 
 import numpy as np
 import sherpa_onnx
 import soundfile
+
+FORMS = ("fp32", "int8", "int8.rr", "int8.block", "int4")
 
 
 def main() -> None:
@@ -18,14 +21,26 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="Transcribe with a bundle in plain sherpa-onnx.")
     parser.add_argument("bundle", type=Path)
     parser.add_argument("audio", nargs="+")
-    parser.add_argument("--precision", choices=("fp32", "int8", "int8.rr"), default="fp32")
+    parser.add_argument("--precision", choices=(*FORMS, "auto"), default="fp32")
     parser.add_argument("--offline", action="store_true")
     parser.add_argument("--beam", type=int, default=1, help="hypotheses; 1 (default) is greedy")
     args = parser.parse_args()
+    if args.precision == "auto":
+        args.precision = best_int8()
     transcribe = offline(args) if args.offline else streaming(args)
     for path in args.audio:
         samples, rate = soundfile.read(path, dtype="float32", always_2d=True)
         print(f"{path}\t{transcribe(samples.mean(axis=1), rate)}")
+
+
+def best_int8() -> str:
+    """The int8 form for this processor: sums of full-range weights overflow on x86 without VNNI."""
+    if platform.machine().lower() not in ("x86_64", "amd64", "i686", "x86"):
+        return "int8"
+    try:
+        return "int8" if "vnni" in Path("/proc/cpuinfo").read_text() else "int8.rr"
+    except OSError:  # not Linux: the form that is right everywhere
+        return "int8.rr"
 
 
 def options(args: argparse.Namespace) -> dict:

@@ -12,11 +12,13 @@
 
 import { readFileSync } from "node:fs";
 import { mkdtemp, rm } from "node:fs/promises";
+import { createRequire } from "node:module";
 import { tmpdir } from "node:os";
 import path from "node:path";
 import { parseArgs } from "node:util";
 
-import { chromium } from "playwright-core";
+// Where setup.sh puts it: not beside this file, whose folder is for readers.
+const { chromium } = createRequire(new URL("../../build/", import.meta.url))("playwright-core");
 
 const QUIET = ["--disable-quic", "--no-first-run", "--disable-background-networking", "--disable-component-update", "--disable-sync"];
 const DEADLINE = 60_000;

@@ -43,9 +43,9 @@ class ToySubject:
 
     backend = "toy"
     towers = ("blocks",)
-    kept = {"front": "the front end", "head": "the head"}
 
     def __init__(self, model=None, seed=0):
+        self.kept = {"front": "the front end", "head": "the head"}
         torch.manual_seed(seed)
         self.model = (model or ToyModel()).eval()
         self.truth = ToyModel()

@@ -65,7 +65,7 @@ def _work(norm=None, *, layers=("b.gate", "b.up", "b.down"), fold=FOLDS, num=3):
     return BlockWork("b", module, layers=layers, calls=calls, masks={}, folds=fold)
 
 
-def _round64(weight_NK, bits, group, symmetric=False):
+def _round64(weight_NK, bits, group, *, symmetric=False):
     """Round to nearest, one weight after another, in float64; scales are float16 as stored."""
     found = torch.empty_like(weight_NK, dtype=torch.float64)
     top = 2**bits - 1
@@ -114,7 +114,10 @@ def test_the_search_finds_what_a_loop_finds(bits):
     for duo in (False, True):
         for i in range(3):
             r = i / 3
-            s = [a**r / ((w ** (1 - r) + 1e-4) if duo else 1) for a, w in zip(s_x, w_mean, strict=True)]
+            s = [
+                a**r / ((w ** (1 - r) + 1e-4) if duo else 1)
+                for a, w in zip(s_x, w_mean, strict=True)
+            ]
             level = math.sqrt(max(s) * min(s))
             s_K = torch.tensor([v / level for v in s], dtype=torch.float64)
             trial = {n: _round64((w * s_K).float(), bits, 32) / s_K for n, w in weights.items()}
@@ -143,14 +146,14 @@ def test_clipping_finds_what_a_loop_finds(symmetric, rows):
             best, least = None, float("inf")
             for i in range(10):
                 limit = float(w.abs().max()) * (1 - i / 20)
-                trial = _round64(w.clamp(-limit, limit)[None], 3, 32, symmetric)[0]
+                trial = _round64(w.clamp(-limit, limit)[None], 3, 32, symmetric=symmetric)[0]
                 error = sum(float((row * (trial - w.double())).sum()) ** 2 for row in x) / rows
                 if error < least:
                     best, least = limit, error
             torch.testing.assert_close(found_NK[n, start : start + 32], w.clamp(-best, best))
             clipped += best < float(w.abs().max())
     assert share == pytest.approx(clipped / 15)
-    assert 0 < share
+    assert share > 0
 
 
 @pytest.mark.parametrize("norm", [nn.LayerNorm(K), Plus1Norm(K)], ids=["layer", "gemma"])
@@ -230,7 +233,9 @@ def test_awq_is_better_than_rounding_on_loud_channels():
         before = [block.call(c) for c in block.calls]
         awq.run(block, AwqConfig(bits=3, group=32, **settings))
         after = [block.call(c) for c in block.calls]
-        errors.append(sum(float((a - b).square().sum()) for a, b in zip(after, before, strict=True)))
+        errors.append(
+            sum(float((a - b).square().sum()) for a, b in zip(after, before, strict=True))
+        )
     assert errors[1] < 0.8 * errors[0]
     assert errors[2] < errors[1]
 

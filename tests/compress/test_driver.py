@@ -61,6 +61,18 @@ def test_the_reported_error_is_that_of_the_outputs():
     assert ours == pytest.approx(wanted, rel=0.3)  # ours is of a sample of the rows
 
 
+def test_layers_outside_the_blocks_count_in_the_ratios(toy):
+    report = compress(toy, _config("int8")).reports[0]
+    rows = {row.name: row for row in report.rows}
+    batches, items, frames = 8, 4, 11
+    assert rows["front"].rows == batches * items * frames
+    assert rows["head"].rows == rows["blocks.1.down"].rows == batches * items * frames
+    assert rows["gain"].rows == 0
+    front, head, block = 3 * 3 * 24, 24 * 5, 4 * 24 * 40
+    expected = (front + head + block) / (front + head + block / 16)
+    assert report.totals.ops_ratio == pytest.approx(expected)
+
+
 def test_masks_stay_through_a_quantising_pass(toy):
     result = compress(toy, _config("sparse24", "int4"))
     assert len(result.masks) == 4

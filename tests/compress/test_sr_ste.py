@@ -265,7 +265,9 @@ def test_layers_are_chosen_by_pattern():
         "blocks.0"
     ]  # of 2 inputs none is pruned
     assert _sr_ste(model, layers=("head",)).layers == ["head"]
-    with pytest.raises(ConfigError, match=r"'tail', which fits no linear layer .* such as blocks.0"):
+    with pytest.raises(
+        ConfigError, match=r"'tail', which fits no linear layer .* such as blocks.0"
+    ):
         _sr_ste(model, layers=("head", "tail"))
 
 

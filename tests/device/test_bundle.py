@@ -5,7 +5,7 @@ import json
 
 import pytest
 
-from todm.device.bundle import Bundle, best_int8, open_bundle, read_tokens
+from todm.device.bundle import Bundle, best_int8, forms_here, open_bundle, read_tokens
 from todm.device.contract import validate
 from todm.errors import BundleError
 
@@ -193,3 +193,11 @@ def test_int8_form_where_there_is_only_one(golden, spoilable, monkeypatch):
     monkeypatch.setattr("todm.device.bundle._has_vnni", lambda: False)
     (spoilable / "encoder.int8.rr.onnx").unlink()
     assert best_int8(Bundle(path=spoilable)) == "int8"
+
+
+@pytest.mark.parametrize(("vnni", "wanted"), [(True, "int8"), (False, "int8.rr")])
+def test_forms_for_this_processor(golden, spoilable, monkeypatch, vnni, wanted):
+    monkeypatch.setattr("platform.machine", lambda: "x86_64")
+    monkeypatch.setattr("todm.device.bundle._has_vnni", lambda: vnni)
+    (spoilable / "encoder.int4.onnx").write_bytes((golden / "encoder.onnx").read_bytes())
+    assert forms_here(Bundle(path=spoilable)) == ("fp32", wanted, "int4")

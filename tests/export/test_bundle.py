@@ -132,6 +132,26 @@ def test_tail_out_of_range_is_refused():
         ExportConfig(tail_seconds=-1)
 
 
+@pytest.mark.parametrize("given", [(), ("int8",), ("int8", "fp32"), ("fp32", "int4", "int4")])
+def test_precisions_begin_with_fp32_and_are_given_once(given):
+    with pytest.raises(ConfigError, match="give each once and fp32 first"):
+        ExportConfig(precisions=given)
+
+
+def test_bundle_of_blocks(tmp_path, toy_graphs, write_assets):
+    """Written, verified and described; decoder and joiner are those of int8."""
+    config = ExportConfig(target="onnx", precisions=("fp32", "int8.block", "int4"))
+    made = write_bundle(tmp_path / "b", toy_graphs, write_assets=write_assets, config=config)
+    bundle = open_bundle(made.path)
+    assert bundle.precisions() == ("fp32", "int8.block", "int4")
+    assert (made.path / "offline" / "encoder.int4.onnx").is_file()
+    assert not (made.path / "encoder.int8.onnx").exists()
+    checks = made.metrics["checks"]
+    noise = [checks[f"{p} encoder, signal-to-noise in dB"] for p in ("int8.block", "int4")]
+    assert noise[0] > 35 > noise[1] > 10
+    assert "has the fewest bytes" in (made.path / "README.md").read_text()
+
+
 def test_report_refuses_what_is_not_a_number():
     with pytest.raises(BundleError, match="differ by nan"):
         Report().close("x", np.zeros(3), np.full(3, np.nan), 1e-4)

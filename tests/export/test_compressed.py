@@ -144,7 +144,8 @@ def test_a_static_layer_is_qdq(made):
     pairs = [node for node in made[3] if node.op_type == "DequantizeLinear"]
     assert [node.input[0] for node in pairs if node.input[0] in ops] == [quantize.output[0]]
     (weights,) = [node for node in pairs if node.input[0] in made[2]]
-    assert not made[2][weights.input[2]].any()
+    # No zero point: one shared by two layers is what onnxruntime 1.31 fails to make uint8 on old x86.
+    assert len(weights.input) == 2
 
 
 @pytest.mark.parametrize("name", [n for n in LAYERS if n.startswith("w")])

@@ -5,6 +5,8 @@ import torch
 
 from todm.asr.encoder import EncoderConfig
 from todm.asr.model import Rnnt, RnntConfig, extract
+from todm.search.choice import Choice
+from todm.search.cost import sizes
 from todm.supernet.space import SearchSpace, SpaceConfig
 
 SPACE = SearchSpace(
@@ -59,3 +61,38 @@ def num_params():
         return sum(p.numel() for p in extract(Rnnt(SUPERNET), subnet).parameters())
 
     return count
+
+
+@pytest.fixture
+def space():
+    """The space of the fake backend."""
+    return SPACE
+
+
+@pytest.fixture
+def price(make_backend):
+    """Own figures of a subnet; work and state are made up, and add up over blocks."""
+    backend = make_backend()
+
+    def count(subnet):
+        work = sum(f * 1e3 for f in dict(subnet.widths)["ffn"]) + 1e4
+        state = 8.0 + sum(100 * p for p in dict(subnet.widths)["pairs"])
+        return {**sizes(lambda: backend.build(subnet)), "macs": work, "state": state}
+
+    return count
+
+
+@pytest.fixture
+def figures():
+    """Made-up figures of a choice: wide ffn early and many pairs late are good, int8 is a bit worse."""
+
+    def score(choice: Choice):
+        subnet = choice.subnet
+        good = sum(
+            subnet.width("ffn", i) / 64 * (4 - block) + subnet.width("pairs", i) / 3 * block
+            for i, block in enumerate(subnet.blocks)
+        )
+        value = 2.0 ** (-good / 4) * (1.1 if choice.compression == "int8" else 1.0)
+        return {"score": value, "error": value / 2, "low": value / 3, "high": value}
+
+    return score

@@ -1,7 +1,7 @@
 import pytest
 
 from todm.errors import BudgetError
-from todm.search.budget import parse
+from todm.search.budget import describe, parse
 
 
 @pytest.mark.parametrize(
@@ -21,6 +21,13 @@ from todm.search.budget import parse
         ("size=2000000B", {"size": 2e6}),
         ("2M,size=3MiB", {"params": 2e6, "size": 3 * 2**20}),
         ("size=3MiB, params=2M", {"params": 2e6, "size": 3 * 2**20}),
+        ("macs=400M", {"macs": 4e8}),
+        ("memory=40MiB", {"memory": 40 * 2**20}),
+        ("latency=20ms@pi5", {"latency@pi5": 0.02}),
+        ("latency = 0.5 s @ local", {"latency@local": 0.5}),
+        ("latency=900us@./my/pi5.json", {"latency@./my/pi5.json": 9e-4}),
+        ("rtf=0.1@local", {"rtf@local": 0.1}),
+        ("latency=1ms@a,latency=2ms@b", {"latency@a": 1e-3, "latency@b": 2e-3}),
     ],
 )
 def test_a_budget_is_read(text, limits):
@@ -43,7 +50,13 @@ def test_a_budget_is_read(text, limits):
         ("size=1MB,", "'' is not a size"),
         ("nan", "'nan' is not a size"),
         ("1e6", "'1e6' is not a size"),
-        ("latency=3", "'latency' is not a constraint known here"),
+        ("speed=3", "'speed' is not a constraint known here"),
+        ("latency=3ms", "latency needs a device after @, such as @local"),
+        ("latency=3ms@", "latency needs a device after @"),
+        ("latency=3@local", "'3' is not a size \\(units: us, ms, s\\)"),
+        ("rtf=10%@local", "'10%' is not a size \\(units: none\\)"),
+        ("size=3MiB@local", "size has no device"),
+        ("latency=1ms@a,latency=2ms@a", "limits latency@a twice"),
         ("2M,params=3M", "limits params twice"),
         ("a=b=2M", "'a=b' is not a constraint"),
     ],
@@ -65,3 +78,15 @@ def test_every_limit_must_hold():
 def test_use_is_that_of_the_tightest_limit():
     assert parse("1k,size=4kB").use({"params": 500, "size": 3000}) == pytest.approx(0.75)
     assert parse("1k").use({"params": 1500, "size": 0}) == pytest.approx(1.5)
+
+
+def test_devices_are_named_once():
+    assert parse("latency=1ms@a,rtf=0.1@a,rtf=0.2@b,2M").devices == ("a", "b")
+
+
+def test_costs_in_words():
+    costs = {"params": 1.5e6, "size": 6e6, "macs": 2e7, "latency@pi5": 0.0125, "rtf@pi5": 0.02}
+    assert describe(costs) == (
+        "1.500M parameters, 5.72 MiB of weights, 20.0M MACs a second, 12.5 ms a chunk on pi5, "
+        "RTF 0.02 on pi5"
+    )

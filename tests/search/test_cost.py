@@ -4,7 +4,8 @@ import pytest
 import torch
 from torch import nn
 
-from todm.search.cost import StackCosts, costs
+from todm.search.choice import Choice
+from todm.search.cost import Prices, StackCosts, costs
 
 
 @pytest.mark.parametrize("seed", range(3))
@@ -43,9 +44,39 @@ def test_nothing_is_allocated(make_backend):
     assert torch.empty(1).device.type == "cpu"
 
 
-@pytest.mark.parametrize("compression", ["none", "int8"])
-def test_costs_by_addition_are_exact(make_backend, compression):
-    backend, rng = make_backend(), random.Random(1)
-    by_addition = StackCosts(backend.build, compression)
-    for subnet in [backend.space.smallest, *(backend.space.sample(rng) for _ in range(5))]:
-        assert by_addition(subnet) == costs(lambda: backend.build(subnet), compression)  # noqa: B023
+def test_int4_counts_half_a_byte_and_what_groups_of_32_need():
+    build = lambda: nn.Sequential(nn.Linear(40, 4), nn.LayerNorm(4))  # noqa: E731
+    groups = 4 * 2  # 40 inputs are two groups for each of 4 outputs
+    assert costs(build, "int4")["size"] == groups * (16 + 4.5) + 4 * (4 + 8)
+
+
+def test_costs_by_addition_are_exact(make_backend, price):
+    space, rng = make_backend().space, random.Random(1)
+    by_addition = StackCosts(price)
+    for subnet in [space.smallest, *(space.sample(rng) for _ in range(5))]:
+        assert by_addition(subnet) == price(subnet)
+
+
+class Device:
+    """Latency in proportion to depth, half of it in int8."""
+
+    def latency(self, choice):
+        return choice.subnet.depth * (0.5 if choice.compression == "int8" else 1.0)
+
+    def rtf(self, choice):
+        return self.latency(choice) / 10
+
+
+def test_all_costs_of_a_choice(space, price):
+    prices = Prices(price, {"pi5": Device()})
+    own, found = price(space.largest), prices(Choice(space.largest, "int8"))
+    assert found == {
+        "params": own["params"],
+        "size": own["size int8"],
+        "macs": own["macs"],
+        "state": own["state"],
+        "memory": 2 * own["size int8"] + 2 * own["state"],
+        "latency@pi5": 2.0,
+        "rtf@pi5": 0.2,
+    }
+    assert prices(Choice(space.largest))["size"] == own["size none"] > found["size"]

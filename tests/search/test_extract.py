@@ -2,8 +2,8 @@ import pytest
 import torch
 
 from todm import artifact
-from todm.errors import ArtifactError, BudgetError
-from todm.search.budget import parse
+from todm.errors import ArtifactError
+from todm.search.choice import Choice
 from todm.search.extract import extract_subnet
 from todm.supernet.space import Subnet
 
@@ -26,21 +26,16 @@ def _difference(supernet, plain, subnet):
     return float((ours - plain.encode(features, lens)[0]).abs().max())
 
 
-def _extract(backend, supernet, out, budget, **more):
-    options = {
-        "same": _difference,
-        "num_candidates": 4,
-        "limit": 5,
-        "asked": {"budget": budget},
-        **more,
-    }
-    return extract_subnet(backend, supernet, parse(budget), out, **options)
+def _extract(backend, supernet, out, subnet, **more):
+    options = {"same": _difference, "costs": {"params": 5.0}, "info": {"asked": {"budget": "60k"}}}
+    return extract_subnet(backend, supernet, Choice(subnet, "int8"), out, **{**options, **more})
 
 
-def test_the_best_candidate_is_written_as_a_plain_model(make_backend, supernet, tmp_path):
+def test_a_choice_is_written_as_a_plain_model(make_backend, supernet, space, tmp_path):
     backend = make_backend()
-    found = _extract(backend, supernet, tmp_path / "subnet", "60k")
-    subnet = Subnet.from_json(found.info["subnet"])
+    subnet = space.subnet(3, {"ffn": (16, 48, 32), "pairs": (1, 3, 2)})
+    found = _extract(backend, supernet, tmp_path / "subnet", subnet)
+    assert Subnet.from_json(found.info["subnet"]) == subnet
     plain = backend.build(subnet)
     plain.load_state_dict(found.tensors())
     whole = backend.build(None)
@@ -50,23 +45,17 @@ def test_the_best_candidate_is_written_as_a_plain_model(make_backend, supernet, 
     assert found.kind == "subnet"
     assert found.parent == supernet.hash
     assert found.metrics["dev"] == {"error": 0.25}
-    assert found.info["costs"]["params"] == sum(p.numel() for p in plain.parameters()) <= 60_000
+    assert found.info["compression"] == "int8"
+    assert found.info["costs"] == {"params": 5.0}
     assert found.info["asked"] == {"budget": "60k"}
     assert found.info["corpus"] == "/nowhere"
-    rows = found.info["candidates"]
-    assert rows[0]["subnet"] == found.info["subnet"]
-    assert [r["error"] for r in rows] == sorted(r["error"] for r in rows)
     assert found.file("tokens.txt").is_file()
 
 
 @pytest.mark.parametrize("difference", [1e-3, float("nan")])
-def test_a_model_that_differs_is_not_written(make_backend, supernet, tmp_path, difference):
+def test_a_model_that_differs_is_not_written(make_backend, supernet, space, tmp_path, difference):
     with pytest.raises(ArtifactError, match="differs from it by"):
-        _extract(make_backend(), supernet, tmp_path / "out", "60k", same=lambda *_: difference)
-    assert not (tmp_path / "out").exists()
-
-
-def test_an_impossible_budget_writes_nothing(make_backend, supernet, tmp_path):
-    with pytest.raises(BudgetError, match="the smallest"):
-        _extract(make_backend(), supernet, tmp_path / "out", "1k")
+        _extract(
+            make_backend(), supernet, tmp_path / "out", space.smallest, same=lambda *_: difference
+        )
     assert not (tmp_path / "out").exists()

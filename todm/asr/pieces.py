@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from todm.asr.backend import AsrBackend
 from todm.asr.encoder import Block, Mixer
+from todm.asr.model import Rnnt
 from todm.asr.streaming import StreamingEncoder, StreamingMixer
 from todm.backend import Graph, Pieces, Port
 
@@ -100,7 +101,7 @@ def _widths(backend: AsrBackend) -> dict[str, int]:
     return {name: values[0] for name, values in backend.space.config.widths.items()}
 
 
-def _plain(backend: AsrBackend, widths: dict[str, int]) -> nn.Module:
+def _plain(backend: AsrBackend, widths: dict[str, int]) -> Rnnt:
     """A plain model of the smallest depth, for its first block."""
     return backend.build(backend.space.uniform(backend.space.config.depths[0], widths))
 

@@ -9,8 +9,10 @@ chooses some; `--try "2:4 tuned" --set sparse24.tune.lr=1e-3` adds one with othe
 
 import argparse
 import dataclasses
+import hashlib
 import json
 import re
+import shutil
 import sys
 import time
 from collections.abc import Iterator, Sequence
@@ -75,7 +77,7 @@ TARGETS = {
 }
 """Largest relative increase of WER aimed at, by how a name begins; a difference whose interval holds
 zero counts as none."""
-RESAMPLES = 10_000
+RESAMPLES = 2000
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -163,8 +165,7 @@ class Study:
         torch.manual_seed(config.seed)
         subject, began, result = subject_of(found, self.corpus), time.monotonic(), None
         if config.passes:
-            scratch = path.parent / "scratch" / _slug(way)
-            result = compress(subject, config, scratch=scratch)
+            result = compress(subject, config, scratch=_scratch(config, path.parent / "scratch"))
         seconds = time.monotonic() - began
         _, utterances = subject.speech.recognise(subject.model, subnet=None, split=self.split)
         row = Row(
@@ -255,6 +256,24 @@ def plot(by_subnet: Sequence[Sequence[Outcome]], out: Path) -> None:
         axis.grid(alpha=0.3, which="both")
     figure.savefig(out, dpi=110)
     plt.close(figure)
+
+
+def _scratch(config: CompressConfig, root: Path) -> Path:
+    """Where trainings are kept: a folder for all ways that begin with the same ones.
+
+    What a way trains first was perhaps trained for another way, and is taken over.
+    """
+    common = {"passes": (), "exclude": config.exclude, "include": config.include}
+    base = {**CompressConfig().to_json(), **common, "num_calibration": config.num_calibration}
+    trained = [n for n in config.passes[:2] if n != "awq" and getattr(config, n).tune.updates]
+    folder = root
+    for name in trained:
+        base[name] = getattr(config, name).to_json()
+        key = json.dumps([base, trained[: trained.index(name) + 1]], sort_keys=True)
+        before, folder = folder, root / hashlib.sha256(key.encode()).hexdigest()[:12]
+        if before != root and before.is_dir() and not folder.exists():
+            shutil.copytree(before, folder)
+    return folder
 
 
 def _of_result(result: Result | None) -> dict[str, Any]:

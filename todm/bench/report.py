@@ -26,6 +26,7 @@ class Row:
         high: upper end.
         words: reference words it was measured on.
         rtf: seconds of computing per second of audio, one thread.
+        p50_ms: median time of a chunk, in milliseconds.
         path: of the bundle.
     """
 
@@ -38,6 +39,7 @@ class Row:
     high: float
     words: int
     rtf: float
+    p50_ms: float
     path: str
 
 
@@ -91,6 +93,7 @@ def _row(bundle: Artifact, precision: str, row: dict[str, Any]) -> Row:
         high=row["high"],
         words=row["words"],
         rtf=row["timing"]["rtf"],
+        p50_ms=row["timing"]["p50_ms"],
         path=str(bundle.path),
     )
 

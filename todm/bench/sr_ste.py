@@ -32,10 +32,10 @@ DECAYS = (0.0, 2e-5, 6e-5, 2e-4, 2e-3, 2e-2)
 """Pulls at 2:4. The last two are beyond the usual ones."""
 PATTERNS = ((1, 4), (4, 8))
 OPTIMIZERS = {
-    "adamw": OptimConfig(name="adamw", adamw_lr=2e-3, weight_decay=0.05),
+    "adamw": OptimConfig(name="adamw", adamw_lr=4e-3, weight_decay=0.05),
     "scaled_adam": OptimConfig(name="scaled_adam", lr=0.03),
 }
-NUM_TRAIN, BATCH = 1297, 128
+NUM_TRAIN, BATCH = 1297, 64
 REFRESH, FREEZE = 10, 0.15
 _TAIL = 0.1  # of the updates: final losses are means over these
 
@@ -84,7 +84,7 @@ class Block(nn.Module):
 class Vit(nn.Module):
     """A vision transformer for images of 8 by 8 in patches of 2 by 2."""
 
-    def __init__(self, width: int = 48, depth: int = 3, heads: int = 4) -> None:
+    def __init__(self, width: int = 32, depth: int = 2, heads: int = 4) -> None:
         super().__init__()
         self.patches = nn.Linear(4, width)
         self.position = nn.Parameter(0.1 * torch.randn(16, width))

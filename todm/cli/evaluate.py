@@ -224,20 +224,20 @@ def _search(args: argparse.Namespace, tokenizer: "Tokenizer") -> "Search":
 def _of_bundle(
     found: "Artifact", corpus: "Artifact", args: argparse.Namespace, report: Report
 ) -> dict[str, Result]:
-    """Decode with onnxruntime, chunk by chunk, in fp32 and int8; measure what it costs.
+    """Decode with onnxruntime, chunk by chunk, in every form; measure what it costs.
 
-    Of the two int8 encoders it is the one this processor computes right (`best_int8`).
+    Of the encoders int8 and int8.rr it is the one this processor computes right (`forms_here`).
     """
     from todm.asr.evaluation import decode_bundle, references
     from todm.bench.runtime import Runtime, machine, megabytes
-    from todm.device.bundle import best_int8, open_bundle
+    from todm.device.bundle import forms_here, open_bundle
     from todm.device.timing import time_bundle
 
     bundle = open_bundle(found.path)
     utterances = references(found, corpus, args.split, args.limit)
     timed = [u.samples() for u in utterances[:20]]
     results = {}
-    for precision in ("fp32", best_int8(bundle)) if "int8" in bundle.precisions() else ("fp32",):
+    for precision in forms_here(bundle):
         decoded = decode_bundle(
             bundle,
             utterances,
@@ -249,7 +249,8 @@ def _of_bundle(
         )
         timing = time_bundle(bundle, timed, precision=precision)
         cost = Runtime(timing=timing, megabytes=megabytes(bundle, precision), machine=machine())
-        results[precision.partition(".")[0]] = Result(
+        name = "compressed" if bundle.info.get("compressed") else precision.removesuffix(".rr")
+        results[name] = Result(
             found=decoded, chunk=round(timing.chunk_seconds * 25), cost=dataclasses.asdict(cost)
         )
     return results

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from todm.export.bundle import Sample
 
 _TARGETS = {
-    "asr": ("onnx", "sherpa-onnx", "web"),
+    "asr": ("onnx", "sherpa-onnx", "web", "executorch"),
     "vision": ("onnx",),
     "llm": ("onnx", "awq"),
     "multimodal": ("onnx",),
@@ -33,9 +33,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--target",
-        choices=("onnx", "sherpa-onnx", "web", "awq"),
+        choices=("onnx", "sherpa-onnx", "web", "executorch", "awq"),
         help="speech: onnx, sherpa-onnx and web have the same graphs; sherpa-onnx is verified in "
-        "sherpa-onnx too (default), web is a page. Other models: onnx (default); awq is a checkpoint of a "
+        "sherpa-onnx too (default), web is a page; executorch is .pte programs, "
+        "fp32 and int8. Other models: onnx (default); awq is a checkpoint of a "
         "language model in AutoAWQ's layout",
     )
     parser.add_argument("--out", type=Path, required=True, help="directory of the bundle")
@@ -66,6 +67,8 @@ def run(args: argparse.Namespace) -> int:
         raise ConfigError(
             f"--target {target} is not for a model of {name}: choose of {', '.join(_TARGETS[name])}"
         )
+    if target == "executorch":
+        return _executorch(args, found)
     if name == "asr":
         return _bundle(args, found, target)
     return _checkpoint(args, found) if target == "awq" else _one_graph(args, found)
@@ -99,6 +102,34 @@ def _bundle(args: argparse.Namespace, found: "Artifact", target: str) -> int:
         )
     _show(bundle)
     print(f"verified; bundle: {bundle.path}")
+    return 0
+
+
+def _executorch(args: argparse.Namespace, found: "Artifact") -> int:
+    """Programs for the XNNPACK delegate of ExecuTorch."""
+    from todm.asr.loading import backend_of, load_model
+    from todm.errors import ConfigError
+    from todm.export.to_executorch import KIND, ExecutorchConfig, write_executorch
+
+    wanted = args.precisions or "fp32,int8"
+    if wanted not in ("fp32", "fp32,int8"):
+        raise ConfigError(f"--precisions {wanted}: executorch has fp32 and fp32,int8")
+    config = ExecutorchConfig(int8="int8" in wanted)
+    done = _existing(args.out, found, KIND)
+    if done is not None and done.config["export"] == config.to_json():
+        print(f"done already: {done.path}")
+        return 0
+    backend = backend_of(found, corpus=args.corpus, with_data=args.sample is None)
+    made = write_executorch(
+        args.out,
+        backend.graphs(load_model(found, backend)),
+        write_assets=backend.write_assets,
+        config=config,
+        sample=_sample(args.sample, backend),
+        parent=found,
+    )
+    _show(made)
+    print(f"verified; programs: {made.path}")
     return 0
 
 

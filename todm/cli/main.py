@@ -21,6 +21,8 @@ VERBS = {
     "train": ("todm.cli.train", "corpus -> supernet"),
     "import": ("todm.cli.import_model", "vision transformer or language model on disk -> model"),
     "evaluate": ("todm.cli.evaluate", "word error rate of any stage's artifact on a corpus"),
+    "profile": ("todm.cli.profile", "latency of the subnets here, or on any device with one file"),
+    "search": ("todm.cli.search", "supernet + budgets -> the best subnets, and the front"),
     "extract-subnet": ("todm.cli.extract_subnet", "supernet + budget -> subnet that meets it"),
     "compress": (
         "todm.cli.compress",
@@ -29,7 +31,7 @@ VERBS = {
     "export": ("todm.cli.export", "subnet -> files that a device's runtime loads, verified"),
     "transcribe": ("todm.cli.transcribe", "bundle + audio files -> text, without torch"),
     "report": ("todm.cli.report", "table and plot of every bundle of a run"),
-    "bench": ("todm.cli.bench", "times of the kernels beside their peers, on this machine"),
+    "bench": ("todm.cli.bench", "speed, latency and memory of a bundle; times of the kernels"),
 }
 # Read by torch when a verb imports it. Threads that wait busily for each other make a step many times
 # slower when a core is shared; DistributedDataParallel warns when, in a step, no parameter is unused.

@@ -1,4 +1,4 @@
-"""`todm report RUN`: the table and the plot of all bundles of a run, and where they are."""
+"""`todm report RUN`: one page, the table and the plot of all bundles of a run, and where they are."""
 
 import argparse
 from pathlib import Path
@@ -10,16 +10,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Write report.md and report.png, and print the table."""
+    """Write report.html, report.md and report.png, and print the table."""
     from rich.console import Console
     from rich.table import Table
 
     from todm.artifact import write_text
+    from todm.bench.page import PAGE, page
     from todm.bench.report import PLOT, TABLE, collect, plot, table
 
     rows = collect(args.directory)
     write_text(args.directory / TABLE, table(rows))
     plot(rows, args.directory / PLOT)
+    write_text(args.directory / PAGE, page(args.directory, rows))
     shown = Table(
         "bundle", "precision", "parameters", "MB", "WER", "95 % interval", "real-time factor"
     )
@@ -38,6 +40,7 @@ def run(args: argparse.Namespace) -> int:
     print(f"WER on the {rows[0].words} words of the test split")
     print(f"table: {args.directory / TABLE}")
     print(f"plot: {args.directory / PLOT}")
+    print(f"page: {args.directory / PAGE}")
     for path in dict.fromkeys(r.path for r in rows):
         print(f"bundle: {path}")
     return 0

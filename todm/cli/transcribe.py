@@ -42,7 +42,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="chunk by chunk, in memory that does not grow (default)",
     )
     mode.add_argument("--offline", action="store_true", help="the whole recording in one call")
-    parser.add_argument("--int8", action="store_true", help="use the int8 graphs")
+    parser.add_argument(
+        "--precision",
+        choices=("fp32", "int8", "int8.block", "int4"),
+        default="fp32",
+        help="which graphs; int8 is the one of its two forms that is for this processor",
+    )
+    parser.add_argument(
+        "--int8",
+        action="store_const",
+        const="int8",
+        dest="precision",
+        help="as --precision int8",
+    )
     parser.add_argument(
         "--beam", type=int, default=1, help="hypotheses kept; 1 (default) is greedy"
     )
@@ -106,7 +118,7 @@ def _check(args: argparse.Namespace) -> None:
 
 
 def _recognizer(bundle: Bundle, args: argparse.Namespace) -> Transcribe:
-    precision: Precision = best_int8(bundle) if args.int8 else "fp32"
+    precision: Precision = best_int8(bundle) if args.precision == "int8" else args.precision
     if precision not in bundle.precisions():
         raise BundleError(
             f"{bundle.path} holds no {precision} graphs, only {', '.join(bundle.precisions())}"

@@ -51,14 +51,12 @@ class Sensitivity:
     @property
     def exclude(self) -> list[str]:
         """The layers to leave as they are, the dearest first."""
-        costs = {n: max(c, 0.0) for n, c in self.increases.items() if list(self.layers[n]) == [n]}
-        left, found = sum(costs.values()), list[str]()
-        for name, cost in costs.items():
-            if left <= self.tolerance:
-                break
-            found.append(name)
-            left -= cost
-        return found
+        costs = {n: c for n, c in self.increases.items() if list(self.layers[n]) == [n] and c > 0}
+        names = list(costs)
+        for count in range(len(names)):
+            if sum(costs[name] for name in names[count:]) <= self.tolerance:
+                return names[:count]
+        return names
 
     def to_json(self) -> dict[str, Any]:
         """Plain JSON types."""

@@ -150,4 +150,5 @@ class Distiller:
                 "nothing is left to train for: without labels, tune.soft or tune.feature must be "
                 "above 0"
             )
-        return torch.stack(parts).sum(), {name: float(term) for name, term in terms.items()}
+        figures = {name: float(term.detach()) for name, term in terms.items()}
+        return torch.stack(parts).sum(), figures

@@ -21,7 +21,7 @@ from todm.compress.report import PassReport, Row, index_bits
 from todm.compress.stages import Trained, Tuner
 from todm.compress.subject import Subject
 from todm.compress.tune import Options
-from todm.compress.work import BlockWork, Call, Done, Probe, capture
+from todm.compress.work import BlockWork, Call, Done, Probe, capture, first_argument
 from todm.errors import ConfigError
 from todm.kernels import matmul_24
 
@@ -146,7 +146,7 @@ class _Job:
         blocks = [b for tower in self.subject.towers for b in self._blocks(tower)]
         for tower in self.subject.towers:
             with self.subject.resident(""):
-                calls = capture(self.subject, tower, self.batches)
+                calls = self._capture(tower)
             for block in self._blocks(tower):
                 with self.subject.resident(block):
                     calls = self._block(block, names, calls, last=last)
@@ -156,6 +156,19 @@ class _Job:
                 calls = [Call((batch,), {}) for batch in self.batches]
                 self._passes(self._outside(outside, calls), names, last=last)
         self.packed = self.packed or last
+
+    def _capture(self, tower: str) -> list[Call]:
+        """What comes into a tower; layers on the way there that no block holds are looked at."""
+        outside = self._outside([], [])
+        names = [n for n in self.plan.layers if self.plan.block_of(n) == ""]
+        new = {n: Probe(outside.get(n)) for n in names if n not in self.probes}
+        with outside.watched({name: first_argument(probe) for name, probe in new.items()}):
+            calls = capture(self.subject, tower, self.batches)
+        for name, probe in new.items():
+            if probe.rows:
+                probe.fix()
+                self.probes[name] = probe
+        return calls
 
     def train(self, name: str) -> None:
         """A pass that trains, on the whole model."""
@@ -174,7 +187,9 @@ class _Job:
         for block in [*self._all_blocks(), ""]:
             with self.subject.resident(block):
                 layers = [n for n in self.plan.chosen if self.plan.block_of(n) == block]
-                self._pack(BlockWork(block, self._module(block), layers=layers, calls=[], masks=self.masks))
+                self._pack(
+                    BlockWork(block, self._module(block), layers=layers, calls=[], masks=self.masks)
+                )
         self.packed = True
 
     def reports(self) -> list[PassReport]:
@@ -218,11 +233,15 @@ class _Job:
     def _check_named(self, name: str, found: Mapping[str, Done]) -> None:
         for layer, done in found.items():
             if not done.what and layer in self.plan.named:
-                raise ConfigError(f"{name} cannot be done on {layer}, which is named: {done.why_not}")
+                raise ConfigError(
+                    f"{name} cannot be done on {layer}, which is named: {done.why_not}"
+                )
 
     def _probe(self, work: BlockWork) -> None:
         """Sample the inputs of layers that were not looked at yet, and count the rows of all."""
-        inside = [n for n in self.plan.layers if self.plan.block_of(n) == work.name or not work.name]
+        inside = [
+            n for n in self.plan.layers if self.plan.block_of(n) == work.name or not work.name
+        ]
         new = {n: Probe(work.get(n)) for n in inside if n not in self.probes}
         if new:
             work.observe_inputs(new)
@@ -247,11 +266,9 @@ class _Job:
         """Sparse layers that are still dense modules with zeros take their packed form."""
         for layer in work.layers:
             module = work.get(layer)
-            sparse24 = (self.config.sparse24.n, self.config.sparse24.m) == (2, 4)
-            if layer in self.masks and sparse24 and isinstance(module, nn.Linear):
+            if layer in self.masks and _is_24(self.config) and isinstance(module, nn.Linear):
                 weight = matmul_24.pack(module.weight.detach())
                 work.replace(layer, packed.SparseLinear(weight, module.bias))
-                self.sizes["sparse24"][layer] = _size(work.get(layer), self.masks[layer], self.config)
 
     def _outside(self, layers: Sequence[str], calls: Sequence[Call]) -> BlockWork:
         model = self.subject.model
@@ -268,22 +285,34 @@ class _Job:
         kind, count, why = self.plan.all[layer]
         done = self.done[name].get(layer, Done(why_not=why))
         probe = self.probes.get(layer)
-        error = self.errors.get(name, {}).get(layer)
-        start = 0.0 if error is not None else None
-        sizes = {"weight_bits": 32.0, "bytes_after": 4 * count} | self.sizes.get(name, {}).get(layer, {})
+        start = before.get(layer, 0.0 if probe and probe.rows else None)
+        error = self.errors.get(name, {}).get(layer, start)
+        sizes = {"weight_bits": 32.0, "bytes_after": 4 * count} | self.sizes.get(name, {}).get(
+            layer, {}
+        )
         return Row(
             name=layer,
             kind=kind,
             done=done.what,
             why_not="" if done.what else done.why_not,
-            before=before.get(layer, start),
+            before=start,
             after=error,
             num_weights=count,
-            rows=probe.rows if probe else 0,
+            rows=self._rows(layer),
             bytes_before=4 * count,
             figures=dict(done.figures),
             **sizes,  # pyright: ignore[reportArgumentType]
         )
+
+    def _rows(self, layer: str) -> int:
+        """Rows that a layer sees; one that calibration does not reach (a head) as many as the last block."""
+        if layer not in self.plan.layers:
+            return 0
+        probe = self.probes.get(layer)
+        if probe and probe.rows:
+            return probe.rows
+        last = [self.probes[n].rows for n in self.plan.layers if n in self.probes]
+        return last[-1] if last else 0
 
     def _blocks(self, tower: str) -> list[str]:
         return [f"{tower}.{n}" for n, _ in self.subject.model.get_submodule(tower).named_children()]
@@ -305,7 +334,15 @@ def _size(module: nn.Module, mask: Tensor | None, config: CompressConfig) -> dic
         return found | _bits(module) | {"bytes_after": module.num_bytes}
     weight = module.weight
     assert isinstance(weight, Tensor)
-    return found | {"bytes_after": weight.numel() * weight.element_size()}
+    size = weight.element_size()
+    if mask is not None and isinstance(module, nn.Linear) and _is_24(config):
+        groups = -(-weight.shape[1] // 4)  # as it will be packed, unless a later pass quantises it
+        return found | {"bytes_after": weight.shape[0] * (2 * groups * size + -(-groups // 2))}
+    return found | {"bytes_after": weight.numel() * size}
+
+
+def _is_24(config: CompressConfig) -> bool:
+    return (config.sparse24.n, config.sparse24.m) == (2, 4)
 
 
 def _bits(module: packed.PackedLinear) -> dict[str, float]:

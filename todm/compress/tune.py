@@ -177,7 +177,8 @@ class _Training:
         self.optimizer.zero_grad(set_to_none=True)
         sparse = self.masks.learnt
         sparse.enter(self.update)
-        with sparse.masked():
+        # A generator of batches may wait inside its own torch.no_grad().
+        with torch.enable_grad(), sparse.masked():
             loss, terms = self.distiller.loss(batch)
             loss.backward()
         self.masks.on_gradients()

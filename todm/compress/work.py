@@ -6,7 +6,7 @@ Letters: M rows (frames, patches, tokens), N outputs, K inputs of a layer.
 import dataclasses
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from typing import Any
 
 import torch
@@ -105,20 +105,17 @@ class BlockWork:
         Raises:
             RuntimeError: whatever the block raises.
         """
-        with self._watched(seen):
+        with self.watched(seen):
             for call in self.calls:
                 self.call(call)
 
     def observe_inputs(self, seen: Mapping[str, Callable[[Tensor], None]]) -> None:
         """As `observe`, with the first argument alone: a layer's input, [..., K] or an image."""
-
-        def first(show: Callable[[Tensor], None]) -> Seen:
-            return lambda args, kwargs: show(args[0] if args else next(iter(kwargs.values())))
-
-        self.observe({name: first(show) for name, show in seen.items()})
+        self.observe({name: first_argument(show) for name, show in seen.items()})
 
     @contextmanager
-    def _watched(self, seen: Mapping[str, Seen]) -> Iterator[None]:
+    def watched(self, seen: Mapping[str, Seen]) -> Iterator[None]:
+        """Inside, every named module shows the arguments it is called with."""
         with ExitStack() as stack:
             for name, show in seen.items():
                 hook = self.get(name).register_forward_pre_hook(
@@ -128,7 +125,12 @@ class BlockWork:
             yield
 
 
-class _Reached(Exception):  # noqa: N818 - it ends a forward pass, and is no error
+def first_argument(show: Callable[[Tensor], None]) -> Seen:
+    """Shows the first argument of a call, by position or by name."""
+    return lambda args, kwargs: show(args[0] if args else next(iter(kwargs.values())))
+
+
+class _Reached(Exception):
     """The first block of a tower was called."""
 
 
@@ -146,10 +148,8 @@ def capture(subject: Subject, tower: str, batches: Sequence[Any]) -> list[Call]:
     try:
         for batch in batches:
             before = len(calls)
-            try:
+            with suppress(_Reached):
                 subject.run(subject.model, batch)
-            except _Reached:
-                pass
             assert len(calls) == before + 1, f"tower {tower} was not reached"
     finally:
         hook.remove()

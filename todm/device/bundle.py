@@ -111,10 +111,19 @@ def best_int8(bundle: Bundle) -> Precision:
 
     x86 without VNNI adds products in 16 bits; full-range weights overflow there (20 dB of noise).
     """
+    return "int8.rr" if "int8.rr" in bundle.precisions() and _saturates() else "int8"
+
+
+def forms_here(bundle: Bundle) -> tuple[Precision, ...]:
+    """The forms of a bundle that are for this processor: of `int8` and `int8.rr` the one that is."""
+    other = {"int8": "int8.rr", "int8.rr": "int8"}[best_int8(bundle)]
+    return tuple(p for p in bundle.precisions() if p != other)
+
+
+def _saturates() -> bool:
+    """Whether this processor adds products of uint8 and int8 in 16 bits, where they overflow."""
     x86 = platform.machine().lower() in ("x86_64", "amd64", "i686", "x86")
-    if x86 and "int8.rr" in bundle.precisions() and not _has_vnni():
-        return "int8.rr"
-    return "int8"
+    return x86 and not _has_vnni()
 
 
 def _has_vnni() -> bool:
@@ -189,8 +198,8 @@ def load_session(path: Path, *, num_threads: int = 1) -> "onnxruntime.InferenceS
     options.intra_op_num_threads = num_threads
     options.inter_op_num_threads = 1
     options.log_severity_level = 4  # its errors come back as exceptions
-    # x86 without VNNI would add products of uint8 and int8 in 16 bits, which overflow.
-    options.add_session_config_entry("session.x64quantprecision", "1")
+    if _saturates():  # int8 weights are made uint8 then, whose products are added in 32 bits
+        options.add_session_config_entry("session.x64quantprecision", "1")
     try:
         return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
     except Exception as error:  # noqa: BLE001 - onnxruntime's classes share no base but this

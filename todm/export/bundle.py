@@ -24,6 +24,7 @@ from todm.errors import BundleError, ConfigError
 from todm.export.card import card
 from todm.export.compressed import summary
 from todm.export.quantize import quantize_blocks, quantize_int8
+from todm.export.sparsity import require_24
 from todm.export.to_onnx import graph_to_onnx
 from todm.export.verify import Report, sample_signal, verify
 from todm.export.web import check_page, write_page
@@ -155,15 +156,14 @@ class _Job:
         self._graphs, self._config, self._sample = graphs, config, sample
         self._progress = progress or (lambda done, total: None)
         self.chunk_frames = graphs["encoder"].inputs[0].example.shape[1]
-        chunk_seconds = self.chunk_frames / FRAMES_PER_SECOND
         given = config.tail_seconds
-        self.tail_seconds = round(chunk_seconds + _LATE_SECONDS, 2) if given is None else given
+        self.tail_seconds = default_tail(self.chunk_frames) if given is None else given
 
     def fill(self, folder: Path, info: Mapping[str, Any]) -> dict[str, Any]:
         """Write all files into a directory that holds the assets; returns the measured figures."""
         bundle = Bundle(path=folder, info=info)
         in_sherpa = self._config.target == "sherpa-onnx"
-        self._check_assets(bundle)
+        check_assets(folder, self._graphs["joiner"])
         if self._config.target == "web":
             write_page(folder)
         steps: list[Callable[[], object]] = [
@@ -193,22 +193,12 @@ class _Job:
         self._progress(len(steps), len(steps))
         return figures
 
-    def _check_assets(self, bundle: Bundle) -> None:
-        for name in _ASSETS:
-            bundle.file(name)
-        tokens = read_tokens(bundle.file("tokens.txt"))
-        vocab_size = self._graphs["joiner"].outputs[0].example.shape[1]
-        if len(tokens) != vocab_size:
-            raise BundleError(
-                f"tokens.txt has {len(tokens)} tokens, and the joiner gives {vocab_size} logits: the "
-                "tokenizer is not the one this model was trained with"
-            )
-
     def _write_graphs(self, folder: Path) -> None:
         for name in _GRAPHS:
             graph = self._graphs[name]
             metadata = {**_COMMON, **_METADATA[name](self._graphs)}
             graph_to_onnx(graph, folder / f"{name}.onnx", metadata=metadata)
+        require_24(folder / "encoder.onnx", self._graphs["encoder"])
 
     def _write_forms(self, folder: Path) -> None:
         """The encoder in each precision, and the decoder and joiner that all but fp32 share."""
@@ -246,14 +236,38 @@ class _Job:
         expected: dict[str, Any] = {"reference": self._sample.reference}
         for precision in self._config.precisions:
             recognizer = StreamingRecognizer(bundle, precision=precision)
-            found = {"streaming": _expected(recognizer.transcribe(samples))}
+            found = {"streaming": expected_of(recognizer.transcribe(samples))}
             if bundle.has_offline():
                 offline = OfflineRecognizer(bundle, precision=precision)
-                found["offline"] = _expected(offline.transcribe(samples))
+                found["offline"] = expected_of(offline.transcribe(samples))
             expected[precision] = found
         text = json.dumps(expected, indent=1, ensure_ascii=False)
         (folder / "expected.json").write_text(text + "\n", encoding="utf-8")
         return expected
+
+
+def default_tail(chunk_frames: int) -> float:
+    """Seconds of silence after which the last word is out, for chunks of so many feature frames."""
+    return round(chunk_frames / FRAMES_PER_SECOND + _LATE_SECONDS, 2)
+
+
+def check_assets(folder: Path, joiner: Graph) -> tuple[str, ...]:
+    """The tokens of a directory that holds the tokenizer's files.
+
+    Raises:
+        BundleError: a file is missing, or the tokens are not as many as the joiner's logits.
+    """
+    bundle = Bundle(path=folder)
+    for name in _ASSETS:
+        bundle.file(name)
+    tokens = read_tokens(bundle.file("tokens.txt"))
+    vocab_size = joiner.outputs[0].example.shape[1]
+    if len(tokens) != vocab_size:
+        raise BundleError(
+            f"tokens.txt has {len(tokens)} tokens, and the joiner gives {vocab_size} logits: the "
+            "tokenizer is not the one this model was trained with"
+        )
+    return tokens
 
 
 _COMMON = {"version": "1", "model_author": f"todm {__version__}"}
@@ -291,7 +305,8 @@ _METADATA = {
 }
 
 
-def _expected(transcript: Transcript) -> dict[str, Any]:
+def expected_of(transcript: Transcript) -> dict[str, Any]:
+    """What stands in `test_wavs/expected.json` for one form."""
     return {
         "text": transcript.text,
         "tokens": list(transcript.tokens),

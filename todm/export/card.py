@@ -5,15 +5,15 @@ from typing import Any
 
 from todm.device.bundle import Bundle, best_int8, graph_files
 
-_ROW = "| {precision} | {megabytes:.2f} | {p50:.2f} | {p95:.2f} | {rtf:.4f} | {snr} |"
+_ROW = "| {precision} | {megabytes:.2f} | {p50:.2f} | {p95:.2f} | {rtf:.4f} | {speed:.2f} | {snr} |"
 
 _CARD = """\
 # Speech recogniser, {chunk_ms} ms chunks
 
 A streaming transducer with an MH-SSM encoder, exported by todm. 16 kHz mono audio in, text out.
 
-| precision | MB | ms a chunk, p50 | p95 | real-time factor | encoder SNR, dB |
-| --- | --- | --- | --- | --- | --- |
+| precision | MB | ms a chunk, p50 | p95 | real-time factor | times as fast | encoder SNR, dB |
+| --- | --- | --- | --- | --- | --- | --- |
 {rows}
 
 {compressed}MB is encoder + decoder + joiner (10^6 bytes). Times are of one stream on one thread of the
@@ -27,7 +27,7 @@ machine that made the bundle. {choice}
 
 ## Run it
 ```
-todm transcribe BUNDLE a.wav b.flac            # no torch; --int8, --offline, --format json
+todm transcribe BUNDLE a.wav b.flac            # no torch; --precision int8, --offline, --format json
 ```
 {runtime}
 ## Check it
@@ -39,6 +39,20 @@ Largest differences found:
 
 {checks}
 """
+
+_FORMS = {
+    "int8": "`encoder.int8.onnx` is for ARM and for x86 with VNNI.",
+    "int8.rr": (
+        "**`encoder.int8.rr.onnx` is for any other x86** (most AMD before Zen 4), where sums of the\n"
+        "first overflow; `todm transcribe --precision int8` and `--precision auto` of the runner in\n"
+        "export/sherpa_onnx choose of the two by themselves."
+    ),
+    "int8.block": (
+        "`encoder.int8.block.onnx` has a scale for every 32 weights: the least noise, slower than int8;\n"
+        "for runtimes of 2025 or newer."
+    ),
+    "int4": "`encoder.int4.onnx` has the fewest bytes: slower than int8 where chunks are long.",
+}
 
 _SHERPA = """\
 In any sherpa-onnx (1.10 or newer), nothing else installed, from inside this directory:
@@ -70,6 +84,12 @@ This directory is a web page too. Any static server will do; over anything but l
 python3 -m http.server 8000                    # then open http://localhost:8000
 node page/run.mjs . test_wavs/0.wav            # the same modules without a browser
 ```
+"""
+
+
+_OLD_X86 = """
+On x86 without VNNI (most AMD before Zen 4), sums of int8 layers overflow in the offline graph, and in
+programs that do not set onnxruntime's `session.x64quantprecision` to 1 as `todm transcribe` does.
 """
 
 
@@ -117,6 +137,7 @@ def _rows(figures: Mapping[str, Any]) -> list[str]:
                 p50=timing["p50_ms"],
                 p95=timing["p95_ms"],
                 rtf=timing["rtf"],
+                speed=_speed(figures, precision),
                 snr="" if snr is None else f"{snr:.1f}",
             )
         )
@@ -128,18 +149,27 @@ def _compressed(layers: Mapping[str, int]) -> str:
     if not layers:
         return ""
     found = "".join(f"- {num} layers: {words}\n" for words, num in layers.items())
+    old = _OLD_X86 if any(words.startswith("int8") for words in layers) else ""
     return (
         f"**Compressed**: the graphs that are called fp32 hold these layers, the rest in float32.\n"
-        f"{found}\nOn x86 without VNNI, int8 layers are exact in `todm transcribe` alone: other programs "
-        "may\nhave to set `session.x64quantprecision` to 1 in onnxruntime.\n\n"
+        f"{found}{old}\n"
     )
 
 
+def _speed(figures: Mapping[str, Any], precision: str) -> float:
+    """How many times as fast as fp32."""
+    runtime = figures["runtime"]
+    return runtime["fp32"]["rtf"] / runtime[precision]["rtf"]
+
+
 def _choice(figures: Mapping[str, Any]) -> str:
-    if "int8.rr" in figures["runtime"]:
-        return (
-            "`encoder.int8.onnx` is for ARM and for x86 with VNNI; **`encoder.int8.rr.onnx` for any\n"
-            "other x86** (most AMD before Zen 4), where sums of the first overflow. SNR is against fp32,\n"
-            "measured on this machine; `todm transcribe --int8` chooses by itself."
+    """Which form is for which processor and purpose, and which are no faster here."""
+    forms = figures["runtime"]
+    words = [text for name, text in _FORMS.items() if name in forms]
+    if len(forms) > 1:
+        words.append("SNR and speed are against fp32, measured on that machine.")
+    if slower := [name for name in forms if name != "fp32" and _speed(figures, name) < 1]:
+        words.append(
+            f"**Not faster than fp32 there: {', '.join(slower)}**; for speed take fp32, for bytes these."
         )
-    return ""
+    return "\n".join(words)

@@ -11,7 +11,8 @@ format, so no layer has to be found again in the traced graph:
 Clip keeps codes in [-127, 127], as in `matmul_int8`; QuantizeLinear alone would also give -128.
 DynamicQuantizeLinear has one scale for all rows, not one per row, so streams of a batch would change
 each other: it is not used. On x86 processors without VNNI, onnxruntime adds products of uint8 and
-int8 in 16 bits, which overflow; `todm.device` asks it not to.
+int8 in 16 bits, which overflow; `todm.device` asks it not to (of streaming graphs: weights outside a
+Scan stay as they are).
 
 Letters: N outputs, K inputs.
 """
@@ -107,13 +108,11 @@ class _Int8Static(_Lowered):
         assert layer.act_scale is not None
         self.register_buffer("codes_KN", layer.codes().t().contiguous())
         self.register_buffer("scale_N", layer.scale_N)
-        self.register_buffer("zero_N", torch.zeros(layer.out_features, dtype=torch.int8))
         self.register_buffer("act_scale", layer.act_scale.reshape(()))
         self.register_buffer("act_zero", torch.tensor(0, dtype=torch.int8))
         self.largest = QMAX * float(layer.act_scale)
         self.codes_KN: Tensor
         self.scale_N: Tensor
-        self.zero_N: Tensor
         self.act_scale: Tensor
         self.act_zero: Tensor
 
@@ -126,7 +125,7 @@ class _Int8Static(_Lowered):
         )
         weight_KN = torch.onnx.ops.symbolic(
             "DequantizeLinear",
-            (self.codes_KN, self.scale_N, self.zero_N),
+            (self.codes_KN, self.scale_N),
             attrs={"axis": 1},
             dtype=torch.float32,
             shape=self.codes_KN.shape,

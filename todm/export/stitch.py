@@ -174,12 +174,16 @@ class _Builder:
         self.node("Unsqueeze", ["states.joined", "states.axis"], ["states.after"])
         return "states.after"
 
-    def node(self, op: str, inputs: list[str], outputs: list[str], *, axis: int | None = None) -> None:
+    def node(
+        self, op: str, inputs: list[str], outputs: list[str], *, axis: int | None = None
+    ) -> None:
         """Append a single node."""
         from onnx import helper
 
-        attributes = {} if axis is None else {"axis": axis}
-        self.nodes.append(helper.make_node(op, inputs, outputs, f"stitch/{outputs[0]}", **attributes))
+        made = helper.make_node(op, inputs, outputs, f"stitch/{outputs[0]}")
+        if axis is not None:
+            made.attribute.append(helper.make_attribute("axis", axis))
+        self.nodes.append(made)
 
     def _integers(self, name: str, value: int | list[int]) -> None:
         from onnx import numpy_helper

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 OPSET = 18
 # IR 10, which torch writes, is refused by sherpa-onnx 1.10 and older; nothing newer is used.
 IR_VERSION = 8
+_FOLDED = 16  # numbers: shapes are folded, weights are not
 
 
 def graph_to_onnx(graph: Graph, path: Path, *, metadata: Mapping[str, str] | None = None) -> None:
@@ -66,6 +67,8 @@ def set_metadata(model: "onnx.ModelProto", metadata: Mapping[str, str]) -> None:
 
 def _lower(graph: Graph) -> "onnx.ModelProto":
     _require_onnx()
+    from onnxscript import optimizer
+
     for port in graph.inputs:
         _check_example(graph, port)
     # Cloned: one tensor as the example of two inputs would make them one input.
@@ -81,10 +84,12 @@ def _lower(graph: Graph) -> "onnx.ModelProto":
             opset_version=OPSET,
             dynamo=True,
             external_data=False,
-            optimize=True,
+            optimize=False,
             verbose=False,
         )
-    assert program is not None
+        assert program is not None
+        # What a model computes of its own weights stays small in the file; runtimes fold it on loading.
+        optimizer.optimize(program.model, input_size_limit=_FOLDED)
     model = program.model_proto
     _name_axes(model, graph)
     return model

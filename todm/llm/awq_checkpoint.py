@@ -104,7 +104,7 @@ def read(source: Path, described: Mapping[str, Any], quantised: object) -> Parts
     if not isinstance(quantised, dict):
         raise ArtifactError(f"{source}/{CONFIG}: quantization_config is no table: copy it again")
     autoawq.group_of(quantised)
-    model = empty_model({k: v for k, v in described.items() if k != "quantization_config"})
+    model = empty_model(described)
     layers, rest = autoawq.layers_from(read_tensors(weight_files(source)), quantised)
     if not layers:
         raise ArtifactError(f"{source} says that it is quantised, and holds no quantised layer")
@@ -152,7 +152,7 @@ def _check(
     """Raises ArtifactError unless layers and tensors are those of the model."""
     known = dict(model.named_modules())
     for name, layer in layers.items():
-        module = known.get(name)
+        module = known.get(name, model)
         shape = (layer.out_features, layer.in_features)
         if not isinstance(module, nn.Linear) or tuple(module.weight.shape) != shape:
             raise ArtifactError(

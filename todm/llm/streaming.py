@@ -5,7 +5,9 @@ again. Where a block works, its weights are float32 copies in memory. When `resi
 they are written to a scratch file and mapped from there.
 """
 
+import shutil
 import tempfile
+import weakref
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -31,7 +33,8 @@ class Streaming:
                 system's own by default.
         """
         self._model, self._blocks = model, tuple(blocks)
-        self._directory = tempfile.TemporaryDirectory(prefix="todm-blocks-", dir=scratch)
+        self._directory = Path(tempfile.mkdtemp(prefix="todm-blocks-", dir=scratch))
+        weakref.finalize(self, shutil.rmtree, self._directory, ignore_errors=True)
         self._depth: dict[str, int] = {}
         self._on_disk: dict[str, dict[str, Tensor]] = {}
         self._files: dict[str, Path] = {}
@@ -94,7 +97,7 @@ class Streaming:
 
         tensors = {n: t.detach().contiguous() for n, t in _tensors(self._modules(prefix)).items()}
         self._count += 1
-        file = Path(self._directory.name) / f"{self._count}.safetensors"
+        file = self._directory / f"{self._count}.safetensors"
         save_file(tensors, file)
         self._on_disk[prefix] = load_file(file)
         if prefix in self._files:

@@ -88,7 +88,7 @@ class LlmSubject:
         if found.config.get("backend") != "llm":
             raise ArtifactError(f"{found.path} is no language model: its configuration names none")
         config = LlmConfig.from_json(found.config)
-        model = empty_model({k: v for k, v in config.model.items() if k != "quantization_config"})
+        model = empty_model(config.model)
         if found.kind == storage.KIND:
             allocate(model)
             storage.load_weights(model, found)

@@ -1,4 +1,7 @@
-"""Budgets: `2M`, `params=2M`, `size=3MiB`, or several of them joined by commas, all of which must hold."""
+"""Budgets: `2M`, `size=3MiB`, `latency=20ms@pi5`, or several joined by commas, all of which must hold.
+
+A cost is called by its name, and those that a device decides by name and device: `latency@pi5`.
+"""
 
 import dataclasses
 import re
@@ -8,15 +11,35 @@ from todm.errors import BudgetError
 
 _UNITS = {"": 1.0, "k": 1e3, "m": 1e6, "g": 1e9}
 _BYTES = {"b": 1.0, "kb": 1e3, "mb": 1e6, "gb": 1e9, "kib": 2.0**10, "mib": 2.0**20, "gib": 2.0**30}
-_HELP = "write  2M  or  params=2M  (parameters),  size=3MiB  (weights on disk), joined by commas"
+_SECONDS = {"us": 1e-6, "ms": 1e-3, "s": 1.0}
+_KINDS = {
+    "params": _UNITS,
+    "size": _BYTES,
+    "macs": _UNITS,
+    "memory": _BYTES,
+    "latency": _SECONDS,
+    "rtf": {"": 1.0},
+}
+ON_DEVICE = ("latency", "rtf")
+_HELP = (
+    "write  2M  or  params=2M  (parameters),  size=3MiB  (weights on disk),  macs=400M  (per second of "
+    "audio),  memory=40MiB  (peak while decoding),  latency=20ms@DEVICE  (a chunk, streaming),  "
+    "rtf=0.1@DEVICE,  joined by commas"
+)
 
 
 @dataclasses.dataclass(frozen=True)
 class Budget:
-    """Upper limits by cost name: `params` in parameters, `size` in bytes."""
+    """Upper limits by cost: parameters, bytes, multiplications a second, seconds, shares."""
 
     limits: Mapping[str, float]
     text: str
+
+    @property
+    def devices(self) -> tuple[str, ...]:
+        """The devices whose tables are needed."""
+        named = (name.partition("@")[2] for name in self.limits if "@" in name)
+        return tuple(dict.fromkeys(named))
 
     def holds(self, costs: Mapping[str, float]) -> bool:
         """Whether every limit is kept."""
@@ -31,24 +54,50 @@ def parse(text: str) -> Budget:
     """Read a budget.
 
     Raises:
-        BudgetError: an unknown constraint, unit or number.
+        BudgetError: an unknown constraint, unit or number, or a device that is missing.
     """
     limits: dict[str, float] = {}
     for item in text.split(","):
         name, sep, value = item.strip().rpartition("=")
         name = name.strip() if sep else "params"
-        if name not in ("params", "size"):
+        if name not in _KINDS:
             raise BudgetError(f"budget {text!r}: {name!r} is not a constraint known here; {_HELP}")
-        if name in limits:
-            raise BudgetError(f"budget {text!r} limits {name} twice; {_HELP}")
-        limits[name] = _number(value.strip(), _UNITS if name == "params" else _BYTES, text)
+        value, at, device = (part.strip() for part in value.partition("@"))
+        if (name in ON_DEVICE) != bool(at and device):
+            need = (
+                "needs a device after @, such as @local" if name in ON_DEVICE else "has no device"
+            )
+            raise BudgetError(f"budget {text!r}: {name} {need}; {_HELP}")
+        full = f"{name}@{device}" if device else name
+        if full in limits:
+            raise BudgetError(f"budget {text!r} limits {full} twice; {_HELP}")
+        limits[full] = _number(value, _KINDS[name], text)
     return Budget(limits=limits, text=text)
+
+
+def describe(costs: Mapping[str, float]) -> str:
+    """Costs in words."""
+    return ", ".join(quantity(name, value) for name, value in costs.items())
+
+
+def quantity(name: str, value: float) -> str:
+    """One cost in words, with its unit."""
+    kind, _, device = name.partition("@")
+    if kind == "params":
+        return f"{value / 1e6:.3f}M parameters"
+    if kind == "macs":
+        return f"{value / 1e6:.1f}M MACs a second"
+    if kind == "latency":
+        return f"{value * 1e3:.3g} ms a chunk on {device}"
+    if kind == "rtf":
+        return f"RTF {value:.3g} on {device}"
+    what = {"size": "of weights", "memory": "of memory", "state": "of state"}[kind]
+    return f"{value / 2**20:.2f} MiB {what}"
 
 
 def _number(value: str, units: Mapping[str, float], text: str) -> float:
     match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([a-z]*)", value.lower())
     if match is None or match[2] not in units or float(match[1]) == 0:
-        raise BudgetError(
-            f"budget {text!r}: {value!r} is not a size (units: {', '.join(filter(None, units))}); {_HELP}"
-        )
+        names = ", ".join(filter(None, units)) or "none"
+        raise BudgetError(f"budget {text!r}: {value!r} is not a size (units: {names}); {_HELP}")
     return float(match[1]) * units[match[2]]

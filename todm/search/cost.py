@@ -1,21 +1,39 @@
-"""What a subnet costs, from its plain model built without memory."""
+"""What a choice costs: a subnet's own figures, found by addition of its blocks, in a compression.
 
-from collections.abc import Callable
-from typing import Literal
+Counted on the plain model built without memory; latency comes from a device's table (`latency.py`).
+"""
+
+from collections.abc import Callable, Mapping
+from typing import Protocol
 
 import torch
 from torch import nn
 
+from todm.search.choice import COMPRESSIONS, Choice, Compression
 from todm.supernet.space import Subnet
 
-Compression = Literal["none", "int8"]
+_GROUP = 32  # inputs that share a scale in int4
+_COPIES = 2  # of the weights while they are loaded: the file's, and the runtime's packed form
+
+
+class Predicts(Protocol):
+    """What is asked of a device: see `todm.search.latency.LatencyModel`."""
+
+    def latency(self, choice: Choice) -> float:
+        """Seconds for a chunk."""
+        ...
+
+    def rtf(self, choice: Choice) -> float:
+        """Seconds of computing per second of audio."""
+        ...
 
 
 def costs(build: Callable[[], nn.Module], compression: Compression = "none") -> dict[str, float]:
     """Parameters, and bytes of the weights and constants in a compression.
 
-    `int8` counts what post-training quantisation of the exported graphs stores: one byte per weight
-    of a linear layer, a scale and a zero point per output, four bytes for everything else.
+    Counts what post-training quantisation of the exported graphs stores. `int8`: one byte per weight
+    of a linear layer, a scale and a zero point per output. `int4`: half a byte, and a scale and half
+    a byte of zero point per 32 inputs. Everything else is four bytes a number.
 
     Args:
         build: makes the model with the constants it is exported with; called with torch's meta device.
@@ -25,41 +43,95 @@ def costs(build: Callable[[], nn.Module], compression: Compression = "none") -> 
         model = build()
     params = sum(p.numel() for p in model.parameters())
     size = 4.0 * (params + sum(b.numel() for b in model.buffers()))
-    if compression == "int8":
+    if compression != "none":
         linears = [m for m in model.modules() if isinstance(m, nn.Linear)]
-        size += sum(-3.0 * m.weight.numel() + 5.0 * m.out_features for m in linears)
+        size += sum(_stored(m, compression) - 4.0 * m.weight.numel() for m in linears)
     return {"params": float(params), "size": size}
+
+
+def sizes(build: Callable[[], nn.Module]) -> dict[str, float]:
+    """`params`, and the bytes of every compression as `size none`, `size int8`, `size int4`."""
+    with torch.device("meta"):
+        model = build()
+    found = {name: costs(lambda: model, name) for name in COMPRESSIONS}
+    return {
+        "params": found["none"]["params"],
+        **{f"size {name}": value["size"] for name, value in found.items()},
+    }
 
 
 class StackCosts:
     """Costs of any subnet by addition: of each block by its widths, and of what is no block.
 
-    To build a model takes tens of milliseconds even without memory, and hundreds of subnets are to be
-    priced. Exact where all blocks of the stack are of one kind.
+    To build a model takes tens of milliseconds even without memory, and thousands of subnets are to
+    be priced. Exact for costs that add up over blocks, where all blocks of the stack are of one kind.
     """
 
-    def __init__(
-        self, build: Callable[[Subnet], nn.Module], compression: Compression = "none"
-    ) -> None:
-        self._build = build
-        self._compression: Compression = compression
-        self._of_one: dict[Subnet, dict[str, float]] = {}
+    def __init__(self, price: Callable[[Subnet], Mapping[str, float]]) -> None:
+        """`price` counts a subnet's own figures on its model."""
+        self._price = price
+        self._of_one: dict[Subnet, Mapping[str, float]] = {}
         self._rest: dict[str, float] = {}
 
     def __call__(self, subnet: Subnet) -> dict[str, float]:
-        """As `costs` of the subnet's plain model."""
+        """What `price` would find."""
         ones = [self._one(_repeat(subnet, i, 1)) for i in range(subnet.depth)]
         if not self._rest:
-            two = costs(lambda: self._build(_repeat(subnet, 0, 2)), self._compression)
+            two = self._price(_repeat(subnet, 0, 2))
             self._rest = {name: 2 * ones[0][name] - two[name] for name in two}
         return {
             name: rest + sum(one[name] - rest for one in ones) for name, rest in self._rest.items()
         }
 
-    def _one(self, subnet: Subnet) -> dict[str, float]:
+    def _one(self, subnet: Subnet) -> Mapping[str, float]:
         if subnet not in self._of_one:
-            self._of_one[subnet] = costs(lambda: self._build(subnet), self._compression)
+            self._of_one[subnet] = self._price(subnet)
         return self._of_one[subnet]
+
+
+class Prices:
+    """All costs of a choice by the names that budgets use."""
+
+    def __init__(
+        self, stack: Callable[[Subnet], Mapping[str, float]], devices: Mapping[str, Predicts]
+    ) -> None:
+        """Put them together.
+
+        Args:
+            stack: `sizes`, `macs` and `state` of a subnet.
+            devices: by the name that stands after @ in a budget.
+        """
+        self._stack, self._devices = stack, devices
+        self._known: dict[Choice, dict[str, float]] = {}
+
+    def __call__(self, choice: Choice) -> dict[str, float]:
+        """`params`, `size`, `macs`, `state`, `memory`, and `latency` and `rtf` of every device.
+
+        `memory` is what decoding adds to a process that has its runtime loaded: the weights twice
+        (the file's bytes and the runtime's packed form, both there while it loads), and the state
+        before and after a chunk.
+        """
+        if choice not in self._known:
+            self._known[choice] = self._price(choice)
+        return self._known[choice]
+
+    def _price(self, choice: Choice) -> dict[str, float]:
+        own = self._stack(choice.subnet)
+        size = own[f"size {choice.compression}"]
+        found = {"params": own["params"], "size": size, "macs": own["macs"], "state": own["state"]}
+        found["memory"] = _COPIES * size + 2 * own["state"]
+        for name, device in self._devices.items():
+            found[f"latency@{name}"] = device.latency(choice)
+            found[f"rtf@{name}"] = device.rtf(choice)
+        return found
+
+
+def _stored(layer: nn.Linear, compression: Compression) -> float:
+    """Bytes of a linear layer's weight."""
+    if compression == "int8":
+        return float(layer.weight.numel() + 5 * layer.out_features)
+    groups = layer.out_features * -(-layer.in_features // _GROUP)
+    return groups * (_GROUP / 2 + 4 + 0.5)
 
 
 def _repeat(subnet: Subnet, position: int, times: int) -> Subnet:

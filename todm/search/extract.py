@@ -1,8 +1,8 @@
-"""Supernet + budget -> subnet artifact: choose, cut out, prove equal, write."""
+"""Supernet + choice -> subnet artifact: cut out, prove equal, write."""
 
-import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
@@ -11,55 +11,42 @@ from todm import artifact
 from todm.artifact import Artifact
 from todm.backend import Backend
 from todm.errors import ArtifactError
-from todm.search.budget import Budget
-from todm.search.cost import Compression
-from todm.search.select import Candidate, candidates, choose
+from todm.search.choice import Choice
 from todm.supernet.space import Subnet
 
 TOLERANCE = 1e-5
 
 
-def extract_subnet(  # noqa: PLR0913 - what to cut, from what, by which rule
+def extract_subnet(
     backend: Backend,
     found: Artifact,
-    budget: Budget,
+    choice: Choice,
     out: Path,
     *,
-    compression: Compression = "none",
-    num_candidates: int = 12,
-    limit: int = 150,
     same: Callable[[nn.Module, nn.Module, Subnet], float],
-    asked: Mapping[str, object],
-    progress: Callable[[int, int], None] | None = None,
+    costs: Mapping[str, float],
+    info: Mapping[str, Any],
 ) -> Artifact:
-    """Write the best subnet found for a budget as a plain model.
+    """Write a subnet of a supernet as a plain model.
 
     Args:
-        backend: the modality, with data to score candidates on.
+        backend: the modality, with data to evaluate on.
         found: the supernet.
-        budget: limits.
+        choice: what to cut; its compression is kept for the stages that apply it.
         out: directory of the subnet artifact.
-        compression: what `size` is counted in.
-        num_candidates: subnets to score.
-        limit: dev examples to score on.
         same: largest output difference of (supernet, plain model, subnet).
-        asked: what was asked for, kept so that a second call can tell that it is done.
-        progress: called with (scored, all).
+        costs: predicted for the choice.
+        info: further facts for the manifest: what was asked for, what else was looked at.
 
     Raises:
-        BudgetError: no subnet keeps the budget.
         ArtifactError: the plain model's outputs differ from the supernet's.
     """
     supernet = backend.build(None)
     supernet.load_state_dict(found.tensors())
     supernet.eval()
-    seed = int(found.info.get("seed", 0))
-    shortlist = candidates(backend, budget, num=num_candidates, seed=seed, compression=compression)
-    ranked = choose(backend, supernet, shortlist, limit=limit, progress=progress)
-    best = ranked[0]
-    plain = backend.extract(supernet, best.subnet)
+    plain = backend.extract(supernet, choice.subnet)
     with torch.no_grad():
-        difference = same(supernet, plain, best.subnet)
+        difference = same(supernet, plain, choice.subnet)
     if not difference <= TOLERANCE:
         raise ArtifactError(
             f"the subnet cut from {found.path} differs from it by {difference:.1e} "
@@ -76,12 +63,11 @@ def extract_subnet(  # noqa: PLR0913 - what to cut, from what, by which rule
             "difference": difference,
         },
         info={
-            "subnet": best.subnet.to_json(),
-            "asked": dict(asked),
-            "costs": dict(best.costs),
+            **choice.to_json(),
+            "costs": dict(costs),
             "corpus": found.info["corpus"],
             **_sparsity(found),
-            "candidates": [_row(c) for c in ranked],
+            **info,
         },
         tensors=plain.state_dict(),
         write=backend.write_assets,
@@ -92,15 +78,3 @@ def _sparsity(found: Artifact) -> dict[str, object]:
     """N:M of a supernet that was trained so: groups lie along inputs, and every prefix has them too."""
     sparse = found.info.get("sparse")
     return {"sparse": {"n": sparse["n"], "m": sparse["m"]}} if sparse else {}
-
-
-def _row(candidate: Candidate) -> dict[str, object]:
-    return json.loads(
-        json.dumps(
-            {
-                "subnet": candidate.subnet.to_json(),
-                "costs": dict(candidate.costs),
-                "error": candidate.error,
-            }
-        )
-    )

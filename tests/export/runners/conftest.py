@@ -13,6 +13,9 @@ def pytest_configure(config):
     """The marks of these legs: `pytest -m web`, `pytest -m cpp`."""
     config.addinivalue_line("markers", "web: needs node, npm packages and Chromium")
     config.addinivalue_line("markers", "cpp: needs g++ and onnxruntime's headers")
+    config.addinivalue_line("markers", "executorch: needs the extra executorch")
+    config.addinivalue_line("markers", "releases: installs old and new releases of sherpa-onnx")
+    config.addinivalue_line("markers", "qemu: needs qemu-user-static")
 
 
 @pytest.fixture(scope="session")
@@ -27,7 +30,7 @@ def node():
 @pytest.fixture(scope="session")
 def npm_packages(node, repo):
     """Where export/web/setup.sh has put onnxruntime-web and playwright-core."""
-    packages = repo / "export" / "web" / "node_modules"
+    packages = repo / "build" / "node_modules"
     if not all((packages / name).is_dir() for name in ("onnxruntime-web", "playwright-core")):
         pytest.skip("needs npm packages: run export/web/setup.sh")
     return packages

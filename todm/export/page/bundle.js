@@ -6,8 +6,9 @@ export class BundleError extends Error {}
 
 const MANIFEST = "manifest.json";
 const FORMAT_VERSION = 1;
+const PRECISIONS = ["fp32", "int8", "int8.block", "int4"]; // sums do not overflow here: no int8.rr
 const MOST_MANIFEST_BYTES = 16 * 2 ** 20;
-const AGAIN = "Export it again, or copy it again.";
+const AGAIN = "export or copy it again";
 
 /** A bundle whose manifest was read; each file is checked when it is read. */
 export class Bundle {
@@ -36,7 +37,7 @@ export class Bundle {
 
   /** The precisions of which it holds an encoder. */
   get precisions() {
-    return ["fp32", "int8"].filter((p) => graphName("encoder", p) in this.#files);
+    return PRECISIONS.filter((p) => graphName("encoder", p) in this.#files);
   }
 
   /** The size of the three graphs of a precision, in bytes. */
@@ -48,7 +49,7 @@ export class Bundle {
   /** Silence to feed after speech before the last words are out. */
   get tailSeconds() {
     const seconds = this.info.tail_seconds ?? 1;
-    if (!(seconds >= 0 && seconds <= 10)) throw new BundleError(`The bundle is damaged: its tail is ${seconds} s. ${AGAIN}`);
+    if (!(seconds >= 0 && seconds <= 10)) throw new BundleError(`The bundle is damaged: its tail is ${seconds} s; ${AGAIN}.`);
     return seconds;
   }
 
@@ -60,11 +61,11 @@ export class Bundle {
   /** One of its files, checked: Uint8Array. */
   async file(name) {
     const entry = this.#files[name];
-    if (!entry) throw new BundleError(`The bundle has no file ${name}. ${AGAIN}`);
+    if (!entry) throw new BundleError(`The bundle has no file ${name}: ${AGAIN}.`);
     const bytes = await this.#read(name, entry.bytes);
-    if (bytes === null) throw new BundleError(`The bundle is incomplete: ${name} is missing. ${AGAIN}`);
+    if (bytes === null) throw new BundleError(`The bundle is incomplete: ${name} is missing; ${AGAIN}.`);
     if (bytes.length !== entry.bytes || (await sha256(bytes)) !== entry.sha256) {
-      throw new BundleError(`The bundle is damaged: ${name} does not match its manifest. ${AGAIN}`);
+      throw new BundleError(`The bundle is damaged: ${name} does not match its manifest; ${AGAIN}.`);
     }
     return bytes;
   }
@@ -76,21 +77,22 @@ export class Bundle {
     for (const line of text.replace(/\r?\n$/, "").split(/\r?\n/)) {
       const [, symbol, id] = /^(?:(.*) )?(\d+)\s*$/.exec(line) ?? [];
       if (id === undefined || symbols.has(Number(id))) {
-        throw new BundleError(`The bundle is damaged: a line of tokens.txt is no symbol with an id of its own. ${AGAIN}`);
+        throw new BundleError(`The bundle is damaged: a line of tokens.txt is no symbol with an id of its own; ${AGAIN}.`);
       }
       symbols.set(Number(id), symbol || " ");
     }
     const tokens = Array.from(symbols.keys(), (_, i) => symbols.get(i));
     if (tokens.includes(undefined) || tokens[0] !== "<blk>") {
-      throw new BundleError(`The bundle is damaged: the ids of tokens.txt do not run from 0, its blank. ${AGAIN}`);
+      throw new BundleError(`The bundle is damaged: the ids of tokens.txt do not run from 0, its blank; ${AGAIN}.`);
     }
     return tokens;
   }
 }
 
-/** The file of a graph: encoder.onnx, encoder.int8.onnx. */
+/** The file of a graph: encoder.onnx, encoder.int8.onnx; all smaller encoders share the others. */
 export function graphName(stem, precision) {
-  return precision === "fp32" ? `${stem}.onnx` : `${stem}.${precision}.onnx`;
+  if (precision === "fp32") return `${stem}.onnx`;
+  return stem === "encoder" ? `${stem}.${precision}.onnx` : `${stem}.int8.onnx`;
 }
 
 function parseManifest(bytes) {
@@ -98,7 +100,7 @@ function parseManifest(bytes) {
   try {
     manifest = JSON.parse(decodeText(bytes, MANIFEST));
   } catch {
-    throw new BundleError(`The bundle's ${MANIFEST} is damaged. ${AGAIN}`);
+    throw new BundleError(`The bundle's ${MANIFEST} is damaged: ${AGAIN}.`);
   }
   const isTable = (value) => typeof value === "object" && value !== null && !Array.isArray(value);
   if (!isTable(manifest) || !isTable(manifest.files) || !isTable(manifest.info)) {
@@ -116,7 +118,7 @@ function parseManifest(bytes) {
       throw new BundleError("The bundle names a file outside itself: it is not to be trusted.");
     }
     if (!isTable(entry) || !Number.isSafeInteger(entry.bytes) || typeof entry.sha256 !== "string") {
-      throw new BundleError(`The bundle's ${MANIFEST} is damaged. ${AGAIN}`);
+      throw new BundleError(`The bundle's ${MANIFEST} is damaged: ${AGAIN}.`);
     }
   }
   // Without a prototype: a file called "constructor" is none unless the manifest lists it.
@@ -132,7 +134,7 @@ function decodeText(bytes, name) {
   try {
     return new TextDecoder("utf-8", { fatal: true }).decode(bytes);
   } catch {
-    throw new BundleError(`The bundle is damaged: ${name} is not UTF-8 text. ${AGAIN}`);
+    throw new BundleError(`The bundle is damaged: ${name} is not UTF-8 text; ${AGAIN}.`);
   }
 }
 

@@ -100,7 +100,7 @@ function loaded(found) {
   $("precision").replaceChildren(...options);
   $("sample").hidden = !found.sample;
   $("facts").textContent = `Chunks of ${found.chunkMs} ms, one thread, onnxruntime-web ${found.runtime}`;
-  $("caption").textContent = `Each bar is the computing time of one chunk, which is decoded as soon as its ${found.chunkMs} ms are there.`;
+  $("caption").textContent = `Each bar is the computing time of one chunk, decoded once its ${found.chunkMs} ms are there.`;
   say("Ready.");
   enter("ready");
 }

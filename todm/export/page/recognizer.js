@@ -174,7 +174,7 @@ function sizesOf({ encoder, decoder }) {
   const whole = (metadata, key) => {
     const value = Number(metadata.get(key));
     if (!Number.isSafeInteger(value) || value < 1 || value > 2 ** 24) {
-      throw new BundleError(`The bundle is damaged: ${key} of its metadata is no number. Export it again.`);
+      throw new BundleError(`The bundle is damaged: ${key} of its metadata is no number; export it again.`);
     }
     return value;
   };

@@ -1,0 +1,91 @@
+"""Transcribe with ExecuTorch programs: no todm, the whole loop on one page.
+
+pip install executorch==1.2.0 torch==2.11.0 kaldi-native-fbank numpy soundfile
+python run.py DIR a.wav [--precision int8]            (16 kHz audio)
+
+ExecuTorch's Python runtime takes its inputs as torch tensors: torch is used for that and for nothing
+else. On a phone, the C++, Kotlin and Swift runtimes take plain buffers and need none of it.
+"""
+
+import argparse
+import json
+from pathlib import Path
+
+import kaldi_native_fbank as knf
+import numpy as np
+import soundfile
+import torch
+from executorch.runtime import Runtime, Verification
+
+BLANK = 0
+
+
+class Program:
+    """A .pte file; keeps the program beside its method, which reads the program's memory."""
+
+    def __init__(self, path: Path) -> None:
+        self.program = Runtime.get().load_program(path, verification=Verification.Minimal)
+        self.method = self.program.load_method("forward")
+
+    def __call__(self, *inputs: np.ndarray) -> list[np.ndarray]:
+        """Run it; the results are copies, since the next call writes over them."""
+        tensors = [torch.from_numpy(np.ascontiguousarray(x)) for x in inputs]
+        return [out.numpy().copy() for out in self.method.execute(tensors)]
+
+
+def main() -> None:
+    """Print one line per recording: its path, a tab, its transcript."""
+    parser = argparse.ArgumentParser(description="Transcribe with ExecuTorch programs.")
+    parser.add_argument("directory", type=Path)
+    parser.add_argument("audio", nargs="+")
+    parser.add_argument("--precision", choices=("fp32", "int8"), default="fp32")
+    args = parser.parse_args()
+    middle = "" if args.precision == "fp32" else ".int8"
+    names = (f"encoder{middle}.pte", "decoder.pte", "joiner.pte")
+    programs = [Program(args.directory / name) for name in names]
+    lines = (args.directory / "tokens.txt").read_text(encoding="utf-8").splitlines()
+    tokens = [line.rpartition(" ")[0] for line in lines]
+    info = json.loads((args.directory / "manifest.json").read_text())["info"]
+    for path in args.audio:
+        samples, rate = soundfile.read(path, dtype="float32", always_2d=True)
+        if rate != 16000:
+            raise SystemExit(f"{path} has {rate} samples a second: this page reads 16000 only")
+        tail = np.zeros(round(info["tail_seconds"] * rate), np.float32)
+        frames = features(np.concatenate([samples.mean(axis=1), tail]))
+        ids = decode(programs, tokens, frames, info["sizes"])
+        text = "".join(tokens[i] for i in ids).replace("\u2581", " ").strip()
+        print(f"{path}\t{text}")
+
+
+def features(samples: np.ndarray) -> np.ndarray:
+    """80 log-mel bins, float32 [T, 80], as sherpa-onnx computes them."""
+    options = knf.FbankOptions()
+    options.frame_opts.dither = 0
+    options.frame_opts.snip_edges = False
+    options.mel_opts.num_bins = 80
+    options.mel_opts.high_freq = -400
+    fbank = knf.OnlineFbank(options)
+    fbank.accept_waveform(16000, samples.tolist())
+    fbank.input_finished()
+    return np.stack([fbank.get_frame(i) for i in range(fbank.num_frames_ready)])
+
+
+def decode(programs: list, tokens: list[str], frames: np.ndarray, sizes: dict) -> list[int]:
+    """Greedy search, at most one symbol a frame, the encoder's two states carried along."""
+    encoder, decoder, joiner = programs
+    states = [np.zeros((1, 1, sizes[name]), np.float32) for name in ("S", "R")]
+    silent = {BLANK, tokens.index("<unk>") if "<unk>" in tokens else BLANK}
+    ids = [-1] * (sizes["K"] - 1) + [BLANK]
+    (predicted,) = decoder(np.array([ids]))
+    for start in range(0, len(frames) - sizes["T"], sizes["T"]):
+        out, *states = encoder(frames[None, start : start + sizes["T"]], *states)
+        for frame in range(out.shape[1]):
+            best = int(joiner(out[:, frame], predicted)[0].argmax())
+            if best not in silent:
+                ids.append(best)
+                (predicted,) = decoder(np.array([ids[-sizes["K"] :]]))
+    return ids[sizes["K"] :]
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""What a bundle costs on this machine, in onnxruntime and in sherpa-onnx, and beside a peer."""

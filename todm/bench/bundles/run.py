@@ -1,0 +1,239 @@
+"""`todm bench BUNDLE`: speed, latency, memory and size of a bundle. Imports no torch.
+
+All runtimes, forms and numbers of threads take turns, round after round, so that what else the
+machine does meets them alike; ratios within one run are what is worth quoting.
+"""
+
+import dataclasses
+import json
+import platform
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from todm import artifact
+from todm.bench.bundles.engines import Decoded, Engine, open_engine
+from todm.bench.bundles.footprint import Footprint, footprint
+from todm.bench.runtime import machine, megabytes
+from todm.device.audio import SAMPLE_RATE, Samples, read_audio
+from todm.device.bundle import PRECISIONS, Bundle, Precision, forms_here, open_bundle
+from todm.device.recognizer import pad_tail
+from todm.errors import ConfigError
+
+RESULTS, PLOT = "bench.json", "latency.png"
+Progress = Callable[[str, int, int], None]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Request:
+    """What to measure.
+
+    Attributes:
+        bundle: its directory.
+        audio: recordings; the bundle's own by default.
+        runtimes: of onnxruntime and sherpa-onnx.
+        precisions: forms of the graphs; those for this processor if empty.
+        threads: numbers of threads.
+        rounds: times that all recordings are decoded.
+    """
+
+    bundle: Path
+    audio: tuple[Path, ...] = ()
+    runtimes: tuple[str, ...] = ("onnxruntime", "sherpa-onnx")
+    precisions: tuple[Precision, ...] = ()
+    threads: tuple[int, ...] = (1, 2)
+    rounds: int = 10
+
+    def __post_init__(self) -> None:
+        if self.rounds < 1 or not self.threads or min(self.threads) < 1:
+            raise ConfigError(
+                f"--rounds is {self.rounds} and --threads {self.threads}: at least 1 each"
+            )
+        unknown = [p for p in self.precisions if p not in PRECISIONS]
+        if unknown:
+            raise ConfigError(f"there is no form {unknown[0]!r}: choose of {', '.join(PRECISIONS)}")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Row:
+    """A bundle in one runtime, form and number of threads.
+
+    Attributes:
+        runtime: onnxruntime or sherpa-onnx.
+        precision: form of the graphs.
+        num_threads: of the runtime.
+        megabytes: encoder, decoder and joiner, 10^6 bytes.
+        footprint: load time and memory.
+        chunk_seconds: audio of a chunk.
+        p50_ms: median time of a chunk; 95 and 99 are percentiles.
+        p95_ms: see there.
+        p99_ms: see there.
+        rtf: seconds of computing per second of audio, median of the rounds.
+        rtf_low: of the fastest round.
+        rtf_high: of the slowest.
+        first_seconds: audio heard before the first symbol, median of the recordings that have one.
+        chunks_ms: times of all chunks, for the histogram.
+    """
+
+    runtime: str
+    precision: str
+    num_threads: int
+    megabytes: float
+    footprint: Footprint
+    chunk_seconds: float
+    p50_ms: float
+    p95_ms: float
+    p99_ms: float
+    rtf: float
+    rtf_low: float
+    rtf_high: float
+    first_seconds: float | None
+    chunks_ms: list[float]
+
+
+def bench(request: Request, *, progress: Progress | None = None) -> list[Row]:
+    """Measure a bundle.
+
+    Raises:
+        BundleError: the bundle is damaged, lacks a form that is asked for, or gives other text on one
+            number of threads than on another.
+        ConfigError: an unknown runtime.
+        CorpusError: a recording cannot be read.
+        MissingExtra: a runtime is not installed.
+    """
+    bundle = open_bundle(request.bundle)
+    recordings = _recordings(bundle, request.audio)
+    forms = request.precisions or forms_here(bundle)
+    ways = [(r, p, t) for r in request.runtimes for p in forms for t in request.threads]
+    engines = {(r, p, t): open_engine(r, bundle, precision=p, num_threads=t) for r, p, t in ways}
+    found = _rounds(engines, recordings, request.rounds, progress)
+    first = request.audio[0] if request.audio else _own_recording(bundle)
+    rows = []
+    for runtime, precision, threads in ways:
+        size = footprint(bundle, runtime, precision=precision, num_threads=threads, recording=first)
+        rounds = found[runtime, precision, threads]
+        head = {"runtime": runtime, "precision": precision, "num_threads": threads}
+        rows.append(
+            Row(
+                **head,
+                megabytes=megabytes(bundle, precision),
+                footprint=size,
+                **_figures(rounds, recordings, bundle),
+            )
+        )
+    return rows
+
+
+def save(rows: Sequence[Row], request: Request, out: Path) -> None:
+    """Write figures, and the machine they are of, as JSON; and a histogram where matplotlib is."""
+    out.mkdir(parents=True, exist_ok=True)
+    found = {
+        "bundle": request.bundle.name,
+        "rounds": request.rounds,
+        "machine": machine(),
+        "rows": [dataclasses.asdict(row) for row in rows],
+    }
+    artifact.write_text(out / RESULTS, json.dumps(found, indent=1) + "\n")
+
+
+def table(rows: Sequence[Row]) -> str:
+    """The rows in Markdown; times in milliseconds."""
+    lines = [
+        "| runtime | form | threads | MB | load, ms | memory, MB | p50 | p95 | p99 | RTF (rounds) | "
+        "first symbol after |",
+        "| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |",
+    ]
+    for row in rows:
+        size = row.footprint
+        first = "none came" if row.first_seconds is None else f"{row.first_seconds:.2f} s"
+        cells = (
+            row.runtime,
+            row.precision,
+            str(row.num_threads),
+            f"{row.megabytes:.2f}",
+            f"{1000 * size.load_seconds:.0f}",
+            f"{size.peak_mb:.0f} ({size.start_mb:.0f} before)",
+            f"{row.p50_ms:.2f}",
+            f"{row.p95_ms:.2f}",
+            f"{row.p99_ms:.2f}",
+            f"{row.rtf:.4f} ({row.rtf_low:.4f} to {row.rtf_high:.4f})",
+            first,
+        )
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def plot(rows: Sequence[Row], out: Path) -> None:
+    """Histograms of the times of chunks, one line a way; needs matplotlib."""
+    import matplotlib as mpl
+
+    mpl.use("Agg")
+    import matplotlib.pyplot as plt
+
+    figure, axis = plt.subplots(figsize=(9, 4.5), constrained_layout=True)
+    highest = max(row.p99_ms for row in rows) * 1.2
+    bins = np.linspace(0, highest, 80)
+    for row in rows:
+        name = f"{row.runtime} {row.precision}, {row.num_threads} thread(s)"
+        axis.hist(row.chunks_ms, bins, histtype="step", density=True, label=name)
+    axis.set(xlabel="time of a chunk, ms", ylabel="density", xlim=(0, highest))
+    axis.set_title(f"{rows[0].chunk_seconds * 1000:.0f} ms of audio a chunk, {platform.machine()}")
+    axis.legend(fontsize=8)
+    axis.grid(alpha=0.3)
+    figure.savefig(out, dpi=110)
+    plt.close(figure)
+
+
+def _rounds(
+    engines: dict[tuple[str, Precision, int], Engine],
+    recordings: Sequence[Samples],
+    rounds: int,
+    progress: Progress | None,
+) -> dict[tuple[str, Precision, int], list[list[Decoded]]]:
+    """Every engine's recordings, round by round; the first round is a warm-up and not kept."""
+    found: dict[tuple[str, Precision, int], list[list[Decoded]]] = {way: [] for way in engines}
+    for number in range(rounds + 1):
+        for way, engine in engines.items():
+            decoded = [engine.decode(samples) for samples in recordings]
+            if number:
+                found[way].append(decoded)
+        if progress:
+            progress("rounds", number, rounds)
+    return found
+
+
+def _figures(
+    rounds: Sequence[Sequence[Decoded]], recordings: Sequence[Samples], bundle: Bundle
+) -> dict[str, Any]:
+    seconds = sum(len(pad_tail(s, bundle.tail_seconds)) for s in recordings) / SAMPLE_RATE
+    factors = [sum(d.seconds for d in one) / seconds for one in rounds]
+    chunks = [1000 * t for one in rounds for d in one for t in d.chunks]
+    firsts = [d.first for d in rounds[0] if d.first is not None]
+    p50, p95, p99 = (float(p) for p in np.percentile(chunks, (50, 95, 99)))
+    return {
+        "chunk_seconds": float(bundle.info.get("chunk_seconds", 0.0)),
+        "p50_ms": p50,
+        "p95_ms": p95,
+        "p99_ms": p99,
+        "rtf": float(np.median(factors)),
+        "rtf_low": min(factors),
+        "rtf_high": max(factors),
+        "first_seconds": float(np.median(firsts)) if firsts else None,
+        "chunks_ms": [round(t, 4) for t in chunks],
+    }
+
+
+def _recordings(bundle: Bundle, audio: Sequence[Path]) -> list[Samples]:
+    own = _own_recording(bundle)
+    if audio:
+        return [read_audio(path) for path in audio]
+    if own is None:
+        raise ConfigError(f"{bundle.path} has no recording of its own: name some audio files")
+    return [read_audio(own)]
+
+
+def _own_recording(bundle: Bundle) -> Path | None:
+    sample = bundle.path / "test_wavs" / "0.wav"
+    return sample if sample.is_file() else None

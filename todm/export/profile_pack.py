@@ -1,0 +1,186 @@
+"""A folder that measures a device: graphs of a few dozen subnets, a plan, and one Python file.
+
+The graphs are hollow (`todm.export.stitch`): a pack of a 40M supernet is a few megabytes, and gives
+away no weights. What it brings back is enough to predict any subnet (`todm.search.latency`).
+"""
+
+import itertools
+import json
+import random
+import shutil
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from todm import __version__
+from todm.artifact import write_text
+from todm.backend import Pieces
+from todm.device import profiler
+from todm.errors import ArtifactError
+from todm.export.stitch import Stitcher, hollow, lower
+from todm.supernet.space import SearchSpace, Subnet
+
+if TYPE_CHECKING:
+    import onnx
+
+GRAPHS, PLAN, PROGRAM = "graphs", "plan.json", "measure.py"
+_WHOLE = "whole"
+_MOST = 32  # subnets of a design
+_README = """\
+# Measure this device for todm
+
+    python3 measure.py --name NAME
+
+needs Python 3.8, onnxruntime and numpy, and takes some minutes. It writes NAME.json. Take that to
+where the supernet is:
+
+    todm profile SUPERNET --import NAME.json
+    todm search SUPERNET --budget latency=20ms@NAME
+
+The graphs hold no trained weights: what a matrix product costs does not depend on its numbers.
+"""
+
+
+class Workshop:
+    """The lowered pieces of a search space, from which graphs to measure are made."""
+
+    def __init__(
+        self,
+        pieces: Pieces,
+        key: str,
+        *,
+        chunk_seconds: float,
+        frames: int,
+        cache: Path | None = None,
+    ) -> None:
+        """Export the pieces, which takes some tens of seconds, or read them where they are kept.
+
+        Args:
+            pieces: of the stack.
+            key: names the search space and the sizes around it; a table of another key is refused.
+            chunk_seconds: audio that a chunk stands for.
+            frames: of the encoder in a chunk, for each of which the joiner runs.
+            cache: a folder that keeps them.
+
+        Raises:
+            MissingExtra: a package for export is not installed.
+        """
+        self.pieces, self.key = pieces, key
+        self.chunk_seconds, self.frames = chunk_seconds, frames
+        models = _kept(cache) if cache and (cache / _WHOLE).is_file() else None
+        self._models = models or lower(pieces, int8=True)
+        if cache and models is None:
+            _keep(cache, self._models)
+        self._stitchers = {name: Stitcher(pieces, m) for name, m in self._models.items()}
+
+    def graph(self, subnet: Subnet, precision: str) -> "onnx.ModelProto":
+        """The graph of a subnet in fp32 or int8."""
+        return self._stitchers[precision].assemble(subnet)
+
+    def num_bytes(self, subnet: Subnet, precision: str) -> int:
+        """Bytes of all graphs of a subnet's bundle, as files."""
+        others = (self._models[precision][other.name] for other in self.pieces.others)
+        whole = (self.graph(subnet, precision), *others)
+        return sum(model.ByteSize() for model in whole)
+
+    def write_pack(
+        self,
+        folder: Path,
+        subnets: Sequence[Subnet],
+        *,
+        progress: Callable[[int, int], None] | None = None,
+    ) -> None:
+        """Write a pack of these subnets, in every precision.
+
+        Raises:
+            ArtifactError: the folder holds something else.
+        """
+        if folder.exists() and any(folder.iterdir()) and not (folder / PLAN).is_file():
+            raise ArtifactError(
+                f"{folder} exists and is not a profile pack: choose another place or remove it"
+            )
+        shutil.rmtree(folder, ignore_errors=True)
+        (folder / GRAPHS).mkdir(parents=True)
+        rows: list[dict[str, Any]] = []
+        for done, subnet in enumerate(subnets):
+            for precision in self._models:
+                file = f"{GRAPHS}/encoder-{done:02d}.{precision}.onnx"
+                num_bytes = self._write(folder / file, self.graph(subnet, precision))
+                row = {"subnet": subnet.to_json(), "precision": precision}
+                rows.append({**row, "file": file, "bytes": num_bytes})
+            if progress:
+                progress(done + 1, len(subnets))
+        search: dict[str, dict[str, str]] = {}
+        for precision, models in self._models.items():
+            search[precision] = {}
+            for other in self.pieces.others:
+                file = search[precision][other.name] = f"{GRAPHS}/{other.name}.{precision}.onnx"
+                self._write(folder / file, models[other.name])
+        shutil.copy(profiler.__file__, folder / PROGRAM)
+        (folder / "README.md").write_text(_README, encoding="utf-8")
+        plan = json.dumps({**self._plan(), "graphs": rows, "search": search}, indent=1)
+        (folder / PLAN).write_text(plan + "\n", encoding="utf-8")  # last: with it the pack is whole
+
+    def _plan(self) -> Mapping[str, Any]:
+        decoder, joiner = self.pieces.others
+        return {
+            "kind": profiler.PACK_KIND,
+            "format_version": profiler.FORMAT_VERSION,
+            "space": self.key,
+            "chunk_seconds": self.chunk_seconds,
+            "frames": self.frames,
+            "context_size": decoder.inputs[0].example.shape[1],
+            "joiner_dim": joiner.inputs[0].example.shape[1],
+        }
+
+    @staticmethod
+    def _write(path: Path, model: "onnx.ModelProto") -> int:
+        """Write the hollow form; returns the bytes of the whole one, which a device's memory holds."""
+        path.write_bytes(hollow(model).SerializeToString())
+        return model.ByteSize()
+
+
+def _keep(cache: Path, models: Mapping[str, Mapping[str, "onnx.ModelProto"]]) -> None:
+    """Write the pieces; the last file says that all are there."""
+    for precision, named in models.items():
+        (cache / precision).mkdir(parents=True, exist_ok=True)
+        for name, model in named.items():
+            (cache / precision / f"{name}.onnx").write_bytes(model.SerializeToString())
+    write_text(cache / _WHOLE, __version__ + "\n")
+
+
+def _kept(cache: Path) -> dict[str, dict[str, "onnx.ModelProto"]] | None:
+    """The pieces as they were kept; None if another version wrote them."""
+    import onnx
+
+    if (cache / _WHOLE).read_text().strip() != __version__:
+        return None
+    found: dict[str, dict[str, onnx.ModelProto]] = {}
+    for file in sorted(cache.glob("*/*.onnx")):
+        found.setdefault(file.parent.name, {})[file.stem] = onnx.load(str(file))
+    return found
+
+
+def design(space: SearchSpace, seed: int = 0) -> list[Subnet]:
+    """Subnets from whose times those of all others follow: every width at two depths, and mixed ones."""
+    depths = {space.config.depths[0], space.config.depths[-1]}
+    uniform = [s for s in space.uniforms() if s.depth in depths]
+    rng = random.Random(seed)
+    if len(uniform) > 3 * _MOST // 4:
+        rng.shuffle(uniform)
+        uniform = _covering(uniform)[: 3 * _MOST // 4]
+    always = [space.smallest, space.largest]
+    mixed = [space.sample(rng) for _ in range(_MOST)]
+    return list(dict.fromkeys([*always, *uniform, *mixed]))[:_MOST]
+
+
+def _covering(subnets: list[Subnet]) -> list[Subnet]:
+    """The same, those first that between them have every width at every depth."""
+    seen: set[tuple[int, str, int]] = set()
+    first: list[Subnet] = []
+    for subnet in subnets:
+        has = {(subnet.depth, name, values[0]) for name, values in subnet.widths}
+        if has - seen:
+            first.append(subnet)
+            seen |= has
+    return list(dict.fromkeys(itertools.chain(first, subnets)))

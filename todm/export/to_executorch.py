@@ -1,0 +1,385 @@
+"""Graphs to ExecuTorch programs for the XNNPACK delegate: fp32 and int8, run and held against torch.
+
+    encoder.pte, encoder.int8.pte, decoder.pte, joiner.pte
+    tokens.txt, bpe.model, bpe.vocab, test_wavs/, README.md
+
+A program has one stream: its shapes are fixed when it is lowered. int8 means 8-bit weights per output
+channel of the encoder's linear layers, with activations rounded as they come; the rest, decoder and
+joiner are float32. ExecuTorch has no recogniser of its own that keeps states from chunk to chunk, so
+the search is the caller's: export/executorch/run.py is one.
+
+Needs the extra `executorch`, which pairs with one release of torch: 1.2 with 2.11.
+
+Letters: C encoder frames of a chunk, J joiner width, K context, R and S sizes of the states.
+"""
+
+import contextlib
+import dataclasses
+import importlib.util
+import json
+import os
+import shutil
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from todm import artifact
+from todm.artifact import Artifact
+from todm.backend import Graph
+from todm.config import Config
+from todm.device.audio import Samples, read_audio, write_wav
+from todm.device.contract import start_context
+from todm.device.features import FRAMES_PER_SECOND, Frames, fbank
+from todm.device.recognizer import FRAME_SECONDS, Transcript, detokenize, pad_tail
+from todm.device.search import log_softmax, silent_ids
+from todm.errors import BundleError, MissingExtra
+from todm.export.bundle import Sample, check_assets, default_tail, expected_of
+from todm.export.compressed import summary
+from todm.export.to_onnx import quiet
+from todm.export.verify import INT8_TOKENS, TOLERANCE, Report, sample_signal
+
+KIND = "executorch"
+Form = Literal["fp32", "int8"]
+Call = Callable[..., tuple[Tensor, ...]]
+"""A graph, in torch or lowered: tensors in the order of its inputs to the tensors of its outputs."""
+
+_GRAPHS = ("encoder", "decoder", "joiner")
+_CALIBRATION = 20  # chunks of the sample; of dynamic scales nothing is kept, shapes are traced
+
+_CARD = """\
+# Speech recogniser for ExecuTorch, {chunk_ms} ms chunks
+
+Exported by todm with ExecuTorch {version} for the XNNPACK delegate. One stream, 16 kHz mono.
+
+| file | MB (10^6 bytes) |
+| --- | --- |
+{files}
+
+- **Encoder** `encoder.pte` (or `encoder.int8.pte`): x float32 [1, {T}, 80], two states float32 [1, 1, {S}]
+  and [1, 1, {R}] -> encoder_out [1, {C}, {J}] and the new states. Zeros start a stream.
+- **Decoder** `decoder.pte`: y int64 [1, {K}], which is {start} at the start -> [1, {J}].
+- **Joiner** `joiner.pte`: [1, {J}] and [1, {J}] -> logits [1, {V}]; id 0 is blank.
+- **Tail**: feed **{tail} s of silence** after the speech, or the last words are lost.
+
+`test_wavs/0.wav`, which has its tail already, must give: "{text}"
+Run it: `python export/executorch/run.py DIR test_wavs/0.wav [--precision int8]`.
+
+Held against torch when it was made; largest differences:
+
+{checks}
+"""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ExecutorchConfig(Config):
+    """What is lowered.
+
+    Attributes:
+        int8: write an int8 form of the encoder too.
+        tail_seconds: silence fed after speech; from the chunk's length if None.
+    """
+
+    int8: bool = True
+    tail_seconds: float | None = None
+
+
+class Pte:
+    """A lowered graph, loaded: called with the tensors of its inputs in order."""
+
+    def __init__(self, path: Path) -> None:
+        """Load a .pte file.
+
+        Raises:
+            MissingExtra: executorch is not installed.
+            BundleError: it is not a program.
+        """
+        _require()
+        from executorch.runtime import Runtime, Verification
+
+        # The program has to live as long as its method: it owns the memory.
+        try:
+            self._program = Runtime.get().load_program(path, verification=Verification.Minimal)
+            self._method = self._program.load_method("forward")
+        except RuntimeError as error:
+            raise BundleError(f"{path} cannot be loaded by ExecuTorch: {error}") from None
+        assert self._method is not None
+
+    def __call__(self, *inputs: Tensor) -> tuple[Tensor, ...]:
+        """Run it; the outputs are copies, since the next call writes over the program's own."""
+        assert self._method is not None
+        return tuple(out.clone() for out in self._method.execute([_plain(x) for x in inputs]))
+
+
+def write_executorch(
+    path: str | Path,
+    graphs: Sequence[Graph],
+    *,
+    write_assets: Callable[[Path], None],
+    config: ExecutorchConfig,
+    sample: Sample | None = None,
+    parent: Artifact | None = None,
+) -> Artifact:
+    """Lower, quantize, verify and write.
+
+    Args:
+        path: the directory to make; one already there is replaced.
+        graphs: encoder, decoder and joiner.
+        write_assets: puts tokens.txt, bpe.model and bpe.vocab into a directory.
+        config: what is lowered.
+        sample: a recording to check with and to ship; a synthetic signal if None.
+        parent: the subnet it is made from.
+
+    Raises:
+        BundleError: a compressed layer, which has no such form, or a check failed; nothing is written.
+        MissingExtra: executorch is not installed.
+        ArtifactError: `path` exists and is not an artifact.
+    """
+    _require()
+    if found := summary([graph.module for graph in graphs]):
+        raise BundleError(
+            f"these graphs are compressed ({', '.join(found)}), which ExecuTorch programs are not made "
+            "of: export the subnet they were made from, whose encoder gets an int8 form there"
+        )
+    job = _Job({graph.name: graph for graph in graphs}, config, sample)
+    metrics: dict[str, Any] = {}
+
+    def write(folder: Path) -> None:
+        write_assets(folder)
+        metrics.update(job.fill(folder))
+
+    return artifact.save(
+        path,
+        kind=KIND,
+        config={"export": config.to_json(), "model": parent.config if parent else {}},
+        parent=parent.hash if parent else None,
+        metrics=metrics,
+        info={"target": "executorch", "tail_seconds": job.tail_seconds, "sizes": job.sizes},
+        write=write,
+    )
+
+
+class _Job:
+    """The steps of one export, in order."""
+
+    def __init__(
+        self, graphs: Mapping[str, Graph], config: ExecutorchConfig, sample: Sample | None
+    ) -> None:
+        self._graphs, self._config = graphs, config
+        self._sample = sample or Sample(samples_S=sample_signal())
+        x, state0, state1 = (port.example.shape for port in graphs["encoder"].inputs)
+        out, logits = graphs["encoder"].outputs[0].example, graphs["joiner"].outputs[0].example
+        self.sizes = {
+            "T": x[1], "C": out.shape[1], "S": state0[2], "R": state1[2], "J": out.shape[2],
+            "K": graphs["decoder"].inputs[0].example.shape[1], "V": logits.shape[1],
+        }  # fmt: skip
+        given = config.tail_seconds
+        self.tail_seconds = default_tail(x[1]) if given is None else given
+
+    def fill(self, folder: Path) -> dict[str, Any]:
+        """Write all files into a directory that holds the assets; returns the measured figures."""
+        tokens = check_assets(folder, self._graphs["joiner"])
+        samples = self._write_sample(folder)
+        for name in _GRAPHS:
+            lower(self._graphs[name], folder / f"{name}.pte")
+        if self._config.int8:
+            chunks = split(fbank(samples), self.sizes["T"])[:_CALIBRATION]
+            lower(self._graphs["encoder"], folder / "encoder.int8.pte", calibrate=chunks)
+        report, expected = Report(), {}
+        for form in ("fp32", "int8") if self._config.int8 else ("fp32",):
+            expected[form] = {"streaming": self._verify(report, folder, form, samples, tokens)}
+        text = json.dumps(expected, indent=1, ensure_ascii=False)
+        (folder / "test_wavs" / "expected.json").write_text(text + "\n", encoding="utf-8")
+        figures = {
+            "checks": report.figures,
+            "bytes": {p.name: p.stat().st_size for p in sorted(folder.glob("*.pte"))},
+        }
+        (folder / "README.md").write_text(self._card(figures, expected), encoding="utf-8")
+        return figures
+
+    def _write_sample(self, folder: Path) -> Samples:
+        wav = folder / "test_wavs" / "0.wav"
+        wav.parent.mkdir()
+        write_wav(wav, pad_tail(self._sample.samples_S, self.tail_seconds))
+        return read_audio(wav)  # 16 bits, as others will read it
+
+    def _verify(
+        self, report: Report, folder: Path, form: Form, samples_S: Samples, tokens: tuple[str, ...]
+    ) -> dict[str, Any]:
+        """Chunk by chunk with carried states, and by transcript; what the form makes of the sample."""
+        ours = [_in_torch(self._graphs[name]) for name in _GRAPHS]
+        theirs = [Pte(folder / file_name(name, form)) for name in _GRAPHS]
+        frames = fbank(samples_S)
+        exact = encode(ours[0], frames, self.sizes)
+        lowered = encode(theirs[0], frames, self.sizes)
+        name = f"{form}, encoder chunk by chunk, torch and ExecuTorch"
+        if form == "fp32":
+            report.close(name, exact.numpy(), lowered.numpy(), TOLERANCE)
+        else:
+            report.figures[f"{form} encoder, signal-to-noise in dB"] = _decibels(exact, lowered)
+        wanted = greedy(ours[1], ours[2], exact, tokens, self.sizes["K"])
+        found = greedy(theirs[1], theirs[2], lowered, tokens, self.sizes["K"])
+        report_as = report.same if form == "fp32" else report.similar
+        report_as(f"{form}, transcripts of torch and ExecuTorch", wanted, found, _TOLERANCES[form])
+        return expected_of(found)
+
+    def _card(self, figures: Mapping[str, Any], expected: Mapping[str, Any]) -> str:
+        from importlib.metadata import version
+
+        return _CARD.format(
+            version=version("executorch"),
+            chunk_ms=round(1000 * self.sizes["T"] / FRAMES_PER_SECOND),
+            files="\n".join(f"| {n} | {size / 1e6:.2f} |" for n, size in figures["bytes"].items()),
+            start=start_context(self.sizes["K"]).tolist(),
+            tail=self.tail_seconds,
+            text=expected["fp32"]["streaming"]["text"],
+            checks="\n".join(f"- {name}: {value:.2g}" for name, value in figures["checks"].items()),
+            **self.sizes,
+        )
+
+
+_TOLERANCES = {"fp32": TOLERANCE, "int8": INT8_TOKENS}
+
+
+def lower(graph: Graph, path: Path, *, calibrate: Sequence[Tensor] | None = None) -> None:
+    """Write one graph as a program of one stream.
+
+    Args:
+        graph: what to lower.
+        path: the .pte file to write.
+        calibrate: chunks, each [1, T, 80]; given, linear layers get 8-bit weights.
+
+    Raises:
+        MissingExtra: executorch is not installed.
+    """
+    _require()
+    examples = _examples(graph)
+    module = graph.module.eval()
+    with quiet(), _flatc(), torch.no_grad():
+        from executorch.backends.xnnpack.partition.xnnpack_partitioner import XnnpackPartitioner
+        from executorch.exir import to_edge_transform_and_lower
+
+        if calibrate is not None:
+            module = _rounded(module, examples, calibrate)
+        program = torch.export.export(module, examples, strict=False)
+        edge = to_edge_transform_and_lower(program, partitioner=[XnnpackPartitioner()])
+        path.write_bytes(edge.to_executorch().buffer)
+
+
+def _rounded(
+    module: torch.nn.Module, examples: tuple[Tensor, ...], chunks: Sequence[Tensor]
+) -> torch.nn.Module:
+    from executorch.backends.xnnpack.quantizer.xnnpack_quantizer import (
+        XNNPACKQuantizer,
+        get_symmetric_quantization_config,
+    )
+    from torchao.quantization.pt2e.quantize_pt2e import convert_pt2e, prepare_pt2e
+
+    config = get_symmetric_quantization_config(is_per_channel=True, is_dynamic=True)
+    traced = torch.export.export(module, examples, strict=False).module()
+    prepared = prepare_pt2e(traced, XNNPACKQuantizer().set_global(config))
+    states = examples[1:]
+    for chunk in chunks:
+        _, *states = prepared(chunk, *states)
+    return convert_pt2e(prepared)
+
+
+def encode(encoder: Call, frames_TF: Frames, sizes: Mapping[str, int]) -> Tensor:
+    """Encoder output over a recording, chunk by chunk from zero states: [frames, J]."""
+    states = [torch.zeros(1, 1, sizes["S"]), torch.zeros(1, 1, sizes["R"])]
+    outs = []
+    for chunk in split(frames_TF, sizes["T"]):
+        out, *states = encoder(chunk, *states)
+        outs.append(out[0])
+    return torch.cat(outs) if outs else torch.zeros(0, sizes["J"])
+
+
+def split(frames_TF: Frames, size: int) -> list[Tensor]:
+    """The chunks that are decoded, each [1, T, 80]: one frame more must have come in, as on a device."""
+    starts = range(0, len(frames_TF) - size, size)
+    return [torch.from_numpy(frames_TF[None, i : i + size].copy()) for i in starts]
+
+
+def greedy(
+    decoder: Call, joiner: Call, encoded: Tensor, tokens: tuple[str, ...], context_size: int
+) -> Transcript:
+    """Search with at most one symbol a frame: see `todm.device.search`."""
+    silent = silent_ids(tokens)
+    ids, when, log_probs = [int(i) for i in start_context(context_size)], [], []
+    (predicted,) = decoder(torch.tensor([ids]))
+    for number, frame in enumerate(encoded):
+        (logits,) = joiner(frame[None], predicted)
+        scores = log_softmax(logits.numpy())[0]
+        best = int(scores.argmax())
+        if best not in silent:
+            ids.append(best)
+            when.append(number)
+            log_probs.append(float(scores[best]))
+            (predicted,) = decoder(torch.tensor([ids[-context_size:]]))
+    found = ids[context_size:]
+    return Transcript(
+        text=detokenize([tokens[i] for i in found]),
+        ids=tuple(found),
+        tokens=tuple(tokens[i] for i in found),
+        timestamps=tuple(round(FRAME_SECONDS * number, 2) for number in when),
+        log_probs=tuple(log_probs),
+    )
+
+
+def file_name(name: str, form: Form) -> str:
+    """The file of a graph: only the encoder has an int8 form."""
+    return f"{name}.int8.pte" if form == "int8" and name == "encoder" else f"{name}.pte"
+
+
+def _in_torch(graph: Graph) -> Call:
+    def call(*inputs: Tensor) -> tuple[Tensor, ...]:
+        with torch.inference_mode():
+            found = graph.module(*inputs)
+        return found if isinstance(found, tuple) else (found,)
+
+    return call
+
+
+def _examples(graph: Graph) -> tuple[Tensor, ...]:
+    """The examples of the inputs, of one stream."""
+    found = []
+    for port in graph.inputs:
+        example = port.example
+        for axis in port.dynamic:
+            example = example.narrow(axis, 0, 1)
+        found.append(_plain(example))
+    return tuple(found)
+
+
+def _plain(x: Tensor) -> Tensor:
+    """A copy whose axes lie in their order; ExecuTorch refuses others, even of an axis of size 1."""
+    return torch.empty(x.shape, dtype=x.dtype).copy_(x)
+
+
+def _decibels(exact: Tensor, rounded: Tensor) -> float:
+    noise = float((rounded - exact).square().sum())
+    return float(10 * np.log10(float(exact.square().sum()) / max(noise, 1e-12)))
+
+
+@contextlib.contextmanager
+def _flatc() -> Iterator[None]:
+    """Its compiler lies beside the interpreter, which need not be on the PATH."""
+    before = os.environ.get("PATH", "")
+    if shutil.which("flatc") is None:
+        os.environ["PATH"] = os.pathsep.join([before, str(Path(sys.executable).parent)])
+    try:
+        yield
+    finally:
+        os.environ["PATH"] = before
+
+
+def _require() -> None:
+    # "executorch" alone may be a folder of that name.
+    if importlib.util.find_spec("executorch") is None or not importlib.util.find_spec(
+        "executorch.exir"
+    ):
+        raise MissingExtra("executorch", "executorch", "the target executorch")
