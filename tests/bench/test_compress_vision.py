@@ -29,8 +29,17 @@ def study(tmp_path, monkeypatch):
     (tmp_path / "runs").mkdir()
     for run in runs:
         place = tmp_path / "runs" / f"{run.name}.json"
-        np.savez(place.with_suffix(".npz"), scores=_scores(run, draw))
-        place.write_text(json.dumps({**dataclasses.asdict(run), "totals": {"size_ratio": 6.4}}))
+        scores = _scores(run, draw)
+        entropy = draw.random(len(scores)) + 0.1 * (run.terms == "hard")
+        np.savez(place.with_suffix(".npz"), scores=scores, entropy=entropy)
+        place.write_text(
+            json.dumps(
+                {
+                    **dataclasses.asdict(run),
+                    "totals": {"size_ratio": 6.4 if run.network == "digits" else 5.1},
+                }
+            )
+        )
     for network in bench.NETWORKS:
         for seed in SEEDS:
             place = tmp_path / f"dense-{network}-{seed}"
@@ -51,14 +60,19 @@ def test_every_run_has_a_place_and_settings_of_its_own():
 
 
 def test_a_difference_is_told_where_there_is_one(study):
-    value, low, high = study.difference(
-        ("digits", "2:4", "hard"), ("digits", "2:4", bench.ORDER[0])
-    )
+    value, low, high = study.difference(_key("2:4", "hard"), _key("2:4", bench.ORDER[0]))
     assert low < value < high
     assert value == pytest.approx(0.15, abs=0.03)  # 20 % and 5 %
     assert low > 0
-    _, low, high = study.difference(("digits", "1:4", "hard"), ("digits", "1:4", bench.ORDER[0]))
+    _, low, high = study.difference(_key("1:4", "hard"), _key("1:4", bench.ORDER[0]))
     assert low < 0 < high
+    value, low, _ = study.difference(_key("1:4", "hard"), _key("1:4", bench.ORDER[0]), "entropy")
+    assert value == pytest.approx(0.1, abs=0.06)
+    assert low > 0
+
+
+def _key(target, terms):
+    return "digits", target, terms, ""
 
 
 def test_the_table_has_every_target_and_verdict(study, tmp_path):
@@ -70,8 +84,13 @@ def test_the_table_has_every_target_and_verdict(study, tmp_path):
         if f"| {bench.ORDER[0]} | hard |" in line
     }
     assert set(told) == set(bench.TARGETS)
-    assert told["2:4 + int8"].endswith("| better |")
-    assert told["1:4"].endswith("| not told apart |")
+    assert [told["2:4 + int8"].split(" | ")[4], told["1:4"].split(" | ")[4]] == [
+        "better",
+        "not told apart",
+    ]
+    assert all(line.endswith("| better |") for line in told.values())  # by cross entropy
+    assert any(line.startswith("| 2:4 + int4 | 6.40 |") for line in lines)
+    assert any(line.startswith("| 2:4 + int4 | none | 5.10 |") for line in lines)
     assert sum("first block dense" in line for line in lines) == len(bench.ORDER) + 1
     bench.plot(study, tmp_path / "study.png")
     assert (tmp_path / "study.png").stat().st_size > 10_000

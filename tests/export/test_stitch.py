@@ -79,11 +79,16 @@ def _run(path):
 
 
 def _operators(path):
+    """Of the graph that onnxruntime makes of a file: constants are computed, operators are fused."""
     import onnx
+    import onnxruntime
 
-    counted = Counter(node.op_type for node in onnx.load(str(path)).graph.node)
-    del counted["Identity"]
-    return counted
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 4
+    options.optimized_model_filepath = str(path.with_suffix(".optimised.onnx"))
+    onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    model = onnx.load(options.optimized_model_filepath)
+    return Counter(node.op_type for node in model.graph.node)
 
 
 @pytest.mark.slow
@@ -115,9 +120,7 @@ def test_a_hollow_graph_has_the_same_operators_and_sizes(stack, models, plain, p
     for path, model in zip(paths, (whole, empty), strict=True):
         path.write_bytes(model.SerializeToString())
     whole_ops, hollow_ops = (_operators(path) for path in paths)
-    spread = hollow_ops.pop("Expand")
     assert hollow_ops == whole_ops
-    assert spread > 10
     assert paths[1].stat().st_size < 0.8 * paths[0].stat().st_size
     shapes = [[value.shape for value in _run(path)[1]] for path in paths]
     assert shapes[0] == shapes[1]

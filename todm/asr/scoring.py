@@ -45,8 +45,8 @@ class DevScorer:
         self._batches = list(batches)
 
     @torch.no_grad()
-    def __call__(self, subnet: Subnet) -> dict[str, Any]:
-        """Figures of a subnet, the less the better.
+    def __call__(self, subnet: Subnet | None) -> dict[str, Any]:
+        """Figures of a subnet (None: of all that the model has), the less the better.
 
         Returns:
             `score`, the geometric mean of the error rate and the loss; `loss` in nats per label;

@@ -17,13 +17,14 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch.nn import functional as F
 
 from todm import artifact
 from todm.artifact import write_text
 from todm.compress.config import CompressConfig
 from todm.compress.driver import compress
 from todm.vision.config import VisionConfig, build
-from todm.vision.scores import confusion, mean_iou
+from todm.vision.scores import mean_iou
 from todm.vision.subject import VisionSubject
 
 GREY = {"channels": 1, "mean": (0.3,), "std": (0.38,)}
@@ -137,13 +138,15 @@ def dense(network: str, seed: int, out: Path) -> VisionSubject:
     return subject
 
 
-def measure(subject: VisionSubject) -> np.ndarray:
-    """Of every test image, whether its class is wrong [I], or its pixels' confusions [I, C, C]."""
-    said, true = subject.predictions(subject.model.eval(), split="test")
-    if subject.config.task == "classification":
-        return (said != true).astype(np.float64)
-    number = len(subject.config.classes)
-    return np.stack([confusion(s, t, number) for s, t in zip(said, true, strict=True)])
+def measure(subject: VisionSubject) -> dict[str, np.ndarray]:
+    """Of every test image, `scores` as `VisionSubject.score` has them, and its cross `entropy` [I]."""
+    scores: list[np.ndarray] = []
+    entropy: list[np.ndarray] = []
+    for logits, labels in subject.outputs(subject.model.eval(), split="test"):
+        scores.append(subject.score(logits, labels))
+        losses = F.cross_entropy(logits, labels, reduction="none")
+        entropy.append(losses.flatten(1).mean(1).numpy() if losses.ndim > 1 else losses.numpy())
+    return {"scores": np.concatenate(scores), "entropy": np.concatenate(entropy)}
 
 
 def perform(run: Run, out: Path) -> None:
@@ -156,31 +159,31 @@ def perform(run: Run, out: Path) -> None:
     torch.manual_seed(run.seed)
     result = compress(subject, run.config())
     totals = [dataclasses.asdict(report.totals) for report in result.reports]
-    np.savez_compressed(place.with_suffix(".npz"), scores=measure(subject))
+    np.savez_compressed(place.with_suffix(".npz"), **measure(subject))
     figures = {**dataclasses.asdict(run), "config": run.config().to_json(), "totals": totals[-1]}
     write_text(place, json.dumps(figures) + "\n")
 
 
 class Results:
-    """Scores of every test image by what was done, and what follows from them."""
+    """Figures of every test image by what was done, and what follows from them."""
 
     def __init__(self, runs: Sequence[Run], out: Path) -> None:
         self.runs, self.out = runs, out
         self.seeds = {n: sorted({r.seed for r in runs if r.network == n}) for n in NETWORKS}
-        self._scores: dict[tuple[str, str, str, str], np.ndarray] = {}
-        self.totals: dict[tuple[str, str], dict[str, float]] = {}
+        self._figures: dict[tuple[str, ...], dict[str, np.ndarray]] = {}
+        self.totals: dict[tuple[str, str, str], dict[str, float]] = {}
         for run in runs:
             key = (run.network, run.target, run.terms, run.exclusion)
-            if key not in self._scores:
-                self._scores[key] = np.stack(
-                    [self._load(run, seed) for seed in self.seeds[run.network]]
-                )
+            if key not in self._figures:
+                self._figures[key] = self._load(run)
             found = json.loads((out / "runs" / f"{run.name}.json").read_text())
-            self.totals[run.target, run.exclusion] = found["totals"]
+            self.totals[run.network, run.target, run.exclusion] = found["totals"]
 
-    def _load(self, run: Run, seed: int) -> np.ndarray:
-        name = dataclasses.replace(run, seed=seed).name
-        return np.load(self.out / "runs" / f"{name}.npz")["scores"]
+    def _load(self, run: Run) -> dict[str, np.ndarray]:
+        """`scores` and `entropy` with a first axis for seeds."""
+        names = [dataclasses.replace(run, seed=s).name for s in self.seeds[run.network]]
+        found = [np.load(self.out / "runs" / f"{name}.npz") for name in names]
+        return {key: np.stack([one[key] for one in found]) for key in ("scores", "entropy")}
 
     def dense(self, network: str) -> np.ndarray:
         """Errors of the dense models, one for each seed."""
@@ -189,14 +192,20 @@ class Results:
 
     def errors(self, network: str, target: str, terms: str, exclusion: str = "") -> np.ndarray:
         """Error of each seed."""
-        scores = self._scores[network, target, terms, exclusion]
+        scores = self._figures[network, target, terms, exclusion]["scores"]
         return np.array([_error(one) for one in scores])
 
     def difference(
-        self, ours: tuple[str, ...], theirs: tuple[str, ...]
+        self, ours: tuple[str, ...], theirs: tuple[str, ...], figure: str = "scores"
     ) -> tuple[float, float, float]:
-        """Error of the first less that of the second, and its 95 % interval over seeds and images."""
-        first, second = self._scores[_key(ours)], self._scores[_key(theirs)]
+        """Figure of the first less that of the second, and its 95 % interval over seeds and images.
+
+        Args:
+            ours: network, target, terms and exclusion ("" for none).
+            theirs: likewise.
+            figure: scores, for the error, or entropy.
+        """
+        first, second = self._figures[ours][figure], self._figures[theirs][figure]
         draw = np.random.default_rng(0)
         seeds, images = first.shape[:2]
         found = []
@@ -218,19 +227,22 @@ def table(results: Results) -> Iterator[str]:
     yield "| --- | --- |" + " --- |" * len(TERMS)
     for target in TARGETS:
         cells = [f"{results.errors('digits', target, t).mean():.2%}" for t in TERMS]
-        yield f"| {target} | {results.totals[target, '']['size_ratio']:.2f} | {' | '.join(cells)} |"
+        yield f"| {target} | {results.totals['digits', target, '']['size_ratio']:.2f} | {' | '.join(cells)} |"
     yield ""
-    yield "| target | better, as the paper has it | than | error difference | 95 % interval | so |"
-    yield "| --- | --- | --- | --- | --- | --- |"
-    pairs = [
-        *itertools.pairwise(ORDER),
-        (ORDER[0], ORDER[-1]),
-        ("soft + feature", "soft"),
-    ]
+    yield "Differences, of error and of cross entropy on the test split, with 95 % intervals:"
+    yield ""
+    yield "| target | better, as the paper has it | than | error | so | cross entropy | so |"
+    yield "| --- | --- | --- | --- | --- | --- | --- |"
+    pairs = [*itertools.pairwise(ORDER), (ORDER[0], ORDER[-1]), ("soft + feature", "soft")]
     for target in TARGETS:
         for better, worse in pairs:
-            found = results.difference(("digits", target, better), ("digits", target, worse))
-            yield f"| {target} | {better} | {worse} | {_change(found)} | {_verdict(found)} |"
+            ours, theirs = ("digits", target, better, ""), ("digits", target, worse, "")
+            error = results.difference(ours, theirs)
+            entropy = results.difference(ours, theirs, "entropy")
+            yield (
+                f"| {target} | {better} | {worse} | {_change(error)} | {_verdict(error)} | "
+                f"{_nats(entropy)} | {_verdict(entropy)} |"
+            )
     yield from _canvas_table(results)
 
 
@@ -239,18 +251,21 @@ def _canvas_table(results: Results) -> Iterator[str]:
     yield ""
     yield f"Segmentation, seeds {results.seeds['canvas']}, dense: mIoU {_rates(1 - base)}."
     yield ""
-    yield "| target | left dense | size ratio | terms | mIoU | difference to hard | 95 % interval | so |"
-    yield "| --- | --- | --- | --- | --- | --- | --- | --- |"
+    yield "| target | left dense | size ratio | terms | mIoU | to hard | so | cross entropy | so |"
+    yield "| --- | --- | --- | --- | --- | --- | --- | --- | --- |"
     for run in results.runs:
         if run.network != "canvas" or run.seed != results.seeds["canvas"][0]:
             continue
-        key = ("canvas", run.target, run.terms, run.exclusion)
-        found = results.difference(key, ("canvas", run.target, "hard", run.exclusion))
-        worse = tuple(-v for v in (found[0], found[2], found[1]))
-        ratio = results.totals[run.target, run.exclusion]["size_ratio"]
+        ours = ("canvas", run.target, run.terms, run.exclusion)
+        theirs = ("canvas", run.target, "hard", run.exclusion)
+        error = results.difference(ours, theirs)
+        entropy = results.difference(ours, theirs, "entropy")
+        gain = tuple(-v for v in (error[0], error[2], error[1]))
+        ratio = results.totals["canvas", run.target, run.exclusion]["size_ratio"]
         yield (
             f"| {run.target} | {run.exclusion or 'none'} | {ratio:.2f} | {run.terms} | "
-            f"{1 - results.errors(*key).mean():.2%} | {_change(worse)} | {_verdict(found)} |"
+            f"{1 - results.errors(*ours).mean():.2%} | {_change(gain)} | {_verdict(error)} | "
+            f"{_nats(entropy)} | {_verdict(entropy)} |"
         )
 
 
@@ -277,13 +292,8 @@ def plot(results: Results, out: Path) -> None:
     plt.close(figure)
 
 
-def _key(words: tuple[str, ...]) -> tuple[str, str, str, str]:
-    network, target, terms, exclusion = (*words, "")[:4]
-    return network, target, terms, exclusion
-
-
 def _error(scores: np.ndarray) -> float:
-    """Of one seed: [I] wrong or not, or [I, C, C] confusions."""
+    """Of one seed: a mean over [I], or what [I, C, C] confusions make."""
     return float(scores.mean()) if scores.ndim == 1 else 1 - mean_iou(scores.sum(0))
 
 
@@ -297,7 +307,11 @@ def _rates(values: np.ndarray) -> str:
 
 def _change(found: Sequence[float]) -> str:
     value, low, high = (100 * v for v in found)
-    return f"{value:+.2f} points | {low:+.2f} to {high:+.2f}"
+    return f"{value:+.2f} points ({low:+.2f} to {high:+.2f})"
+
+
+def _nats(found: Sequence[float]) -> str:
+    return "{:+.4f} ({:+.4f} to {:+.4f})".format(*found)
 
 
 def _verdict(found: Sequence[float]) -> str:

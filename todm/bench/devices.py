@@ -59,6 +59,10 @@ class Devices:
         return home() / "devices" / self.key
 
     @property
+    def _pieces(self) -> Path:
+        return self.folder / "pieces"
+
+    @property
     def tables(self) -> Mapping[str, dict[str, Any]]:
         """Those that were asked for so far, by the name in the budget."""
         return self._tables
@@ -107,7 +111,7 @@ class Devices:
                 self.key,
                 chunk_seconds=frames * FRAME_SECONDS,
                 frames=frames,
-                cache=self.folder / "pieces",
+                cache=self._pieces,
             )
             self._report("exporting the pieces of the search space", 1, 1)
         return self._workshop
@@ -177,13 +181,16 @@ class Devices:
         return read_table(path, self.key)
 
     def _local(self) -> dict[str, Any]:
-        """This machine's table: kept, unless it is damaged or another machine's."""
+        """This machine's table: kept, unless it is damaged, another machine's or of older graphs."""
+        from todm.asr.pieces import pieces
         from todm.device.profiler import machine
+        from todm.export.profile_pack import is_fresh, stamp_of
         from todm.search.latency import read_table
 
         try:
             table = read_table(self.folder / f"{LOCAL}.json", self.key)
-            if table["machine"] == machine():
+            fresh = is_fresh(self._pieces, stamp_of(pieces(self._backend)))
+            if fresh and table["machine"] == machine():
                 return table
         except ConfigError:
             pass  # measured anew

@@ -51,7 +51,7 @@ class SmallLlama(Config):
     heads: int = 4
     context: int = 128
     batch: int = 8
-    updates: int = 4000
+    updates: int = 2000
     lr: float = 3e-3
     weight_decay: float = 0.1
     seed: int = 0

@@ -256,7 +256,8 @@ def _flips(row: dict[str, Any]) -> tuple[float, float]:
     """Mean flip rates of the second fifth of the renewals (the warm-up is over) and of the last."""
     rates = [r["flip_rate"] for r in row["renewals"]][1:]  # the first has no masks before it
     fifth = max(1, len(rates) // 5)
-    return statistics.mean(rates[fifth : 2 * fifth]), statistics.mean(rates[-fifth:])
+    second = rates[fifth : 2 * fifth] or rates
+    return statistics.mean(second), statistics.mean(rates[-fifth:])
 
 
 def plot(rows: Sequence[dict[str, Any]], out: Path) -> None:

@@ -34,6 +34,7 @@ _LATE_SECONDS = 0.36  # how long after the end of a word its symbol may come
 _ASSETS = ("tokens.txt", "bpe.model", "bpe.vocab")
 _GRAPHS = ("encoder", "decoder", "joiner")
 _TIMED_SECONDS = 10.0
+_REPEATS = 15  # short passes, of which the fastest counts: forms are compared
 _BITS = {"int8.block": 8, "int4": 4}
 _NOT_SHIPPED = ("corpus", "compressed")
 
@@ -223,7 +224,10 @@ class _Job:
 
     def _time(self, bundle: Bundle) -> dict[str, Any]:
         samples = self._sample.samples_S[: int(_TIMED_SECONDS * 16_000)]
-        timings = [time_bundle(bundle, [samples], precision=p) for p in self._config.precisions]
+        timings = [
+            time_bundle(bundle, [samples], precision=p, repeats=_REPEATS)
+            for p in self._config.precisions
+        ]
         return {t.precision: dataclasses.asdict(t) for t in timings}
 
     def _write_sample(self, bundle: Bundle) -> dict[str, Any]:

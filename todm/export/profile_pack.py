@@ -4,10 +4,12 @@ The graphs are hollow (`todm.export.stitch`): a pack of a 40M supernet is a few 
 away no weights. What it brings back is enough to predict any subnet (`todm.search.latency`).
 """
 
+import hashlib
 import itertools
 import json
 import random
 import shutil
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,6 +19,7 @@ from todm.artifact import write_text
 from todm.backend import Pieces
 from todm.device import profiler
 from todm.errors import ArtifactError
+from todm.export import quantize, to_onnx
 from todm.export.stitch import Stitcher, hollow, lower
 from todm.supernet.space import SearchSpace, Subnet
 
@@ -67,10 +70,11 @@ class Workshop:
         """
         self.pieces, self.key = pieces, key
         self.chunk_seconds, self.frames = chunk_seconds, frames
-        models = _kept(cache) if cache and (cache / _WHOLE).is_file() else None
+        stamp = stamp_of(pieces)
+        models = _kept(cache) if cache and is_fresh(cache, stamp) else None
         self._models = models or lower(pieces, int8=True)
         if cache and models is None:
-            _keep(cache, self._models)
+            _keep(cache, self._models, stamp)
         self._stitchers = {name: Stitcher(pieces, m) for name, m in self._models.items()}
 
     def graph(self, subnet: Subnet, precision: str) -> "onnx.ModelProto":
@@ -140,21 +144,37 @@ class Workshop:
         return model.ByteSize()
 
 
-def _keep(cache: Path, models: Mapping[str, Mapping[str, "onnx.ModelProto"]]) -> None:
+def stamp_of(pieces: Pieces) -> str:
+    """Changes with the code that makes and lowers the pieces, so that no old graphs are measured."""
+    graphs = [pieces.front, pieces.back, *pieces.others]
+    graphs += [graph for half in pieces.halves.values() for graph in half.values()]
+    names = {type(m).__module__ for graph in graphs for m in graph.module.modules()}
+    names = {name for name in names if name.startswith("todm.")}
+    files = [sys.modules[name].__file__ for name in sorted(names)]
+    digest = hashlib.sha256(__version__.encode())
+    for file in [*files, *(module.__file__ for module in (to_onnx, quantize))]:
+        digest.update(Path(str(file)).read_bytes())
+    return digest.hexdigest()
+
+
+def is_fresh(cache: Path, stamp: str) -> bool:
+    """Whether all pieces are kept there, as the present code makes them."""
+    return (cache / _WHOLE).is_file() and (cache / _WHOLE).read_text().strip() == stamp
+
+
+def _keep(cache: Path, models: Mapping[str, Mapping[str, "onnx.ModelProto"]], stamp: str) -> None:
     """Write the pieces; the last file says that all are there."""
     for precision, named in models.items():
         (cache / precision).mkdir(parents=True, exist_ok=True)
         for name, model in named.items():
             (cache / precision / f"{name}.onnx").write_bytes(model.SerializeToString())
-    write_text(cache / _WHOLE, __version__ + "\n")
+    write_text(cache / _WHOLE, stamp + "\n")
 
 
-def _kept(cache: Path) -> dict[str, dict[str, "onnx.ModelProto"]] | None:
-    """The pieces as they were kept; None if another version wrote them."""
+def _kept(cache: Path) -> dict[str, dict[str, "onnx.ModelProto"]]:
+    """The pieces as they were kept."""
     import onnx
 
-    if (cache / _WHOLE).read_text().strip() != __version__:
-        return None
     found: dict[str, dict[str, onnx.ModelProto]] = {}
     for file in sorted(cache.glob("*/*.onnx")):
         found.setdefault(file.parent.name, {})[file.stem] = onnx.load(str(file))

@@ -21,6 +21,7 @@ from todm.supernet.space import SearchSpace, Subnet
 
 _RIDGE = 1e-6
 _REFITS = 5
+_NEGLIGIBLE = 0.005  # relative error
 _FIELDS = {
     "name": str,
     "space": str,
@@ -82,7 +83,7 @@ def _solve(scaled: np.ndarray, weights: np.ndarray) -> np.ndarray:
 def _weights(errors: np.ndarray) -> np.ndarray:
     """Huber's: one up to twice the median error, then falling as its inverse."""
     size = np.abs(errors)
-    limit = max(2 * float(np.median(size)), 1e-9)
+    limit = max(2 * float(np.median(size)), _NEGLIGIBLE)
     return np.minimum(1.0, limit / np.maximum(size, limit))
 
 

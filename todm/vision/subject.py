@@ -149,28 +149,29 @@ class VisionSubject:
             found["soft"] = temperature**2 * divergence
         return found
 
-    def predictions(
+    def outputs(
         self, model: nn.Module, *, split: str, limit: int = 0
-    ) -> tuple[np.ndarray, np.ndarray]:
-        """Classes said and true, [I] or [I, H, W] each."""
+    ) -> Iterator[tuple[Tensor, Tensor]]:
+        """Logits and true classes of every batch of a split, in order."""
         images = data.load(self.config, split)
         indices = range(min(limit, len(images)) if limit else len(images))
-        said: list[Tensor] = []
-        true: list[Tensor] = []
         for batch in images.batches(self.config, indices):
             assert batch.labels is not None
-            said.append(self.run(model, batch).argmax(1))
-            true.append(batch.labels)
-        return torch.cat(said).numpy(), torch.cat(true).numpy()
+            yield self.run(model, batch), batch.labels
 
     def evaluate(self, model: nn.Module, *, split: str, limit: int = 0) -> dict[str, Any]:
         """Error rate, or what mean intersection over union lacks to 1, with intervals."""
-        said, true = self.predictions(model, split=split, limit=limit)
+        found = [self.score(*o) for o in self.outputs(model, split=split, limit=limit)]
+        scores = np.concatenate(found)
+        return error_rate(scores) if scores.ndim == 1 else overlap_error(scores)
+
+    def score(self, logits: Tensor, labels: Tensor) -> np.ndarray:
+        """Of every image, whether its class is wrong [B], or its pixels' confusions [B, C, C]."""
+        said, true = logits.argmax(1).numpy(), labels.numpy()
         if self.config.task == "classification":
-            return error_rate((said != true).astype(np.float64))
+            return (said != true).astype(np.float64)
         classes = len(self.config.classes)
-        counts = [confusion(s, t, classes) for s, t in zip(said, true, strict=True)]
-        return overlap_error(np.stack(counts))
+        return np.stack([confusion(s, t, classes) for s, t in zip(said, true, strict=True)])
 
     def graphs(self, model: nn.Module) -> list[Graph]:
         """One: images to logits."""

@@ -24,6 +24,8 @@ from todm.errors import ConfigError
 
 RESULTS, PLOT = "bench.json", "latency.png"
 Progress = Callable[[str, int, int], None]
+Way = tuple[str, Precision, int]
+"""Runtime, form, number of threads."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -97,17 +99,18 @@ def bench(request: Request, *, progress: Progress | None = None) -> list[Row]:
     """Measure a bundle.
 
     Raises:
-        BundleError: the bundle is damaged, lacks a form that is asked for, or gives other text on one
-            number of threads than on another.
+        BundleError: the bundle is damaged, or lacks a form that is asked for.
         ConfigError: an unknown runtime.
         CorpusError: a recording cannot be read.
         MissingExtra: a runtime is not installed.
     """
     bundle = open_bundle(request.bundle)
     recordings = _recordings(bundle, request.audio)
-    forms = request.precisions or forms_here(bundle)
-    ways = [(r, p, t) for r in request.runtimes for p in forms for t in request.threads]
-    engines = {(r, p, t): open_engine(r, bundle, precision=p, num_threads=t) for r, p, t in ways}
+    forms: tuple[Precision, ...] = request.precisions or forms_here(bundle)
+    ways: list[Way] = [(r, p, t) for r in request.runtimes for p in forms for t in request.threads]
+    engines: dict[Way, Engine] = {
+        (r, p, t): open_engine(r, bundle, precision=p, num_threads=t) for r, p, t in ways
+    }
     found = _rounds(engines, recordings, request.rounds, progress)
     first = request.audio[0] if request.audio else _own_recording(bundle)
     rows = []
@@ -187,13 +190,13 @@ def plot(rows: Sequence[Row], out: Path) -> None:
 
 
 def _rounds(
-    engines: dict[tuple[str, Precision, int], Engine],
+    engines: dict[Way, Engine],
     recordings: Sequence[Samples],
     rounds: int,
     progress: Progress | None,
-) -> dict[tuple[str, Precision, int], list[list[Decoded]]]:
+) -> dict[Way, list[list[Decoded]]]:
     """Every engine's recordings, round by round; the first round is a warm-up and not kept."""
-    found: dict[tuple[str, Precision, int], list[list[Decoded]]] = {way: [] for way in engines}
+    found: dict[Way, list[list[Decoded]]] = {way: [] for way in engines}
     for number in range(rounds + 1):
         for way, engine in engines.items():
             decoded = [engine.decode(samples) for samples in recordings]
