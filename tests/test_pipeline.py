@@ -194,7 +194,8 @@ def test_an_impossible_budget_names_the_smallest_subnet(run):
     status, _, err = run.extract("params=1k")
     assert status == 2
     assert (
-        "no subnet keeps the budget params=1k: the smallest (blocks 2, ffn 16, pairs 1) has" in err
+        "no subnet keeps the budget params=1k: the nearest (blocks 2, ffn 16, pairs 1, fp32) has"
+        in err
     )
     assert err.count("\n") == 1
 

@@ -11,6 +11,7 @@ import hashlib
 import json
 import os
 import platform
+import re
 import shutil
 from collections.abc import Callable, Mapping
 from importlib import metadata
@@ -32,14 +33,18 @@ _FIELDS = {
     "parent": str | None,
     "metrics": dict,
     "info": dict,
+    "versions": dict,
     "files": dict,
 }
+_LONGEST_MANIFEST = 1 << 24
+_KIND = re.compile(r"[a-z][a-z0-9_-]{0,31}")
+_SHA256 = re.compile(r"[0-9a-f]{64}")
 _TRACKED = ("todm", "torch", "numpy", "onnxruntime", "sherpa-onnx", "lhotse")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Artifact:
-    """A verified artifact on disk."""
+    """A verified artifact on disk; `files` are the names of all that its manifest lists."""
 
     path: Path
     kind: str
@@ -48,6 +53,7 @@ class Artifact:
     parent: str | None
     info: dict[str, Any]
     hash: str
+    files: frozenset[str] = frozenset()
 
     def file(self, name: str) -> Path:
         """The path of one of its files.
@@ -169,6 +175,7 @@ def load(path: str | Path, *, kind: str | tuple[str, ...] | None = None) -> Arti
         parent=manifest["parent"],
         info=manifest["info"],
         hash=hashlib.sha256(text.encode()).hexdigest(),
+        files=frozenset(manifest["files"]),
     )
 
 
@@ -178,25 +185,39 @@ def _read_manifest(path: Path) -> tuple[str, dict[str, Any]]:
         f"{path}/{MANIFEST} is damaged: remove it and run the command that makes it again"
     )
     try:
+        if (path / MANIFEST).stat().st_size > _LONGEST_MANIFEST:
+            raise damaged
         text = (path / MANIFEST).read_text(encoding="utf-8")
         manifest: Any = json.loads(text)
     except OSError:
         raise ArtifactError(f"{path} is not an artifact: it has no {MANIFEST}") from None
-    except ValueError:
+    except (RecursionError, ValueError):  # brackets in brackets in brackets ...
         raise damaged from None
     if not isinstance(manifest, dict):
         raise damaged
     fields = cast("dict[str, Any]", manifest)
     if not all(isinstance(fields.get(name), kind) for name, kind in _FIELDS.items()):
         raise damaged
+    if isinstance(fields["format_version"], bool) or not _KIND.fullmatch(fields["kind"]):
+        raise damaged
     if fields["format_version"] != FORMAT_VERSION:
         raise ArtifactError(
             f"{path} has format {fields['format_version']}, this todm reads {FORMAT_VERSION}"
         )
-    entries: list[Any] = list(fields["files"].values())
-    if not all(isinstance(e, dict) and "bytes" in e and "sha256" in e for e in entries):
+    if not all(_is_entry(entry) for entry in fields["files"].values()):
         raise damaged
     return text, fields
+
+
+def _is_entry(entry: object) -> bool:
+    """Whether this is the size and the SHA-256 of a file."""
+    if not isinstance(entry, dict):
+        return False
+    found = cast("dict[str, Any]", entry)
+    size, digest = found.get("bytes"), found.get("sha256")
+    if not isinstance(size, int) or isinstance(size, bool) or not isinstance(digest, str):
+        return False
+    return size >= 0 and _SHA256.fullmatch(digest) is not None
 
 
 def write_text(path: Path, text: str) -> None:
@@ -212,7 +233,7 @@ def write_text(path: Path, text: str) -> None:
 
 def _check(root: Path, name: str, entry: Mapping[str, Any]) -> None:
     file = root / name
-    if Path(name).is_absolute() or ".." in Path(name).parts:
+    if Path(name).is_absolute() or ".." in Path(name).parts or not name.isprintable():
         raise ArtifactError(
             f"{root} names a file outside itself ({name!r}): it is not to be trusted"
         )

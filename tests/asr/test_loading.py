@@ -116,3 +116,36 @@ def test_a_subnet_is_found_by_what_a_user_writes(tmp_path):
 def test_a_subnet_that_is_none_is_named(asked, words):
     with pytest.raises(ConfigError, match=words):
         subnet_of(asked, SearchSpace(CONFIG.space))
+
+
+def test_a_compressed_subnet_comes_back_and_recognises_the_same(save, tiny_corpus):
+    from todm.asr.compress import AsrSubject
+    from todm.compress import storage
+    from todm.compress.config import CompressConfig
+    from todm.compress.driver import compress
+
+    found, model = save(SearchSpace(CONFIG.space).largest)
+    backend = backend_of(found)
+    config = CompressConfig(passes=("sparse24", "int8"), num_calibration=4)
+    result = compress(AsrSubject(backend, model.eval()), config)
+    compressed = storage.save(
+        found.path.with_name("small"),
+        model,
+        parent=found,
+        config=config,
+        reports=result.reports,
+        write=backend.write_assets,
+    )
+    again = backend_of(compressed)
+    assert again.corpus == backend.corpus
+    loaded = load_model(compressed, again)
+    features, lens = torch.randn(2, 90, 80), torch.tensor([90, 50])
+    with torch.no_grad():
+        assert torch.equal(loaded.encode(features, lens)[0], model.encode(features, lens)[0])
+    assert again.evaluate(loaded, subnet=None, split="dev")["words"] > 0
+
+
+def test_what_is_no_recogniser_is_named(tmp_path):
+    found = artifact.save(tmp_path / "vit", kind="model", config={"backend": "vision"})
+    with pytest.raises(ArtifactError, match="is not a speech recogniser"):
+        backend_of(found)

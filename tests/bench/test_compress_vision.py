@@ -62,7 +62,7 @@ def test_every_run_has_a_place_and_settings_of_its_own():
 def test_a_difference_is_told_where_there_is_one(study):
     value, low, high = study.difference(_key("2:4", "hard"), _key("2:4", bench.ORDER[0]))
     assert low < value < high
-    assert value == pytest.approx(0.15, abs=0.03)  # 20 % and 5 %
+    assert value == pytest.approx(0.15, abs=0.06)  # 20 % and 5 %
     assert low > 0
     _, low, high = study.difference(_key("1:4", "hard"), _key("1:4", bench.ORDER[0]))
     assert low < 0 < high

@@ -16,10 +16,10 @@ def _run(**changes):
 
 def test_the_plan_has_every_case_of_the_study():
     runs = bench.plan([1, 2], 50)
-    assert len({run.path(bench.Path()) for run in runs}) == len(runs) == 2 * 2 * 9
+    assert len({run.path(bench.Path()) for run in runs}) == len(runs) == 2 * 2 * 13
     cases = {(run.n, run.m, run.decay) for run in runs if run.optimizer == "scaled_adam"}
     assert {(2, 4, 0.0), (2, 4, 2e-5), (2, 4, 6e-5), (2, 4, 2e-4)} <= cases
-    assert {(0, 4, 0.0), (1, 4, 6e-5), (4, 8, 6e-5)} <= cases
+    assert {(0, 4, 0.0), (1, 4, 6e-5), (4, 8, 6e-5), (1, 4, 2e-2), (4, 8, 2e-2)} <= cases
 
 
 @pytest.mark.parametrize("optimizer", bench.OPTIMIZERS)

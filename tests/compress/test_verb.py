@@ -137,6 +137,30 @@ def test_an_interrupt_leaves_nothing_and_the_next_call_finishes(run, monkeypatch
     assert run("--passes", "int8")[0] == 0
 
 
+@pytest.mark.parametrize("optimizer", ["adamw", "scaled_adam"])
+def test_a_pass_that_trains_keeps_its_checkpoint_until_it_is_done(run, optimizer, monkeypatch):
+    from todm.compress import driver
+
+    flags = ["--passes", "sparse24,int8", "--set", "sparse24.method=magnitude"]
+    flags += ["--set", "sparse24.tune.updates=3", "--set", f"sparse24.tune.optimizer={optimizer}"]
+    whole = driver._ONE_SHOT["int8"]
+
+    def interrupted(block, config):
+        raise KeyboardInterrupt
+
+    monkeypatch.setitem(driver._ONE_SHOT, "int8", interrupted)
+    assert run(*flags)[0] == 130
+    scratch = run.out.with_name(f".{run.out.name}.training")
+    assert any(scratch.iterdir())
+    monkeypatch.setitem(driver._ONE_SHOT, "int8", whole)
+    assert run(*flags)[0] == 0
+    assert not scratch.exists()
+    sparse, _ = storage.read(artifact.load(run.out)).reports
+    assert sparse.curves
+    for layer in storage.read(artifact.load(run.out)).layers.values():
+        assert layer["sparse24"]
+
+
 def test_analysis_prints_writes_and_goes_on(run):
     flags = ["--passes", "int4", "--set", "int4.bits=3", "--set", "int4.group=32", "--analyse"]
     status, out, _ = run(*flags, "--tolerance", "0")

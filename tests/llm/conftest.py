@@ -1,12 +1,9 @@
 """Tiny random models of the Llama family, as directories of transformers."""
 
 import random
-from types import SimpleNamespace
 
 import pytest
 import torch
-
-pytest.importorskip("transformers")
 
 WIDTH, FFN, HEADS, LAYERS, CONTEXT = 64, 96, 4, 2, 24
 SIZES = {
@@ -112,8 +109,3 @@ def subject(artifacts):
         return LlmSubject.load(artifacts(kind), **options)
 
     return get
-
-
-@pytest.fixture(scope="session")
-def sizes():
-    return SimpleNamespace(width=WIDTH, ffn=FFN, heads=HEADS, layers=LAYERS, context=CONTEXT)

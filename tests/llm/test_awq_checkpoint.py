@@ -16,6 +16,8 @@ from todm.llm import awq_checkpoint
 from todm.llm.importing import import_checkpoint
 from todm.llm.subject import LlmSubject
 
+pytest.importorskip("transformers")
+
 IDS = torch.arange(38).view(2, 19)
 ORDER = torch.tensor([0, 4, 1, 5, 2, 6, 3, 7])  # where a word's outputs lie, as nibbles
 

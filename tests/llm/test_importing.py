@@ -11,6 +11,8 @@ from todm.errors import ArtifactError, CorpusError
 from todm.llm.importing import import_checkpoint
 from todm.llm.subject import LlmSubject
 
+pytest.importorskip("transformers")
+
 AWQ = {"quant_method": "awq", "bits": 4, "group_size": 32}
 
 

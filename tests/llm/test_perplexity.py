@@ -9,6 +9,8 @@ from todm.errors import CorpusError
 from todm.llm.data import read_texts, windows
 from todm.llm.perplexity import Losses, bootstrap, compare, losses
 
+pytest.importorskip("transformers")
+
 
 def test_every_token_but_the_first_is_predicted_once(subject):
     found = subject()

@@ -9,6 +9,8 @@ import torch
 from todm.compress.config import AwqConfig, CompressConfig, Int8Config, SparseConfig
 from todm.compress.driver import compress
 
+pytest.importorskip("transformers")
+
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="reads /proc/self/maps")
 IDS = torch.arange(38).view(2, 19)
 

@@ -16,6 +16,8 @@ from todm.compress.work import BlockWork, capture
 from todm.errors import ArtifactError, ConfigError, CorpusError
 from todm.llm.subject import LlmSubject
 
+pytest.importorskip("transformers")
+
 
 def _ids(subject, rows=2):
     draws = torch.Generator().manual_seed(3)

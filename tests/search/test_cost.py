@@ -75,7 +75,7 @@ def test_all_costs_of_a_choice(space, price):
         "size": own["size int8"],
         "macs": own["macs"],
         "state": own["state"],
-        "memory": 2 * own["size int8"] + 2 * own["state"],
+        "memory": 11 * 2**20 + 1.6 * own["size int8"] + 2 * own["state"],
         "latency@pi5": 2.0,
         "rtf@pi5": 0.2,
     }

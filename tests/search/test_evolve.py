@@ -32,7 +32,7 @@ def problem(space, price):
     return make
 
 
-@pytest.mark.parametrize("text", ["55k", "size=150kB", "macs=130k", "memory=300kB,60k"])
+@pytest.mark.parametrize("text", ["55k", "size=150kB", "macs=130k", "memory=11.3MiB,60k"])
 def test_all_that_is_evaluated_keeps_the_budget(problem, figures, text):
     asked, evaluations = problem(text), Evaluations(figures)
     for search in (evolve, random_search):

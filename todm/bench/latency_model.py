@@ -2,10 +2,13 @@
 
     python -m todm.bench.latency_model SUPERNET --out DIR
 
-makes the table of this machine (or takes --table), measures as many other subnets, and writes
-latency_model.json and latency_model.png. The encoder is compared alone, since the search over its
-frames, the same for all subnets, would flatter the model. Each graph is put together of exported
-pieces, operator by operator what an export of that subnet has (tests/export/test_stitch.py).
+measures the subnets that a table is made of and as many others, in turn in the same rounds, predicts
+the others from the table, and writes latency_model.json and latency_model.png. With --table it is an
+earlier table that predicts, and a machine that has become slower counts as an error.
+
+The encoder is compared alone, since the search over its frames, the same for all subnets, would
+flatter the model. Each graph is put together of exported pieces, operator by operator what an export
+of that subnet has (tests/export/test_stitch.py).
 """
 
 import argparse
@@ -23,6 +26,7 @@ from todm.artifact import write_text
 from todm.asr.loading import backend_of
 from todm.bench.devices import Devices
 from todm.errors import TodmError
+from todm.export.profile_pack import design
 from todm.search.choice import Choice, Compression
 from todm.search.latency import LatencyModel
 from todm.supernet.space import SearchSpace, Subnet
@@ -56,13 +60,12 @@ def figures(pairs: Sequence[tuple[float, float]]) -> dict[str, float]:
     }
 
 
-def unseen(space: SearchSpace, table: Mapping[str, Any], num: int, seed: int) -> list[Subnet]:
-    """Random subnets that are not in a table."""
-    known = {json.dumps(entry["subnet"]) for entry in table["entries"]}
+def unseen(space: SearchSpace, known: Sequence[Subnet], num: int, seed: int) -> list[Subnet]:
+    """Random subnets other than those that are known."""
     rng, found = random.Random(seed), dict[Subnet, None]()
     for _ in range(200 * num):
         subnet = space.sample(rng)
-        if json.dumps(subnet.to_json()) not in known:
+        if subnet not in known:
             found[subnet] = None
         if len(found) == num:
             break
@@ -94,6 +97,13 @@ def _ranks(values: np.ndarray) -> np.ndarray:
     return np.argsort(np.argsort(values)).astype(float)
 
 
+def _of(table: Mapping[str, Any], subnets: Sequence[Subnet]) -> dict[str, Any]:
+    """A table with the entries of these subnets alone."""
+    wanted = set(subnets)
+    rows = [e for e in table["entries"] if Subnet.from_json(e["subnet"]) in wanted]
+    return {**table, "entries": rows}
+
+
 def _measure(args: argparse.Namespace) -> dict[str, Any]:
     """Everything that is written: figures and pairs by precision, machine."""
     say = sys.stderr.write
@@ -104,15 +114,17 @@ def _measure(args: argparse.Namespace) -> dict[str, Any]:
 
     found = artifact.load(args.supernet, kind="supernet")
     devices = Devices(backend_of(found, with_data=False), report)
-    table = devices.table(args.table) if args.table else devices.profile(rounds=args.rounds)[1]
-    model = LatencyModel(table, devices.space)
-    subnets = unseen(devices.space, table, args.subnets, args.seed)
-    measured = devices.measure(subnets, rounds=args.rounds)
-    pairs = compare(measured, model)
+    known = devices.table(args.table) if args.table else None
+    own = [] if known else design(devices.space)
+    subnets = unseen(devices.space, own, args.subnets, args.seed)
+    measured = devices.measure([*own, *subnets], rounds=args.rounds)
+    table = known or _of(measured, own)
+    pairs = compare(_of(measured, subnets), LatencyModel(table, devices.space))
     return {
         "machine": table["machine"],
         "clock": measured["clock"],
         "rounds": args.rounds,
+        "same_rounds": known is None,
         "subnets_in_table": len(table["entries"]) // len(pairs),
         "figures": {precision: figures(rows) for precision, rows in pairs.items()},
         "pairs_ms": pairs,
@@ -126,7 +138,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--subnets", type=int, default=50)
     parser.add_argument("--rounds", type=int, default=40, help="turns of every graph (40)")
-    parser.add_argument("--table", help="a table that is there, `local` or a path (measured anew)")
+    parser.add_argument("--table", help="an earlier table, `local` or another name or path")
     parser.add_argument("--seed", type=int, default=1)
     args = parser.parse_args(argv)
     try:

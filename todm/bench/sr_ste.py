@@ -4,7 +4,7 @@
 
 trains a small vision transformer on scikit-learn's handwritten digits: at 2:4 with several pulls on
 pruned weights (0 is plain STE) and without masks, with AdamW and with ScaledAdam; at 1:4 and 4:8 with
-the default pull. Writes every run as JSON, `sr_ste.md` with means and ranges over seeds, and pictures
+a weak and a strong pull. Writes every run as JSON, `sr_ste.md` with means and ranges over seeds, and pictures
 of flip rates and of SAD. What is done is not done again.
 
 Letters: B images, T patches, D width.
@@ -28,9 +28,10 @@ from todm.artifact import write_text
 from todm.compress.sr_ste import SrSte, SrSteConfig
 from todm.train.optim import OptimConfig, build_optimizer, set_lr
 
-DECAYS = (0.0, 2e-5, 6e-5, 2e-4, 2e-3, 2e-2)
-"""Pulls at 2:4. The last two are beyond the usual ones."""
+DECAYS = (0.0, 2e-5, 6e-5, 2e-4, 2e-3, 2e-2, 0.1, 0.5)
+"""Pulls at 2:4. The last four are beyond the usual ones, of trainings a hundred times as long."""
 PATTERNS = ((1, 4), (4, 8))
+PATTERN_DECAYS = (6e-5, 2e-2)
 OPTIMIZERS = {
     "adamw": OptimConfig(name="adamw", adamw_lr=4e-3, weight_decay=0.05),
     "scaled_adam": OptimConfig(name="scaled_adam", lr=0.03),
@@ -125,8 +126,8 @@ def digits() -> tuple[Digits, Digits]:
 
 def plan(seeds: Sequence[int], updates: int) -> list[Run]:
     """All trainings, seed by seed."""
-    default = SrSteConfig().decay
-    cases = [(0, 4, 0.0), *((2, 4, d) for d in DECAYS), *((n, m, default) for n, m in PATTERNS)]
+    others = [(n, m, d) for n, m in PATTERNS for d in PATTERN_DECAYS]
+    cases = [(0, 4, 0.0), *((2, 4, d) for d in DECAYS), *others]
     return [
         Run(n=n, m=m, decay=decay, optimizer=optimizer, seed=seed, updates=updates)
         for seed in seeds
@@ -267,7 +268,7 @@ def plot(rows: Sequence[dict[str, Any]], out: Path) -> None:
     mpl.use("Agg")
     import matplotlib.pyplot as plt
 
-    default = SrSteConfig().decay
+    styles = dict(zip(PATTERN_DECAYS, (":", "-"), strict=True))
     figure, axes = plt.subplots(2, len(OPTIMIZERS), figsize=(11, 8), constrained_layout=True)
     for column, optimizer in enumerate(OPTIMIZERS):
         cases = [c for c in _cases(rows) if c[0]["optimizer"] == optimizer and c[0]["n"]]
@@ -278,14 +279,16 @@ def plot(rows: Sequence[dict[str, Any]], out: Path) -> None:
                 rates = _curve(case, "flip_rate")[1:]
                 label = f"decay {first['decay']:g}" if first["decay"] else "plain STE"
                 axes[0, column].plot(updates[1:], [100 * r for r in rates], label=label)
-            if first["decay"] == default:
+            if first["decay"] in styles:
                 drift = [100 * r for r in _curve(case, "mask_drift")]
-                axes[1, column].plot(updates, drift, label=f"{first['n']}:{first['m']}")
+                label = f"{first['n']}:{first['m']}, decay {first['decay']:g}"
+                axes[1, column].plot(updates, drift, styles[first["decay"]], label=label)
         axes[0, column].set(title=f"{optimizer}: flips at a renewal, % (2:4)", yscale="log")
         axes[1, column].set(title=f"{optimizer}: SAD to the first mask, %", xlabel="updates")
         for axis in axes[:, column]:
             axis.grid(alpha=0.3)
-            axis.legend(fontsize=8)
+            if axis.lines:
+                axis.legend(fontsize=8)
     figure.savefig(out, dpi=110)
     plt.close(figure)
 

@@ -10,6 +10,7 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from todm.cli import rejects
 from todm.cli.progress import Report, progress_report
 from todm.cli.tables import show
 
@@ -84,6 +85,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--compare", type=Path, metavar="B", help="an earlier evaluation to compare ARTIFACT's with"
     )
+    rejects.add_arguments(parser)
     parser.add_argument("--out", type=Path, help="directory for figures, alignments and utterances")
 
 
@@ -97,6 +99,8 @@ def run(args: argparse.Namespace) -> int:
         raise ConfigError(f"--limit is {args.limit}: 0 (all) or more")
     if args.compare:
         return _compare(args.artifact, args.compare)
+    if args.reject:
+        return rejects.run(args)
     found = artifact.load(args.artifact, kind=("supernet", "subnet", "compressed", "bundle"))
     chunks = _chunks(args, found)
     _check_search(args, found)

@@ -1,11 +1,11 @@
-"""`todm transcribe BUNDLE AUDIO...`: speech to text with a bundle. Imports no torch."""
+"""`todm transcribe BUNDLE AUDIO...`, or `-`, or `--mic`: speech to text with a bundle. Imports no torch."""
 
 import argparse
 import contextlib
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import TextIO
+from typing import Any, TextIO
 
 import numpy as np
 
@@ -23,9 +23,29 @@ Report = Callable[[AudioReader], None]
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments of the verb."""
     parser.add_argument("bundle", help="directory that `todm export` wrote")
-    parser.add_argument(
-        "audio", nargs="+", help="wav, flac, ogg or opus, any sample rate and length"
+    audio = parser.add_argument(
+        "audio",
+        nargs="+",
+        default=[],
+        help="wav, flac, ogg or opus, any sample rate and length; - for 16-bit 16 kHz PCM from a pipe",
     )
+
+    class Microphone(argparse.Action):
+        """Makes recordings optional; `nargs="*"` would take none where flags stand before them."""
+
+        def __call__(
+            self, parser: argparse.ArgumentParser, namespace: argparse.Namespace, *_: Any
+        ) -> None:  # noqa: ANN401
+            audio.required, namespace.mic = False, True
+
+    parser.add_argument(
+        "--mic",
+        action=Microphone,
+        nargs=0,
+        default=False,
+        help="listen to a microphone: text as it is said, Ctrl-C ends",
+    )
+    parser.add_argument("--device", metavar="NAME", help="which microphone (default: the system's)")
     parser.add_argument(
         "--format",
         choices=("txt", "srt", "json"),
@@ -67,14 +87,17 @@ def run(args: argparse.Namespace) -> int:
     A recording that cannot be read is reported and the rest go on.
 
     Returns:
-        0, 2 if a recording could not be read to its end, 130 if interrupted.
+        0, 2 if a recording could not be read to its end, 130 if interrupted; listening ends so, with 0.
 
     Raises:
         BundleError: the bundle cannot be used.
         ConfigError: a number below 1, or outputs that would overwrite each other.
     """
     _check(args)
-    transcribe = _recognizer(open_bundle(args.bundle), args)
+    bundle = open_bundle(args.bundle)
+    if args.mic or "-" in args.audio:
+        return _listen(bundle, args)
+    transcribe = _recognizer(bundle, args)
     if args.out:
         args.out.mkdir(parents=True, exist_ok=True)
     failures = 0
@@ -87,6 +110,16 @@ def run(args: argparse.Namespace) -> int:
         print(f"\ninterrupted; the segments that were complete are in {where}", file=sys.stderr)
         return 130
     return 2 if failures else 0
+
+
+def _listen(bundle: Bundle, args: argparse.Namespace) -> int:
+    """Transcribe the microphone or standard input as it comes."""
+    from todm.cli.live import listen
+    from todm.device.capture import Capture, Pipe, open_microphone
+
+    recognizer = StreamingRecognizer(bundle, **_options(bundle, args))
+    source = open_microphone(args.device) if args.mic else Pipe(sys.stdin.buffer, "standard input")
+    return listen(recognizer, Capture(source), args.format)
 
 
 def _transcribe(
@@ -107,6 +140,7 @@ def _check(args: argparse.Namespace) -> None:
     for name in ("beam", "threads"):
         if getattr(args, name) < 1:
             raise ConfigError(f"--{name} is {getattr(args, name)}: it must be at least 1")
+    _check_live(args)
     if args.format == "srt" and not args.out and len(args.audio) > 1:
         raise ConfigError("subtitles of several recordings need a file each: give --out DIR")
     names = [Path(path).stem for path in args.audio]
@@ -117,13 +151,32 @@ def _check(args: argparse.Namespace) -> None:
         )
 
 
-def _recognizer(bundle: Bundle, args: argparse.Namespace) -> Transcribe:
+def _check_live(args: argparse.Namespace) -> None:
+    """One source of sound, and nothing that needs a file."""
+    live = args.mic or "-" in args.audio
+    if (args.mic and args.audio) or (live and len(args.audio) > 1) or not (live or args.audio):
+        raise ConfigError("name recordings, or - alone for a pipe, or --mic alone")
+    if args.device and not args.mic:
+        raise ConfigError("--device names a microphone: give --mic too")
+    if live and (args.out or args.offline):
+        raise ConfigError(
+            "what is heard is decoded as it comes and goes to standard output: "
+            "leave out --out and --offline"
+        )
+
+
+def _options(bundle: Bundle, args: argparse.Namespace) -> dict[str, Any]:
+    """The arguments that both recognisers take."""
     precision: Precision = best_int8(bundle) if args.precision == "int8" else args.precision
     if precision not in bundle.precisions():
         raise BundleError(
             f"{bundle.path} holds no {precision} graphs, only {', '.join(bundle.precisions())}"
         )
-    options = {"precision": precision, "num_threads": args.threads, "beam": args.beam}
+    return {"precision": precision, "num_threads": args.threads, "beam": args.beam}
+
+
+def _recognizer(bundle: Bundle, args: argparse.Namespace) -> Transcribe:
+    options = _options(bundle, args)
     if not args.offline:
         streaming = StreamingRecognizer(bundle, **options)
         return lambda blocks: transcribe_blocks(streaming, blocks)

@@ -47,7 +47,8 @@ class SrSteConfig(Config):
     Attributes:
         n: weights kept of every m; 0 trains dense.
         m: neighbours along the inputs of which n are kept.
-        decay: the pull on pruned weights, in units of the gradient; 0 is plain STE.
+        decay: the pull on pruned weights, in units of the gradient; 0 is plain STE. 2e-5 to 2e-4, which
+            are published for Adam over 1e5 updates, change nothing over hundreds (`todm.bench.sr_ste`).
         refresh: updates between new masks.
         freeze: share of the updates at whose end masks stay as they are.
         begin: fraction of the updates after which weights are masked; 0 is from scratch.
@@ -56,7 +57,7 @@ class SrSteConfig(Config):
 
     n: int = 0
     m: int = 4
-    decay: float = 6e-5
+    decay: float = 2e-2
     refresh: int = 40
     freeze: float = 0.15
     begin: float = 0.0

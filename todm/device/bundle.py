@@ -2,13 +2,17 @@
 
 import dataclasses
 import platform
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+import numpy as np
 from numpy.typing import NDArray
 
 from todm import artifact
+from todm.device import trust
+from todm.device.onnx_file import check_onnx
 from todm.errors import ArtifactError, BundleError
 
 if TYPE_CHECKING:
@@ -19,6 +23,8 @@ PRECISIONS: tuple[Precision, ...] = ("fp32", "int8", "int8.rr", "int8.block", "i
 KIND = "bundle"
 BLANK = "<blk>"
 UNKNOWN = "<unk>"
+_LONGEST_TOKENS = 1 << 24  # bytes
+_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")  # what a terminal would obey
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -82,9 +88,11 @@ class Bundle:
         """Load one graph.
 
         Raises:
-            BundleError: it is missing, or onnxruntime cannot load it.
+            BundleError: it is missing, holds more than a graph, or onnxruntime cannot load it.
         """
-        return load_session(self.file(name), num_threads=num_threads)
+        path = self.file(name)
+        check_onnx(path)
+        return load_session(path, num_threads=num_threads)
 
 
 def graph_name(stem: str, precision: Precision = "fp32") -> str:
@@ -137,7 +145,7 @@ def open_bundle(path: str | Path) -> Bundle:
     """Open a bundle after checking every file against its manifest.
 
     Raises:
-        BundleError: not a bundle, incomplete, damaged, or with files outside itself.
+        BundleError: not a bundle, incomplete, damaged, or with more in its folder than its manifest lists.
     """
     path = Path(path)
     if not path.is_dir():
@@ -147,19 +155,13 @@ def open_bundle(path: str | Path) -> Bundle:
             f"{path} is not a todm bundle (it has no {artifact.MANIFEST}): "
             "give the directory that `todm export` wrote"
         )
-    for file in path.rglob("*"):
-        if not file.resolve().is_relative_to(path.resolve()):
-            raise BundleError(
-                f"{path} holds a link to a file outside itself ({file.name}): not read"
-            )
+    files = trust.check_folder(path)
     try:
         found = artifact.load(path, kind=KIND)
     except ArtifactError as error:
         raise BundleError(str(error)) from None
-    except (AttributeError, KeyError, TypeError, ValueError):
-        raise BundleError(
-            f"{path}/{artifact.MANIFEST} is damaged: export the bundle again"
-        ) from None
+    trust.check_listed(path, files, found.files)
+    trust.check_info(path, found.info)
     return Bundle(path=path, info=found.info)
 
 
@@ -170,15 +172,18 @@ def read_tokens(path: Path) -> tuple[str, ...]:
         BundleError: a line is not `symbol id`, an id is missing or doubled, or blank is not first.
     """
     symbols: dict[int, str] = {}
+    if path.stat().st_size > _LONGEST_TOKENS:
+        raise BundleError(f"{path} is no list of tokens: it is larger than {_LONGEST_TOKENS} bytes")
     try:
         lines = path.read_text(encoding="utf-8").splitlines()
     except UnicodeDecodeError:
         raise BundleError(f"{path} is not UTF-8 text: export the bundle again") from None
     for number, line in enumerate(lines, start=1):
         symbol, _, index = line.rstrip().rpartition(" ")
-        if not index.isdecimal() or int(index) in symbols:
+        plain = index.isdecimal() and len(index) < 10 and not _CONTROL.search(symbol)
+        if not plain or int(index) in symbols:
             raise BundleError(
-                f"{path}, line {number}: {line!r} is not a symbol and an id of its own"
+                f"{path}, line {number}: {line[:40]!r} is not a symbol and an id of its own"
             )
         symbols[int(index)] = symbol or " "
     if sorted(symbols) != list(range(len(symbols))) or symbols.get(0) != BLANK:
@@ -221,13 +226,16 @@ def run(
         )
     try:
         feed = {port.name: value for port, value in zip(ports, inputs, strict=True)}
-        return list(session.run(None, feed))  # pyright: ignore[reportReturnType] - tensors only
+        outputs: list[Any] = list(session.run(None, feed))
     except Exception as error:  # noqa: BLE001 - as in load_session
         shapes = ", ".join(str(list(value.shape)) for value in inputs)
         raise BundleError(
             f"{where}: the {name} does not accept inputs of shape {shapes}, which its metadata "
             f"promises ({_first_line(error)})"
         ) from None
+    if not all(isinstance(out, np.ndarray) and out.dtype.kind in "fiu" for out in outputs):
+        raise BundleError(f"{where}: the {name} gives something else than tensors of numbers")
+    return outputs
 
 
 def _first_line(error: Exception) -> str:

@@ -26,6 +26,9 @@ STREAMING_MODEL_TYPE = "lstm"
 OFFLINE_MODEL_TYPE = "zipformer2"
 _STREAMING_KEYS = ("T", "decode_chunk_len", "num_encoder_layers", "d_model", "rnn_hidden_size")
 _DECODER_KEYS = ("vocab_size", "context_size")
+# What zeros are made for before the graph itself can object: a minute, 64 MB of state.
+_LARGEST = {"T": 1 << 14, "num_encoder_layers": 1 << 10, "context_size": 1 << 10}
+_LARGEST_STATE = 1 << 24
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -74,6 +77,8 @@ def streaming_spec(networks: Networks, where: Path) -> StreamingSpec:
         state1_shape=(layers, sizes["rnn_hidden_size"]),
         **_check_search_graphs(networks, where),
     )
+    if layers * max(sizes["d_model"], sizes["rnn_hidden_size"]) > _LARGEST_STATE:
+        raise BundleError(f"{where}: the encoder's state is larger than any bundle's: not loaded")
     if spec.shift_frames > spec.chunk_frames:
         raise BundleError(
             f"{where}: the encoder advances {spec.shift_frames} frames (decode_chunk_len) and reads "
@@ -146,7 +151,8 @@ def _check_streaming_run(networks: Networks, spec: StreamingSpec, where: Path) -
     # Two streams: a batch axis that was frozen at export shows here.
     inputs = [np.zeros((2, spec.chunk_frames, NUM_BINS), np.float32), *zero_states(spec, 2)]
     out, state0, state1 = _run_counted(networks.encoder, inputs, 3, "encoder", where)
-    if out.ndim != 3 or out.shape[0] != 2 or out.shape[2] != spec.joiner_dim:
+    fits = out.ndim == 3 and out.shape[0] == 2 and out.shape[2] == spec.joiner_dim
+    if not fits or not 1 <= out.shape[1] <= spec.chunk_frames:
         raise BundleError(
             f"{where}: the encoder gives {list(out.shape)} for 2 streams, and the joiner takes width "
             f"{spec.joiner_dim}: export the bundle again"
@@ -187,9 +193,12 @@ def _integers(
 ) -> dict[str, int]:
     metadata = session.get_modelmeta().custom_metadata_map
     for key in keys:
-        if not metadata.get(key, "").isdecimal() or int(metadata[key]) < 1:
+        text, most = metadata.get(key, ""), _LARGEST.get(key, _LARGEST_STATE)
+        plain = text.isascii() and text.isdecimal() and len(text) < 10
+        if not plain or not 1 <= int(text) <= most:
+            given = repr(metadata.get(key))[:40]
             raise BundleError(
-                f"{where}: the {name}'s metadata has {key} = {metadata.get(key)!r}, and a whole "
-                "number of at least 1 is needed: export the bundle again"
+                f"{where}: the {name}'s metadata has {key} = {given}, and a whole number of 1 to {most} "
+                "is needed: export the bundle again"
             )
     return {key: int(metadata[key]) for key in keys}

@@ -9,7 +9,7 @@ the rivals. It is not calibrated: 0.9 need not be right nine times of ten.
 import dataclasses
 import itertools
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import numpy as np
 
@@ -58,7 +58,11 @@ class Pauses:
 
 
 def transcribe_blocks(
-    recognizer: StreamingRecognizer, blocks: Iterable[Samples], *, pauses: Pauses | None = None
+    recognizer: StreamingRecognizer,
+    blocks: Iterable[Samples],
+    *,
+    pauses: Pauses | None = None,
+    partial: Callable[[str], None] | None = None,
 ) -> Iterator[Segment]:
     """Transcribe audio of any length: memory does not grow with it.
 
@@ -68,6 +72,7 @@ def transcribe_blocks(
         recognizer: its tail of silence is added.
         blocks: the audio in order, float32 [S] at 16 kHz each.
         pauses: where segments end.
+        partial: called with the text of the segment that is not complete, when it may have changed.
 
     Yields:
         Each segment as soon as it is complete.
@@ -85,10 +90,10 @@ def transcribe_blocks(
         if block is None:
             break
         stream.accept(block)
-        yield from _advance(recognizer, stream, pauses)
+        yield from _advance(recognizer, stream, pauses, partial)
     stream.accept(np.zeros(round(recognizer.tail_seconds * SAMPLE_RATE), np.float32))
     stream.finish()
-    yield from _advance(recognizer, stream, pauses)
+    yield from _advance(recognizer, stream, pauses, partial)
     rest = recognizer.result(stream)
     yield from split(recognizer.commit(stream, len(rest.tokens)), pauses=pauses)
     if damage is not None:
@@ -163,7 +168,12 @@ def word_spans(tokens: Sequence[str]) -> Iterator[tuple[str, int, int]]:
             yield text, start, end
 
 
-def _advance(recognizer: StreamingRecognizer, stream: Stream, pauses: Pauses) -> Iterator[Segment]:
+def _advance(
+    recognizer: StreamingRecognizer,
+    stream: Stream,
+    pauses: Pauses,
+    partial: Callable[[str], None] | None,
+) -> Iterator[Segment]:
     """Decode what has come in; yields the segments that are complete."""
     while recognizer.step([stream]):
         now = stream.search.num_frames * FRAME_SECONDS
@@ -173,3 +183,5 @@ def _advance(recognizer: StreamingRecognizer, stream: Stream, pauses: Pauses) ->
             if done.text:
                 yield done
             found = recognizer.result(stream)
+        if partial:
+            partial(detokenize(found.tokens))

@@ -14,11 +14,12 @@ from typing import Any
 
 import numpy as np
 
-from todm.device.profiler import FORMAT_VERSION, KIND, checksum
 from todm.errors import ConfigError
 from todm.search.choice import Choice, Compression
 from todm.supernet.space import SearchSpace, Subnet
 
+# As todm/device/profiler.py has them, which imports onnxruntime and cannot import this file.
+_KIND, _FORMAT_VERSION = "todm device table", 1
 _RIDGE = 1e-6
 _REFITS = 5
 _NEGLIGIBLE = 0.005  # relative error
@@ -146,15 +147,15 @@ def read_table(path: Path, key: str) -> dict[str, Any]:
         raise ConfigError(f"{path} cannot be read: is this the table of a device?") from None
     except ValueError:
         raise ConfigError(f"{path} is damaged: measure the device again") from None
-    if not isinstance(table, dict) or table.get("kind") != KIND:
+    if not isinstance(table, dict) or table.get("kind") != _KIND:
         raise ConfigError(f"{path} is not the table of a device: give what measure.py wrote")
-    if table.get("format_version") != FORMAT_VERSION:
+    if table.get("format_version") != _FORMAT_VERSION:
         raise ConfigError(
-            f"{path} has format {table.get('format_version')}, this todm reads {FORMAT_VERSION}: "
+            f"{path} has format {table.get('format_version')}, this todm reads {_FORMAT_VERSION}: "
             "measure the device with a new pack"
         )
     whole = all(isinstance(table.get(name), kind) for name, kind in _FIELDS.items())
-    if not whole or table.get("sha256") != checksum(table) or not _has_entries(table):
+    if not whole or table.get("sha256") != _checksum(table) or not _has_entries(table):
         raise ConfigError(f"{path} is damaged: measure the device again")
     if table["space"] != key:
         raise ConfigError(
@@ -162,6 +163,11 @@ def read_table(path: Path, key: str) -> dict[str, Any]:
             "with  todm profile SUPERNET --pack DIR  and measure the device again"
         )
     return table
+
+
+def _checksum(table: Mapping[str, Any]) -> str:
+    rest = {key: value for key, value in table.items() if key != "sha256"}
+    return hashlib.sha256(json.dumps(rest, sort_keys=True).encode()).hexdigest()
 
 
 def _has_entries(table: Mapping[str, Any]) -> bool:

@@ -6,7 +6,7 @@ Letters: S samples.
 import dataclasses
 import time
 from collections.abc import Callable
-from typing import Protocol
+from typing import Any, Protocol
 
 from todm.device.audio import SAMPLE_RATE, Samples
 from todm.device.bundle import Bundle, Precision, graph_files
@@ -97,7 +97,8 @@ class Sherpa:
         # A graph that lacks metadata would end the process: our own recogniser checks it first.
         self._spec = StreamingRecognizer(bundle, precision=precision).spec
         files = {**graph_files(precision), "tokens": "tokens.txt"}
-        self._recognizer = sherpa_onnx.OnlineRecognizer.from_transducer(
+        make: Any = sherpa_onnx.OnlineRecognizer.from_transducer
+        self._recognizer = make(
             **{key: str(bundle.file(name)) for key, name in files.items()},
             num_threads=num_threads,
             model_type="lstm",

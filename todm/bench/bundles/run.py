@@ -180,7 +180,7 @@ def plot(rows: Sequence[Row], out: Path) -> None:
     bins = np.linspace(0, highest, 80)
     for row in rows:
         name = f"{row.runtime} {row.precision}, {row.num_threads} thread(s)"
-        axis.hist(row.chunks_ms, bins, histtype="step", density=True, label=name)
+        axis.hist(row.chunks_ms, list(bins), histtype="step", density=True, label=name)
     axis.set(xlabel="time of a chunk, ms", ylabel="density", xlim=(0, highest))
     axis.set_title(f"{rows[0].chunk_seconds * 1000:.0f} ms of audio a chunk, {platform.machine()}")
     axis.legend(fontsize=8)

@@ -1,0 +1,273 @@
+"""What a bundle hears where nothing was said to it: false accepts an hour.
+
+Silence, noises and speech outside its grammar run through the streaming recogniser as one long
+recording each, as they would through a microphone that is always open. A false accept is a segment with
+any word. That is what counts for a bundle of commands, which acts on whatever it believes to hear.
+
+Letters: S samples.
+"""
+
+import dataclasses
+import math
+import os
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+
+import numpy as np
+
+from todm.device.audio import SAMPLE_RATE, Samples, read_audio, resample
+from todm.device.recognizer import StreamingRecognizer
+from todm.device.segments import Segment, transcribe_blocks
+from todm.errors import CorpusError
+
+LEVELS = (-55.0, -40.0, -25.0)  # dB of the root mean square against full scale, in turn
+SURE = 0.9  # confidence of a segment's weakest word
+SHARED = "TODM_SHARED_DATA"
+_CLIP_SECONDS = 10
+_PAUSE_SECONDS = 1.0  # between utterances; longer than the silence that ends a segment
+_AUDIO = (".flac", ".wav", ".opus", ".ogg")
+_SENTENCES = (
+    "the weather was better than anyone had expected", "she sold her old bicycle to a friend",
+    "most of the bread was gone before breakfast", "he could not remember where they had met",
+    "a river runs through the middle of the town", "my sister has been learning the violin",
+    "nobody knew why the train had stopped", "we should probably ask for another table",
+    "the book is about a doctor in the mountains", "they painted the fence last summer",
+    "it takes about two hours to walk there", "the museum is closed because of the holiday",
+)  # fmt: skip
+
+Progress = Callable[[int, int], None]
+Noise = Callable[[np.random.Generator, int], Samples]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Rejects:
+    """False accepts in one kind of sound.
+
+    Attributes:
+        minutes: of sound.
+        accepts: segments with any word.
+        words: in all of them.
+        sure: segments of which every word has a confidence of `SURE` or more.
+        per_hour: accepts by hours, and `low` and `high`, its 95 % interval (Poisson, exact).
+        levels: accepts by the level of the noise, if it has levels.
+        common: the texts heard most often, and how often.
+    """
+
+    minutes: float
+    accepts: int
+    words: int
+    sure: int
+    per_hour: float
+    low: float
+    high: float
+    levels: dict[str, int]
+    common: list[tuple[str, int]]
+
+
+def noises() -> dict[str, Noise]:
+    """The kinds of noise; each gives a clip of so many samples, at no particular level."""
+    return {
+        "white noise": lambda rng, num: _coloured(rng, num, 0.0),
+        "pink noise": lambda rng, num: _coloured(rng, num, 0.5),
+        "brown noise": lambda rng, num: _coloured(rng, num, 1.0),
+        "mains hum": _hum,
+        "clicks": _clicks,
+        "tones": _tones,
+    }
+
+
+def score_noise(
+    recognizer: StreamingRecognizer, kind: str, *, minutes: float, progress: Progress | None = None
+) -> Rejects:
+    """False accepts in silence or a kind of noise, at the levels of `LEVELS` in turn.
+
+    Args:
+        recognizer: of the bundle.
+        kind: `silence`, or one of `noises()`.
+        minutes: of sound.
+        progress: called with clips done and clips in all.
+    """
+    num = math.ceil(60 * minutes / _CLIP_SECONDS)
+    make = noises().get(kind)
+
+    def clips() -> Iterator[Samples]:
+        for number in range(num):
+            rng = np.random.default_rng([len(kind), *kind.encode(), number])
+            clip = np.zeros(_CLIP_SECONDS * SAMPLE_RATE, np.float32)
+            yield clip if make is None else _at_level(make(rng, len(clip)), _level(number))
+            if progress:
+                progress(number + 1, num)
+
+    found = list(transcribe_blocks(recognizer, clips()))
+    levels = Counter(f"{_level(int(s.start) // _CLIP_SECONDS):.0f}" for s in found)
+    by_level = {} if make is None else {f"{x:.0f}": levels[f"{x:.0f}"] for x in LEVELS}
+    return rejects(found, num * _CLIP_SECONDS / 60, levels=by_level)
+
+
+def score_speech(
+    recognizer: StreamingRecognizer,
+    utterances: Iterable[Samples],
+    *,
+    minutes: float,
+    progress: Progress | None = None,
+) -> Rejects:
+    """False accepts in speech, an utterance after the other until the minutes are full.
+
+    Raises:
+        CorpusError: an utterance cannot be read, or there are none.
+    """
+    pause = np.zeros(round(_PAUSE_SECONDS * SAMPLE_RATE), np.float32)
+    heard, most = 0, round(60 * minutes)
+
+    def blocks() -> Iterator[Samples]:
+        nonlocal heard
+        for samples in utterances:
+            yield np.concatenate([samples, pause])
+            heard += len(samples) + len(pause)
+            if progress:
+                progress(min(heard // SAMPLE_RATE, most), most)
+            if heard >= most * SAMPLE_RATE:
+                return
+
+    found = list(transcribe_blocks(recognizer, blocks()))
+    if not heard:
+        raise CorpusError("there is no speech to score with: name a folder of recordings")
+    return rejects(found, heard / SAMPLE_RATE / 60)
+
+
+def rejects(
+    found: list[Segment], minutes: float, *, levels: dict[str, int] | None = None
+) -> Rejects:
+    """The figures of the segments found in so many minutes."""
+    hours, accepts = minutes / 60, len(found)
+    low, high = poisson_interval(accepts)
+    return Rejects(
+        minutes=round(minutes, 2),
+        accepts=accepts,
+        words=sum(len(s.words) for s in found),
+        sure=sum(min(w.confidence for w in s.words) >= SURE for s in found),
+        per_hour=accepts / hours,
+        low=low / hours,
+        high=high / hours,
+        levels=levels or {},
+        common=Counter(s.text for s in found).most_common(3),
+    )
+
+
+def poisson_interval(count: int, *, confidence: float = 0.95) -> tuple[float, float]:
+    """The exact interval of a Poisson rate of which `count` events were seen.
+
+    Source: Garwood, "Fiducial limits for the Poisson distribution", Biometrika 28 (1936).
+    """
+    tail = (1 - confidence) / 2
+    most = 2 * count + 20.0
+    low = _bisect(lambda rate: _below(count - 1, rate) > 1 - tail, most) if count else 0.0
+    return low, _bisect(lambda rate: _below(count, rate) > tail, most)
+
+
+def folder_of_speech(folder: Path) -> Iterator[Samples]:
+    """Every recording in a folder and those in it, speakers in turn: float32 [S] at 16 kHz.
+
+    Raises:
+        CorpusError: no recordings, or one that cannot be read.
+    """
+    files = sorted(p for p in folder.rglob("*") if p.suffix.lower() in _AUDIO)
+    if not files:
+        raise CorpusError(
+            f"{folder} holds no recordings ({', '.join(_AUDIO)}): name a folder that does"
+        )
+    np.random.default_rng(0).shuffle(files)  # pyright: ignore[reportArgumentType] - a list, in place
+    return (read_audio(file) for file in files)
+
+
+def shared_speech() -> Path | None:
+    """The test and dev speech of LibriSpeech-mini, where the environment says that it is."""
+    root = Path(os.environ[SHARED]) / "librispeech-mini" if SHARED in os.environ else None
+    return root if root is not None and root.is_dir() else None
+
+
+def spoken_sentences() -> Iterator[Samples]:
+    """Sentences that are no commands, by espeak-ng in the voices of the test split, without end.
+
+    Raises:
+        MissingExtra: espeak-ng is not installed.
+    """
+    from todm.asr.corpora.voices import SAMPLE_RATE as VOICE_RATE
+    from todm.asr.corpora.voices import Manner, Synthesizer, voices
+
+    speak, rng, who = Synthesizer(), np.random.default_rng(0), voices("test", 12)
+    while True:
+        for sentence in _SENTENCES:
+            voice = who[int(rng.integers(len(who)))]
+            manner = Manner(int(rng.integers(140, 216)), int(rng.integers(25, 76)), 50)
+            samples = resample(speak(sentence, voice, manner).samples_S, VOICE_RATE)
+            yield _at_level(samples, -25.0)
+
+
+def _bisect(above: Callable[[float], bool], most: float) -> float:
+    """Where `above` turns from true to false, or from one to the other, in [0, most]."""
+    low, high = 0.0, most
+    for _ in range(60):
+        middle = (low + high) / 2
+        low, high = (middle, high) if above(middle) else (low, middle)
+    return low
+
+
+def _below(count: int, rate: float) -> float:
+    """The probability of at most `count` events."""
+    if rate == 0:
+        return 1.0
+    logs = [i * math.log(rate) - rate - math.lgamma(i + 1) for i in range(count + 1)]
+    return math.fsum(math.exp(x) for x in logs)
+
+
+def _level(number: int) -> float:
+    return LEVELS[number % len(LEVELS)]
+
+
+def _at_level(samples_S: Samples, decibels: float) -> Samples:
+    """The samples at a root mean square of so many dB, clipped as a microphone would."""
+    now = math.sqrt(float(np.mean(np.square(samples_S, dtype=np.float64))) + 1e-20)
+    return np.clip(samples_S * (10 ** (decibels / 20) / now), -1, 1).astype(np.float32)
+
+
+def _coloured(rng: np.random.Generator, num: int, power: float) -> Samples:
+    """Noise whose amplitude falls with frequency to a power: 0 white, 0.5 pink, 1 brown."""
+    spectrum = rng.normal(size=num // 2 + 1) + 1j * rng.normal(size=num // 2 + 1)
+    ranks = np.maximum(np.arange(num // 2 + 1), num * 20 / SAMPLE_RATE)  # flat below 20 Hz
+    return np.fft.irfft(spectrum / ranks**power, num).astype(np.float32)
+
+
+def _hum(rng: np.random.Generator, num: int) -> Samples:
+    """50 or 60 Hz and its harmonics."""
+    base, time = float(rng.choice([50.0, 60.0])), np.arange(num) / SAMPLE_RATE
+    waves = [
+        rng.uniform(0.1, 1) / k * np.sin(2 * np.pi * (base * k * time + rng.uniform()))
+        for k in range(1, 16)
+    ]
+    return np.sum(waves, axis=0).astype(np.float32)
+
+
+def _clicks(rng: np.random.Generator, num: int) -> Samples:
+    """Keys, knocks and drops: bursts of a few milliseconds that ring."""
+    out = np.zeros(num, np.float32)
+    for _ in range(int(rng.integers(10, 60))):
+        length = int(rng.integers(80, 2400))
+        at, pitch = int(rng.integers(num - length)), rng.uniform(100, 6000)
+        time = np.arange(length)
+        ring = np.sin(2 * np.pi * pitch * time / SAMPLE_RATE) + rng.normal(size=length)
+        out[at : at + length] += rng.uniform(0.2, 1) * ring * np.exp(-5 * time / length)
+    return out
+
+
+def _tones(rng: np.random.Generator, num: int) -> Samples:
+    """Notes with overtones, two voices, as from a toy piano."""
+    out = np.zeros(num, np.float32)
+    for _ in range(40):
+        length = int(rng.integers(2000, 12000))
+        at, pitch = int(rng.integers(num - length)), 110 * 2 ** (rng.integers(48) / 12)
+        time = np.arange(length) / SAMPLE_RATE
+        note = sum(np.sin(2 * np.pi * pitch * k * time) / k**1.5 for k in range(1, 6))
+        out[at : at + length] += note * np.exp(-3 * time)
+    return out

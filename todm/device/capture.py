@@ -1,0 +1,316 @@
+"""Audio as it comes: from a microphone, or from a program that writes it into a pipe.
+
+A source is read in a thread of its own (PortAudio brings one along), so that Ctrl-C and slow decoding
+never stop the recording. A microphone is opened through the package `sounddevice` where it is installed,
+otherwise through `parec` or `arecord`, which most Linux systems have.
+"""
+
+import importlib
+import queue
+import shutil
+import subprocess
+import threading
+from collections.abc import Callable, Iterator
+from typing import Any, BinaryIO, Protocol
+
+import numpy as np
+
+from todm.device.audio import SAMPLE_RATE, Resampler, Samples
+from todm.errors import CorpusError, MissingExtra
+
+_BLOCK_BYTES = SAMPLE_RATE // 5  # a tenth of a second of 16-bit samples
+_MOST_BLOCKS = 600  # a minute
+_LONGEST_HEADER = 1 << 16
+_PCM, _EXTENSIBLE = 1, 0xFFFE  # formats of a wav header
+_RAW = {
+    "parec": [
+        "--raw",
+        "--format=s16le",
+        f"--rate={SAMPLE_RATE}",
+        "--channels=1",
+        "--latency-msec=50",
+    ],
+    "arecord": ["-q", "-t", "raw", "-f", "S16_LE", "-r", str(SAMPLE_RATE), "-c", "1"],
+}
+
+Put = Callable[[Samples | CorpusError | None], bool]
+"""Takes a block, an error, or None for the end; False where there was no room for it."""
+
+
+class Source(Protocol):
+    """Something that gives audio by itself."""
+
+    name: str
+
+    def start(self, put: Put) -> None:
+        """Begin to give blocks, float32 [S] at 16 kHz each, from another thread."""
+        ...
+
+    def close(self) -> None:
+        """Give no more."""
+        ...
+
+
+class Capture:
+    """The blocks of a source, until it ends or `stop` is called.
+
+    Attributes:
+        seconds: how much was given out.
+        lost: blocks for which there was no room, because decoding was too slow.
+    """
+
+    def __init__(self, source: Source) -> None:
+        self.name = source.name
+        self.seconds, self.lost = 0.0, 0
+        self._source = source
+        self._stopped = threading.Event()
+        self._blocks: queue.Queue[Samples | CorpusError | None] = queue.Queue(_MOST_BLOCKS)
+
+    def stop(self) -> None:
+        """No more blocks: what was said so far is all."""
+        self._stopped.set()
+
+    def __iter__(self) -> Iterator[Samples]:
+        """Samples in [-1, 1], float32 [S] each.
+
+        Raises:
+            CorpusError: the source failed, or ended without a sample.
+        """
+        self._source.start(self._put)
+        try:
+            while (block := self._next()) is not None:
+                self.seconds += len(block) / SAMPLE_RATE
+                yield block
+        finally:
+            self._source.close()
+        if not self.seconds and not self._stopped.is_set():
+            raise CorpusError(f"{self.name} gave no sound: it ended before the first sample")
+
+    def _next(self) -> Samples | None:
+        while not self._stopped.is_set():
+            try:
+                block = self._blocks.get(timeout=0.05)
+            except queue.Empty:
+                continue
+            if isinstance(block, CorpusError):
+                raise block
+            return block
+        return None
+
+    def _put(self, block: Samples | CorpusError | None) -> bool:
+        try:
+            self._blocks.put(block, timeout=0.05)
+        except queue.Full:
+            self.lost += 1
+            return False
+        return True
+
+
+class Pipe:
+    """16-bit PCM from a stream of bytes: raw at 16 kHz, or with a wav header at any rate."""
+
+    def __init__(self, stream: BinaryIO, name: str) -> None:
+        self.name = name
+        self._stream, self._closed = stream, False
+
+    def start(self, put: Put) -> None:
+        """Read in a thread, which ends with the program if nothing comes any more."""
+        threading.Thread(target=self._read, args=(put,), daemon=True).start()
+
+    def close(self) -> None:
+        """Read no more."""
+        self._closed = True
+
+    def _read(self, put: Put) -> None:
+        try:
+            for block in decode_pcm(self._bytes(), self.name):
+                # A pipe waits: nothing of it is lost.
+                while not put(block) and not self._closed:
+                    continue
+            end: CorpusError | None = self._end()
+        except CorpusError as error:
+            end = error
+        while not put(end) and not self._closed:
+            continue
+
+    def _bytes(self) -> Iterator[bytes]:
+        read = getattr(self._stream, "read1", self._stream.read)  # what there is, up to a block
+        while not self._closed and (data := read(_BLOCK_BYTES)):
+            yield data
+
+    def _end(self) -> CorpusError | None:
+        """Why there is nothing more, if that is an error."""
+        return None
+
+
+class Recorder(Pipe):
+    """A program of the system that records, such as arecord."""
+
+    def __init__(self, program: str, device: str | None) -> None:
+        options = [*_RAW[program], *([f"--device={device}"] if device else [])]
+        # In a session of its own: Ctrl-C is for this program, which then ends that one.
+        self._process = subprocess.Popen(
+            [program, *options],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            start_new_session=True,
+        )
+        assert self._process.stdout is not None
+        super().__init__(self._process.stdout, f"{program} ({device or 'default device'})")
+
+    def close(self) -> None:
+        """End the program."""
+        super().close()
+        self._process.terminate()
+        self._process.wait()
+
+    def _end(self) -> CorpusError | None:
+        assert self._process.stderr is not None
+        said = self._process.stderr.read().decode(errors="replace").split("\n")
+        if self._closed or not self._process.wait():
+            return None
+        why = next((line.strip() for line in reversed(said) if line.strip()), "no reason given")
+        return CorpusError(f"{self.name} cannot record ({why}): name another with --device")
+
+
+class SoundDevice:
+    """A microphone through the package `sounddevice`, at its own rate."""
+
+    def __init__(self, library: Any, device: str | None) -> None:  # noqa: ANN401 - a module
+        self._library = library
+        self._device = int(device) if device and device.isdecimal() else device
+        try:
+            found = library.query_devices(self._device, "input")
+        except (ValueError, library.PortAudioError):
+            raise CorpusError(self._no_such()) from None
+        self.name = str(found["name"])
+        self._rate = round(found["default_samplerate"])
+        self._channels = max(1, min(2, found["max_input_channels"]))
+        self._stream: Any = None
+
+    def start(self, put: Put) -> None:
+        """Open the device.
+
+        Raises:
+            CorpusError: it cannot be opened.
+        """
+        resampler = Resampler(self._rate)
+
+        def heard(samples_SC: np.ndarray, *_: object) -> None:
+            put(resampler.feed(samples_SC.mean(axis=1)))
+
+        try:
+            self._stream = self._library.InputStream(
+                samplerate=self._rate,
+                blocksize=self._rate // 10,
+                device=self._device,
+                channels=self._channels,
+                dtype="float32",
+                callback=heard,
+            )
+            self._stream.start()
+        except self._library.PortAudioError as error:
+            raise CorpusError(
+                f"the microphone {self.name!r} cannot be opened ({error}): name another with --device"
+            ) from None
+
+    def close(self) -> None:
+        """Close the device."""
+        if self._stream is not None:
+            self._stream.close()
+
+    def _no_such(self) -> str:
+        inputs = [d["name"] for d in self._library.query_devices() if d["max_input_channels"]]
+        if not inputs:
+            return "this machine has no microphone: connect one, or pipe audio into  todm transcribe BUNDLE -"
+        asked = "a default microphone" if self._device is None else f"a microphone {self._device!r}"
+        return f"there is not {asked}: give --device a name of {', '.join(map(repr, inputs))}"
+
+
+def open_microphone(device: str | None = None) -> Source:
+    """The microphone of that name, or the default one.
+
+    Raises:
+        CorpusError: no such device, or PortAudio is missing.
+        MissingExtra: nothing that records is installed.
+    """
+    library, why = _sounddevice()
+    if library is not None:
+        return SoundDevice(library, device)
+    if program := next((name for name in _RAW if shutil.which(name)), None):
+        return Recorder(program, device)
+    if why:
+        raise CorpusError(
+            f"the package 'sounddevice' finds no PortAudio ({why}): install libportaudio2, arecord or parec"
+        )
+    raise MissingExtra(
+        "sounddevice", "mic", "todm transcribe --mic, where neither parec nor arecord is installed,"
+    )
+
+
+def _sounddevice() -> tuple[Any, str]:
+    """The module; or None, and what it says of PortAudio if it is installed without."""
+    try:
+        return importlib.import_module("sounddevice"), ""
+    except ModuleNotFoundError:
+        return None, ""
+    except OSError as error:
+        return None, str(error)
+
+
+def decode_pcm(data: Iterator[bytes], name: str) -> Iterator[Samples]:
+    """16-bit PCM to blocks: raw mono at 16 kHz, unless a wav header says otherwise.
+
+    Args:
+        data: the bytes, cut anywhere.
+        name: of the source, for messages.
+
+    Yields:
+        Samples in [-1, 1], float32 [S] at 16 kHz.
+
+    Raises:
+        CorpusError: a wav header of another format.
+    """
+    rest, rate, channels = b"", SAMPLE_RATE, 1
+    for part in data:
+        rest += part
+        if rest[:4] != b"RIFF"[: len(rest)] or len(rest) >= 4:
+            break
+    if rest[:4] == b"RIFF":
+        rate, channels, rest = _header(rest, data, name)
+    resampler, size = Resampler(rate), 2 * channels
+    while True:
+        whole = len(rest) - len(rest) % size
+        if whole:
+            samples = np.frombuffer(rest[:whole], "<i2").reshape(-1, channels).mean(axis=1)
+            yield resampler.feed((samples / 32768).astype(np.float32))
+        more = next(data, b"")
+        if not more:
+            break
+        rest = rest[whole:] + more
+    yield resampler.finish()
+
+
+def _header(read: bytes, data: Iterator[bytes], name: str) -> tuple[int, int, bytes]:
+    """The rate and channels that a wav header states, and what was read beyond it."""
+    rate = channels = bits = form = 0
+    at = 12
+    while True:
+        while len(read) < at + 8 + 16 and (more := next(data, b"")):
+            read += more
+        kind, size = read[at : at + 4], int.from_bytes(read[at + 4 : at + 8], "little")
+        if kind == b"data" or len(read) < at + 8 or at > _LONGEST_HEADER:
+            break
+        if kind == b"fmt ":
+            form, channels = (int.from_bytes(read[at + i : at + i + 2], "little") for i in (8, 10))
+            rate = int.from_bytes(read[at + 12 : at + 16], "little")
+            bits = int.from_bytes(read[at + 22 : at + 24], "little")
+        at += 8 + size + size % 2
+    right = kind == b"data" and form in (_PCM, _EXTENSIBLE) and bits == 16
+    if not right or not 1 <= channels <= 64 or not 1000 <= rate <= 1_000_000:
+        raise CorpusError(
+            f"{name} brings wav audio of {bits} bits, {channels} channels and {rate} Hz: record 16-bit PCM, "
+            "as with  arecord -f S16_LE -r 16000"
+        )
+    return rate, channels, read[at + 8 :]

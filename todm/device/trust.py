@@ -1,0 +1,104 @@
+"""What the folder of a bundle may hold: a bundle is data from a stranger.
+
+Plain files of plain names, all of them listed in the manifest, no links, nothing nested deeply; and
+of the manifest's own figures those that the code here relies on. Hidden files (.DS_Store, .git) are
+passed over: nothing reads them. Sizes and hashes are held against the manifest by `todm.artifact`.
+"""
+
+import os
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from todm import artifact
+from todm.errors import BundleError
+
+_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.+-]{0,99}")  # nothing a terminal or a page obeys
+_MOST_FILES, _DEPTH = 1000, 4
+_LONGEST_TAIL = 100.0  # seconds; a chunk is a minute at most
+_TABLES = ("subnet", "compressed")
+_SECONDS = ("tail_seconds", "chunk_seconds")
+
+
+def check_folder(path: Path) -> frozenset[str]:
+    """Look at everything in the folder of a bundle, before any of it is read.
+
+    Returns:
+        The files that are not hidden, relative to the folder and with slashes.
+
+    Raises:
+        BundleError: a link, a file that is none or has a strange name, or too much of it.
+    """
+    files, folders = set[str](), [(path, "", 0)]
+    while folders:
+        folder, prefix, depth = folders.pop()
+        with os.scandir(folder) as entries:
+            for entry in entries:
+                if entry.name.startswith("."):
+                    continue
+                name = prefix + entry.name
+                if _is_folder(entry, name, path):
+                    folders.append((folder / entry.name, f"{name}/", depth + 1))
+                else:
+                    files.add(name)
+                if depth == _DEPTH or len(files) + len(folders) > _MOST_FILES:
+                    raise BundleError(
+                        f"{path} holds more files or folders than any bundle: not read"
+                    )
+    return frozenset(files)
+
+
+def _is_folder(entry: "os.DirEntry[str]", name: str, path: Path) -> bool:
+    """Whether this is a folder, and not a plain file."""
+    if not _NAME.fullmatch(entry.name):
+        raise BundleError(f"{path} holds a file of a strange name ({name!r}): not read")
+    if entry.is_symlink():
+        raise BundleError(
+            f"{path} holds a link ({name}), which can lead to a file outside itself: "
+            "put the file in its place"
+        )
+    if entry.is_dir(follow_symlinks=False):
+        return True
+    if not entry.is_file(follow_symlinks=False):
+        raise BundleError(f"{path} holds {name}, which is neither a file nor a folder: not read")
+    return False
+
+
+def check_listed(path: Path, found: frozenset[str], listed: frozenset[str]) -> None:
+    """Refuse files whose hash nobody knows, and names that are not those of files here.
+
+    Raises:
+        BundleError: a file is not in the manifest, or only under a name of another form.
+    """
+    if strange := sorted(listed - found):
+        raise BundleError(f"{path} lists a file of a strange name ({strange[0]!r}): not read")
+    if extra := sorted(found - listed - {artifact.MANIFEST}):
+        raise BundleError(
+            f"{path} holds {extra[0]}, which its manifest does not list: remove it, or get the bundle again"
+        )
+
+
+def check_info(path: Path, info: Mapping[str, Any]) -> None:
+    """Hold what the manifest says of a bundle against what is believed of it.
+
+    Raises:
+        BundleError: a figure of the wrong kind or size.
+    """
+    for name in _SECONDS:
+        seconds = info.get(name, 1.0)
+        if isinstance(seconds, bool) or not isinstance(seconds, int | float):
+            raise _damaged(path, name)
+        if not 0 <= seconds <= _LONGEST_TAIL:  # nor is NaN
+            raise _damaged(path, name)
+    if not all(isinstance(info.get(name, {}), dict) for name in _TABLES):
+        raise _damaged(path, " or ".join(_TABLES))
+    if not isinstance(info.get("target", ""), str):
+        raise _damaged(path, "target")
+
+
+def _damaged(path: Path, name: str) -> BundleError:
+    return BundleError(
+        f"{path}/{artifact.MANIFEST} is damaged (its {name} is not what a bundle has): "
+        "export the bundle again"
+    )
