@@ -1,5 +1,5 @@
 # The same scripts as the README and CI; nothing is done here that they do not do.
-.PHONY: setup check test test-gpu bench pipeline
+.PHONY: setup check test test-gpu test-web test-cpp test-executorch test-releases test-qemu bench pipeline
 
 setup:
 	scripts/setup.sh
@@ -12,6 +12,23 @@ test:
 
 test-gpu:
 	scripts/test_gpu.sh
+
+# Each needs what its line says, and TODM_BUNDLE, a trained bundle; CI skips them.
+test-web:  # node, npm and Chromium: apt-get install chromium
+	export/web/setup.sh
+	scripts/test.sh -m web tests/export
+
+test-cpp:  # g++ and ORT_HOME, an unpacked release of onnxruntime
+	scripts/test.sh -m cpp tests/export
+
+test-executorch:
+	TODM_EXTRAS=train,dev,executorch scripts/test.sh -m executorch tests/export
+
+test-releases:  # old and new sherpa-onnx, each in an environment of its own
+	scripts/test.sh -m releases tests/export
+
+test-qemu:  # apt-get install qemu-user-static
+	scripts/test.sh -m qemu tests/export
 
 bench:
 	scripts/bench.sh

@@ -8,6 +8,7 @@ else. On a phone, the C++, Kotlin and Swift runtimes take plain buffers and need
 """
 
 import argparse
+import hashlib
 import json
 from pathlib import Path
 
@@ -42,8 +43,8 @@ def main() -> None:
     args = parser.parse_args()
     middle = "" if args.precision == "fp32" else ".int8"
     names = (f"encoder{middle}.pte", "decoder.pte", "joiner.pte")
-    programs = [Program(args.directory / name) for name in names]
-    lines = (args.directory / "tokens.txt").read_text(encoding="utf-8").splitlines()
+    programs = [Program(checked(args.directory, name)) for name in names]
+    lines = checked(args.directory, "tokens.txt").read_text(encoding="utf-8").splitlines()
     tokens = [line.rpartition(" ")[0] for line in lines]
     info = json.loads((args.directory / "manifest.json").read_text())["info"]
     for path in args.audio:
@@ -55,6 +56,26 @@ def main() -> None:
         ids = decode(programs, tokens, frames, info["sizes"])
         text = "".join(tokens[i] for i in ids).replace("\u2581", " ").strip()
         print(f"{path}\t{text}")
+
+
+def checked(bundle: Path, name: str) -> Path:
+    """The path of a file, after its size and SHA-256 were held against the manifest."""
+    try:
+        manifest = json.loads((bundle / "manifest.json").read_text(encoding="utf-8"))
+        entry = manifest["files"][name]
+        size, digest = (bundle / name).stat().st_size, entry["sha256"]
+        tail_seconds = manifest["info"]["tail_seconds"]
+        whole = manifest["kind"] == "executorch" and size == entry["bytes"]
+        if not whole or not 0 <= tail_seconds <= 100:
+            raise ValueError(name)
+        data = (bundle / name).read_bytes()
+    except (OSError, KeyError, TypeError, ValueError, RecursionError):
+        raise SystemExit(
+            f"{bundle} is no whole bundle with a file {name}: export it again"
+        ) from None
+    if hashlib.sha256(data).hexdigest() != digest:
+        raise SystemExit(f"{bundle} is damaged: {name} does not match its manifest")
+    return bundle / name
 
 
 def features(samples: np.ndarray) -> np.ndarray:

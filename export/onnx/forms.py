@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import onnxruntime
 import soundfile
-from run import FORMS, decode, features, middles  # the page beside this one
+from run import FORMS, checked, decode, features, middles  # the page beside this one
 
 
 def main() -> None:
@@ -62,7 +62,8 @@ def load(bundle: Path, form: str) -> list | None:
         return None
     try:
         return [
-            onnxruntime.InferenceSession(str(path(bundle, name, form)), options) for name in NAMES
+            onnxruntime.InferenceSession(checked(bundle, path(bundle, name, form).name), options)
+            for name in NAMES
         ]
     except Exception as error:  # noqa: BLE001 - the others are measured all the same
         print(f"{form:12}  not loaded: {str(error).splitlines()[0][:90]}")
@@ -102,7 +103,7 @@ def milliseconds(encoder: "onnxruntime.InferenceSession", frames: np.ndarray, re
 
 def text(bundle: Path, graphs: list, frames: np.ndarray) -> str:
     """The transcript."""
-    lines = (bundle / "tokens.txt").read_text(encoding="utf-8").splitlines()
+    lines = checked(bundle, "tokens.txt").decode().splitlines()
     tokens = [line.rpartition(" ")[0] for line in lines]
     return "".join(tokens[i] for i in decode(graphs, tokens, frames)).replace("\u2581", " ").strip()
 

@@ -44,13 +44,25 @@ def main() -> None:
 
 
 def checked(bundle: Path, name: str) -> bytes:
-    """A file of a bundle, after its SHA-256 was held against the manifest."""
-    manifest = json.loads((bundle / "manifest.json").read_text())
-    if manifest.get("kind") != "bundle" or name not in manifest["files"]:
-        raise SystemExit(f"{bundle} is not a bundle with a file {name}: export it again")
-    data = (bundle / name).read_bytes()
-    if hashlib.sha256(data).hexdigest() != manifest["files"][name]["sha256"]:
+    """A file of a bundle, after its size and SHA-256 were held against the manifest."""
+    try:
+        manifest = json.loads((bundle / "manifest.json").read_text(encoding="utf-8"))
+        entry = manifest["files"][name]
+        size, digest = (bundle / name).stat().st_size, entry["sha256"]
+        tail_seconds = manifest["info"]["tail_seconds"]
+        if manifest["kind"] != "bundle" or size != entry["bytes"] or not 0 <= tail_seconds <= 100:
+            raise ValueError(name)
+        data = (bundle / name).read_bytes()
+    except (OSError, KeyError, TypeError, ValueError, RecursionError):
+        raise SystemExit(
+            f"{bundle} is no whole bundle with a file {name}: export it again"
+        ) from None
+    if hashlib.sha256(data).hexdigest() != digest:
         raise SystemExit(f"{bundle} is damaged: {name} does not match its manifest")
+    if (
+        name.endswith(".onnx") and b"location" in data
+    ):  # the key under which ONNX names another file
+        raise SystemExit(f"{bundle} is not to be trusted: {name} has weights in another file")
     return data
 
 

@@ -5,6 +5,7 @@ python run.py BUNDLE a.wav b.flac [--precision auto] [--offline] [--beam 4]
 """
 
 import argparse
+import hashlib
 import json
 import platform
 from pathlib import Path
@@ -43,17 +44,43 @@ def best_int8() -> str:
         return "int8.rr"
 
 
+def checked(bundle: Path, name: str) -> str:
+    """The path of a file, after its size and SHA-256 were held against the manifest.
+
+    sherpa-onnx ends the process without a word where a file is not what it should be.
+    """
+    try:
+        manifest = json.loads((bundle / "manifest.json").read_text(encoding="utf-8"))
+        entry = manifest["files"][name]
+        size, digest = (bundle / name).stat().st_size, entry["sha256"]
+        tail_seconds = manifest["info"]["tail_seconds"]
+        if manifest["kind"] != "bundle" or size != entry["bytes"] or not 0 <= tail_seconds <= 100:
+            raise ValueError(name)
+        data = (bundle / name).read_bytes()
+    except (OSError, KeyError, TypeError, ValueError, RecursionError):
+        raise SystemExit(
+            f"{bundle} is no whole bundle with a file {name}: export it again"
+        ) from None
+    if hashlib.sha256(data).hexdigest() != digest:
+        raise SystemExit(f"{bundle} is damaged: {name} does not match its manifest")
+    if (
+        name.endswith(".onnx") and b"location" in data
+    ):  # the key under which ONNX names another file
+        raise SystemExit(f"{bundle} is not to be trusted: {name} has weights in another file")
+    return str(bundle / name)
+
+
 def options(args: argparse.Namespace) -> dict:
     """The arguments that both recognisers take."""
-    folder = args.bundle / "offline" if args.offline else args.bundle
+    folder = "offline/" if args.offline else ""
     middle = "" if args.precision == "fp32" else f".{args.precision}"
     rest = "" if args.precision == "fp32" else ".int8"
     search = "greedy_search" if args.beam == 1 else "modified_beam_search"
     return {
-        "tokens": str(args.bundle / "tokens.txt"),
-        "encoder": str(folder / f"encoder{middle}.onnx"),
-        "decoder": str(args.bundle / f"decoder{rest}.onnx"),
-        "joiner": str(args.bundle / f"joiner{rest}.onnx"),
+        "tokens": checked(args.bundle, "tokens.txt"),
+        "encoder": checked(args.bundle, f"{folder}encoder{middle}.onnx"),
+        "decoder": checked(args.bundle, f"decoder{rest}.onnx"),
+        "joiner": checked(args.bundle, f"joiner{rest}.onnx"),
         "num_threads": 1,
         "decoding_method": search,
         "max_active_paths": args.beam,

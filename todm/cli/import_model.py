@@ -17,7 +17,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=Path,
         help="directory with config.json and safetensors; vision: or a .safetensors file",
     )
-    parser.add_argument("--backend", choices=("llm", "vision"), required=True)
+    parser.add_argument(
+        "--backend",
+        choices=("llm", "vision"),
+        required=True,
+        help="language (transformers) or timm",
+    )
     parser.add_argument("--out", type=Path, required=True, help="directory of the model")
     parser.add_argument(
         "--architecture", help="vision: timm's name, if config.json does not say it"

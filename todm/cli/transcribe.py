@@ -34,8 +34,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         """Makes recordings optional; `nargs="*"` would take none where flags stand before them."""
 
         def __call__(
-            self, parser: argparse.ArgumentParser, namespace: argparse.Namespace, *_: Any
-        ) -> None:  # noqa: ANN401
+            self, parser: argparse.ArgumentParser, namespace: argparse.Namespace, *_: object
+        ) -> None:
             audio.required, namespace.mic = False, True
 
     parser.add_argument(

@@ -162,7 +162,7 @@ def _stored(model: nn.Module) -> tuple[dict[str, Tensor], dict[str, str]]:
     first: dict[tuple[Any, ...], str] = {}
     for name, tensor in model.state_dict().items():
         place = (tensor.data_ptr(), tensor.device, tensor.dtype, tensor.shape, tensor.stride())
-        if tensor.numel() and place in first:
+        if tensor.data_ptr() and place in first:
             tied[name] = first[place]
         else:
             first[place] = name

@@ -112,10 +112,12 @@ class Pipe:
     def __init__(self, stream: BinaryIO, name: str) -> None:
         self.name = name
         self._stream, self._closed = stream, False
+        self._thread: threading.Thread | None = None
 
     def start(self, put: Put) -> None:
         """Read in a thread, which ends with the program if nothing comes any more."""
-        threading.Thread(target=self._read, args=(put,), daemon=True).start()
+        self._thread = threading.Thread(target=self._read, args=(put,), daemon=True)
+        self._thread.start()
 
     def close(self) -> None:
         """Read no more."""
@@ -163,7 +165,9 @@ class Recorder(Pipe):
         """End the program."""
         super().close()
         self._process.terminate()
-        self._process.wait()
+        if self._thread is not None:
+            self._thread.join()  # the end of the program is the end of its pipes
+        self._process.communicate()
 
     def _end(self) -> CorpusError | None:
         assert self._process.stderr is not None
