@@ -303,7 +303,7 @@ def _means(
     """Mean magnitudes of the inputs of layers."""
     watches = {name: Watch(name, module, Means) for name, module in layers.items()}
     hooks = [
-        module.register_forward_pre_hook(lambda _m, args, see=watches[name]: see(args[0]))
+        module.register_forward_pre_hook(lambda _m, args, see=watches[name]: see(args[0]))  # pyright: ignore[reportCallIssue]
         for name, module in layers.items()
     ]
     for batch in subject.calibration(windows, None):

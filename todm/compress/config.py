@@ -70,7 +70,7 @@ class SparseConfig(Config):
     n: int = 2
     m: int = 4
     method: Literal["magnitude", "wanda", "sparsegpt", "sr_ste"] = "sparsegpt"
-    decay: float = 6e-5
+    decay: float = 0.02
     refresh: int = 40
     freeze: float = 0.15
     pairs: bool = False

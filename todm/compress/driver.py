@@ -23,7 +23,6 @@ from todm.compress.subject import Subject
 from todm.compress.tune import Options
 from todm.compress.work import BlockWork, Call, Done, Probe, capture, first_argument
 from todm.errors import ConfigError
-from todm.kernels import matmul_24
 
 Progress = Callable[[str, int, int], None]
 _ONE_SHOT: dict[str, Callable[[BlockWork, Any], dict[str, Done]]] = {
@@ -267,8 +266,7 @@ class _Job:
         for layer in work.layers:
             module = work.get(layer)
             if layer in self.masks and _is_24(self.config) and isinstance(module, nn.Linear):
-                weight = matmul_24.pack(module.weight.detach())
-                work.replace(layer, packed.SparseLinear(weight, module.bias))
+                work.replace(layer, packed.pack_sparse(module))
 
     def _outside(self, layers: Sequence[str], calls: Sequence[Call]) -> BlockWork:
         model = self.subject.model
@@ -331,7 +329,8 @@ def _size(module: nn.Module, mask: Tensor | None, config: CompressConfig) -> dic
     kept = index_bits(config.sparse24.m) if mask is not None else 0.0
     found = {"density": density, "index_bits": kept}
     if isinstance(module, packed.PackedLinear):
-        return found | _bits(module) | {"bytes_after": module.num_bytes}
+        bits = {"weight_bits": module.weight_bits, "activation_bits": module.activation_bits}
+        return found | bits | {"bytes_after": module.num_bytes}
     weight = module.weight
     assert isinstance(weight, Tensor)
     size = weight.element_size()
@@ -343,10 +342,3 @@ def _size(module: nn.Module, mask: Tensor | None, config: CompressConfig) -> dic
 
 def _is_24(config: CompressConfig) -> bool:
     return (config.sparse24.n, config.sparse24.m) == (2, 4)
-
-
-def _bits(module: packed.PackedLinear) -> dict[str, float]:
-    """Activations of layers of 4 bits, and of sparse ones, stay float32."""
-    if isinstance(module, packed.Int8Linear):
-        return {"weight_bits": 8, "activation_bits": 8}
-    return {"weight_bits": module.bits if isinstance(module, packed.W4Linear) else 32}

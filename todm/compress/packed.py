@@ -303,9 +303,6 @@ class W4Linear(PackedLinear):
         return {"sparse24": self.sparse24, "bits": self.bits, "group": self.group}
 
 
-PACKED = (SparseLinear, Int8Linear, W4Linear)
-
-
 def pack_sparse(linear: nn.Linear) -> SparseLinear:
     """The packed form of a linear layer whose weight is 2:4.
 

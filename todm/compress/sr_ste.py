@@ -129,7 +129,7 @@ class SrSte:
                     f"sparse.layers has {pattern!r}, which fits no linear layer or convolution of more "
                     f"than {config.n} inputs: layers are such as {', '.join(_names(model)[:3])}"
                 )
-            weights |= found
+            weights.update(found)  # pyright: ignore[reportCallIssue, reportArgumentType] - a layer's weight is a parameter
         return cls(weights, config, num_updates=num_updates)
 
     @property

@@ -11,7 +11,7 @@ import shutil
 import subprocess
 import threading
 from collections.abc import Callable, Iterator
-from typing import Any, BinaryIO, Protocol
+from typing import Any, BinaryIO, Protocol, cast
 
 import numpy as np
 
@@ -159,7 +159,9 @@ class Recorder(Pipe):
             start_new_session=True,
         )
         assert self._process.stdout is not None
-        super().__init__(self._process.stdout, f"{program} ({device or 'default device'})")
+        super().__init__(
+            cast(BinaryIO, self._process.stdout), f"{program} ({device or 'default device'})"
+        )
 
     def close(self) -> None:
         """End the program."""

@@ -83,7 +83,9 @@ def _called(graph: Graph) -> list[packed.PackedLinear]:
     found: dict[int, packed.PackedLinear] = {}
     layers = packed.layers_of(graph.module).values()
     hooks = [
-        layer.register_forward_hook(lambda module, *_: found.update({id(module): module}))
+        layer.register_forward_hook(
+            lambda _module, *_, layer=layer: found.update({id(layer): layer})
+        )
         for layer in layers
     ]
     try:

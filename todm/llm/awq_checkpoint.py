@@ -80,6 +80,8 @@ def write(
         contiguous = {n: t.contiguous() for n, t in tensors.items()}
         save_file(contiguous, temporary / "model.safetensors", metadata={"format": "pt"})
         (temporary / CONFIG).write_text(json.dumps(table, indent=2) + "\n")
+        # safetensors makes files that their owner alone may read.
+        (temporary / "model.safetensors").chmod((temporary / CONFIG).stat().st_mode)
         for file in TOKENIZER:
             if (assets / file).is_file():
                 shutil.copyfile(assets / file, temporary / file)

@@ -252,7 +252,7 @@ def _parameters_on_meta() -> Iterator[None]:
             param = nn.Parameter(param.to("meta"), requires_grad=param.requires_grad)
         own(module, name, param)
 
-    nn.Module.register_parameter = register
+    nn.Module.register_parameter = register  # pyright: ignore[reportAttributeAccessIssue]
     try:
         yield
     finally:

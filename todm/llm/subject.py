@@ -298,7 +298,8 @@ def _let_blocks_know_their_positions(model: nn.Module) -> None:
     rotary = model.get_submodule("model.rotary_emb")
     if "layer_type" not in inspect.signature(type(rotary).forward).parameters:
         return
-    kinds = model.get_submodule("model").config.layer_types
+    config: Any = model.get_submodule("model").config
+    kinds = config.layer_types
     for block, kind in zip(model.get_submodule(_TOWER).children(), kinds, strict=True):
 
         def own(

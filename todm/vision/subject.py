@@ -81,7 +81,8 @@ class VisionSubject:
         # Another block norms elsewhere; its layers keep their factors.
         if not isinstance(block, Block) or not isinstance(block.attn, Attention):
             return []
-        attn, mlp = block.attn, block.mlp
+        attn: Any = block.attn
+        mlp: Any = block.mlp
         gate = ("attn.gate",) if attn.gate is not None else ()
         values = "attn.qkv" if isinstance(attn.norm, nn.Identity) else "attn.norm"
         first = ("mlp.fc1_g", "mlp.fc1_x") if isinstance(mlp, SwiGLU) else ("mlp.fc1",)
