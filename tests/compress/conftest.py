@@ -73,7 +73,8 @@ class ToySubject:
         while True:
             x = torch.randn(4, 3, 11, generator=draws) * torch.tensor([0.2, 1.0, 3.0])[:, None]
             with torch.no_grad():
-                yield x, self.truth(x).argmax(-1)
+                labels = self.truth(x).argmax(-1)
+            yield x, labels
 
     def losses(self, batch, student, teacher, *, temperature):
         x, labels = batch

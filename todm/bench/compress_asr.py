@@ -30,7 +30,7 @@ from todm.compress.driver import Result, compress
 from todm.compress.report import table as layer_table
 from todm.errors import ConfigError
 
-_TUNED = ("sparse24.tune.updates=1000", "sparse24.tune.lr=1e-3")
+_TUNED = ("sparse24.tune.updates=3000", "sparse24.tune.lr=2e-3")
 _QAT8 = ("int8.activations=static", "int8.tune.updates=500", "int8.tune.lr=3e-4")
 _G64 = ("int4.group=64", "awq.group=64")
 WAYS: dict[str, tuple[str, ...]] = {
