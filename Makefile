@@ -21,8 +21,9 @@ test-web:  # node, npm and Chromium: apt-get install chromium
 test-cpp:  # g++ and ORT_HOME, an unpacked release of onnxruntime
 	scripts/test.sh -m cpp tests/export
 
+test-executorch: export TODM_EXTRAS = train,dev,executorch
 test-executorch:
-	TODM_EXTRAS=train,dev,executorch scripts/test.sh -m executorch tests/export
+	scripts/test.sh -m executorch tests/export
 
 test-releases:  # old and new sherpa-onnx, each in an environment of its own
 	scripts/test.sh -m releases tests/export

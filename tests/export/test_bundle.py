@@ -14,7 +14,7 @@ from torch import nn
 from todm.device.audio import read_audio
 from todm.device.bundle import open_bundle
 from todm.errors import ArtifactError, BundleError, ConfigError
-from todm.export.bundle import ExportConfig, Sample, write_bundle
+from todm.export.bundle import ExportConfig, Sample, _shipped, write_bundle
 from todm.export.to_onnx import graph_to_onnx
 from todm.export.verify import Report, sample_signal, verify
 
@@ -173,3 +173,8 @@ def _shifted(module):
             return first + 0.01, *rest
 
     return Shifted()
+
+
+def test_where_a_corpus_lay_is_not_shipped_at_any_depth():
+    info = {"corpus": "/a", "asked": {"budget": "1M", "corpus": "/a", "deep": {"corpus": "/a"}}}
+    assert _shipped(info) == {"asked": {"budget": "1M", "deep": {}}}

@@ -123,8 +123,7 @@ def write_bundle(
         "target": config.target,
         "tail_seconds": job.tail_seconds,
         "chunk_seconds": job.chunk_frames / FRAMES_PER_SECOND,
-        # Not where its corpus lay: a bundle goes to strangers.
-        "subnet": {k: v for k, v in parent.info.items() if k not in _NOT_SHIPPED} if parent else {},
+        "subnet": _shipped(parent.info) if parent else {},
         "compressed": summary([graph.module for graph in graphs]),
     }
     metrics: dict[str, Any] = {}
@@ -272,6 +271,12 @@ def check_assets(folder: Path, joiner: Graph) -> tuple[str, ...]:
             "tokenizer is not the one this model was trained with"
         )
     return tokens
+
+
+def _shipped(info: Mapping[str, Any]) -> dict[str, Any]:
+    """What a subnet says of itself, less where its corpus lay: a bundle goes to strangers."""
+    kept = {k: v for k, v in info.items() if k not in _NOT_SHIPPED}
+    return {k: _shipped(v) if isinstance(v, Mapping) else v for k, v in kept.items()}
 
 
 _COMMON = {"version": "1", "model_author": f"todm {__version__}"}
