@@ -15,6 +15,10 @@ HAS_TORCH = importlib.util.find_spec("torch") is not None
 os.environ["OMP_NUM_THREADS"] = "1"
 os.environ.setdefault("MPLBACKEND", "Agg")
 
+if HAS_TORCH and not Path("/dev/nvidiactl").exists():
+    # Read when a kernel is defined, and Triton's own when it is first imported, by whatever package.
+    os.environ.setdefault("TRITON_INTERPRET", "1")
+
 if not HAS_TORCH:  # a device's environment: what it never runs is not collected
     collect_ignore = ["asr", "bench", "export", "kernels", "search", "supernet", "train"]
 

@@ -258,8 +258,14 @@ def test_a_truncated_artifact_is_refused(run, tmp_path, what, file, verb):
     ("verb", "needed"),
     [
         (["train", "{bundle}", "--out", "{root}/x"], "a bundle, and a corpus is needed"),
-        (["export", "{supernet}", "--out", "{root}/x"], "a supernet, and a subnet is needed"),
-        (["evaluate", "{corpus}"], "a corpus, and a supernet or subnet or bundle is needed"),
+        (
+            ["export", "{supernet}", "--out", "{root}/x"],
+            "a supernet, and a subnet or compressed or model is needed",
+        ),
+        (
+            ["evaluate", "{corpus}"],
+            "a corpus, and a supernet or subnet or compressed or bundle is needed",
+        ),
         (["transcribe", "{subnet}", "a.wav"], "is a subnet"),
         (["evaluate", "{root}"], "is not an artifact"),
     ],

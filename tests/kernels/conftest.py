@@ -3,14 +3,10 @@
 Without a GPU, Triton's kernels run in its interpreter; on one, the same tests run them compiled.
 """
 
-import os
 from pathlib import Path
 
 import pytest
 import torch
-
-if not torch.cuda.is_available():
-    os.environ.setdefault("TRITON_INTERPRET", "1")  # read when a kernel is defined
 
 # A loop bound that was a number in the kernel is an array of one in the interpreter.
 INTERPRETER = "ignore:Conversion of an array with ndim > 0:DeprecationWarning"

@@ -205,7 +205,7 @@ class Results:
     def errors(self, network: str, target: str, terms: str, exclusion: str = "") -> np.ndarray:
         """Error of each seed."""
         scores = self._figures[network, target, terms, exclusion]["scores"]
-        return np.array([_error(one) for one in scores])
+        return np.array([_error(one.sum(0), len(one)) for one in scores])
 
     def difference(
         self, ours: tuple[str, ...], theirs: tuple[str, ...], figure: str = "scores"
@@ -217,15 +217,17 @@ class Results:
             theirs: likewise.
             figure: scores, for the error, or entropy.
         """
-        first, second = self._figures[ours][figure], self._figures[theirs][figure]
+        first, second = (self._figures[key][figure].astype(np.float64) for key in (ours, theirs))
         draw = np.random.default_rng(0)
         seeds, images = first.shape[:2]
+        once = np.ones(images)
         found = []
         for _ in range(RESAMPLES):
-            rows, columns = draw.integers(0, seeds, seeds), draw.integers(0, images, images)
-            found.append(_mean(first[rows][:, columns]) - _mean(second[rows][:, columns]))
+            rows = draw.integers(0, seeds, seeds)
+            times = np.bincount(draw.integers(0, images, images), minlength=images).astype(float)
+            found.append(_mean(first[rows], times) - _mean(second[rows], times))
         low, high = np.quantile(found, [0.025, 0.975])
-        return _mean(first) - _mean(second), float(low), float(high)
+        return _mean(first, once) - _mean(second, once), float(low), float(high)
 
 
 def table(results: Results) -> Iterator[str]:
@@ -303,13 +305,15 @@ def plot(results: Results, out: Path) -> None:
     plt.close(figure)
 
 
-def _error(scores: np.ndarray) -> float:
-    """Of one seed: a mean over [I], or what [I, C, C] confusions make."""
-    return float(scores.mean()) if scores.ndim == 1 else 1 - mean_iou(scores.sum(0))
+def _error(summed: np.ndarray, num_images: float) -> float:
+    """Of one seed: a mean, or what the confusions [C, C] of all images make."""
+    return float(summed) / num_images if summed.ndim == 0 else 1 - mean_iou(summed)
 
 
-def _mean(scores: np.ndarray) -> float:
-    return float(np.mean([_error(one) for one in scores]))
+def _mean(figures_SI: np.ndarray, times_I: np.ndarray) -> float:
+    """Mean over seeds, each image counted so many times."""
+    summed_S = np.tensordot(figures_SI, times_I, axes=(1, 0))
+    return float(np.mean([_error(one, times_I.sum()) for one in summed_S]))
 
 
 def _rates(values: np.ndarray) -> str:
