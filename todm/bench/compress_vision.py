@@ -299,8 +299,9 @@ def plot(results: Results, out: Path) -> None:
             axis.plot(places, seed, ".", color=line.get_color(), alpha=0.4)
     axis.axhline(100 * results.dense("digits").mean(), color="black", linestyle=":", label="dense")
     axis.set(ylabel="error on the test split, %", ylim=(0, None))
+    axis.set_xticks(range(len(names)), [name.replace(" + ", "\n+ ") for name in names])
     axis.grid(alpha=0.3)
-    axis.legend()
+    figure.legend(loc="outside right upper")
     figure.savefig(out, dpi=110)
     plt.close(figure)
 
