@@ -3,4 +3,4 @@
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 scripts/setup.sh
-exec "${TODM_VENV:-.venv}/bin/python" -m todm.bench.rnnt_loss "$@"
+exec "${TODM_VENV:-.venv}/bin/python" -m benchmarks.studies.rnnt_loss "$@"

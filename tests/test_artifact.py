@@ -7,6 +7,7 @@ import pytest
 
 from todm import artifact
 from todm.errors import ArtifactError
+from todm.files import write_text
 
 
 def _write_tokens(directory):
@@ -176,7 +177,7 @@ def test_a_half_written_one_is_not_taken_for_whole(tmp_path):
 
 def test_a_text_is_written_whole(tmp_path):
     file = tmp_path / "log.json"
-    artifact.write_text(file, "one")
-    artifact.write_text(file, "two")
+    write_text(file, "one")
+    write_text(file, "two")
     assert file.read_text() == "two"
     assert os.listdir(tmp_path) == ["log.json"]

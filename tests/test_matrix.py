@@ -22,7 +22,7 @@ from torch import nn
 from todm import artifact
 from todm.backend import Graph
 from todm.cli import main as cli
-from todm.cli.subjects import subject_of
+from todm.cli.adapters import adapter_of
 from todm.compress import packed, storage
 from todm.compress.config import CompressConfig
 from todm.compress.driver import compress
@@ -66,9 +66,9 @@ def config_of(way):
 
 @dataclasses.dataclass
 class Made:
-    """A way done: the subject in memory, and the artifact it became."""
+    """A way done: the adapter in memory, and the artifact it became."""
 
-    subject: Any
+    adapter: Any
     found: artifact.Artifact
     batch: Any
 
@@ -80,8 +80,8 @@ def speech(folder):
     from todm.asr import tokens
     from todm.asr.backend import AsrBackend
     from todm.asr.config import AsrConfig
-    from todm.asr.encoder import EncoderConfig
-    from todm.asr.model import RnntConfig
+    from todm.asr.model.encoder import EncoderConfig
+    from todm.asr.model.transducer import RnntConfig
     from todm.supernet.space import SearchSpace, SpaceConfig
 
     (folder / "audio").mkdir()
@@ -114,8 +114,8 @@ def vision(folder):
     """A vision transformer of one block on scikit-learn's digits."""
     pytest.importorskip("timm")
     pytest.importorskip("sklearn")
+    from todm.vision.adapter import VisionAdapter
     from todm.vision.config import VisionConfig, build
-    from todm.vision.subject import VisionSubject
 
     sizes = {"img_size": 8, "patch_size": 4, "in_chans": 1, "embed_dim": 32, "depth": 1}
     config = VisionConfig(
@@ -129,13 +129,13 @@ def vision(folder):
         data="digits",
         batch=8,
     )
-    return VisionSubject(config, build(config)).save(folder / "vit"), None
+    return VisionAdapter(config, build(config)).save(folder / "vit"), None
 
 
 def language(folder):
     """A Llama of one block."""
     transformers = pytest.importorskip("transformers")
-    from todm.bench.small_llama import SmallLlama, train_tokenizer
+    from benchmarks.studies.small_llama import SmallLlama, train_tokenizer
     from todm.llm.importing import import_checkpoint
 
     draws = np.random.default_rng(0)
@@ -165,32 +165,32 @@ class Workshop:
 
     def made(self, way):
         if way not in self._made:
-            subject, config = subject_of(self.parent), config_of(way)
-            result = compress(subject, config, calibration=self.calibration)
+            adapter, config = adapter_of(self.parent), config_of(way)
+            result = compress(adapter, config, calibration=self.calibration)
             found = storage.save(
                 self.folder / "out" / way,
-                subject.model,
+                adapter.model,
                 parent=self.parent,
                 config=config,
                 reports=result.reports,
-                write=subject.write_assets,
+                write=adapter.write_assets,
             )
-            batch = subject.calibration(4, self.calibration)[0]
-            self._made[way] = Made(subject=subject, found=found, batch=batch)
+            batch = adapter.calibration(4, self.calibration)[0]
+            self._made[way] = Made(adapter=adapter, found=found, batch=batch)
         return self._made[way]
 
     def onnx(self):
         """The first graph of every way, and the file that holds them all."""
         if self._onnx is None:
-            graphs = {way: self._graph(self.made(way).subject) for way in WAYS}
+            graphs = {way: self._graph(self.made(way).adapter) for way in WAYS}
             file = self.folder / "all.onnx"
             graph_to_onnx(side_by_side(list(graphs.values())), file)
             self._onnx = graphs, file
         return self._onnx
 
-    def _graph(self, subject):
+    def _graph(self, adapter):
         # Of fixed size: open axes are tested elsewhere, and double the time.
-        graph = subject.graphs(subject.model)[0]
+        graph = adapter.graphs(adapter.model)[0]
         ins, outs = (
             tuple(dataclasses.replace(p, dynamic={}) for p in ports)
             for ports in (graph.inputs, graph.outputs[:1])
@@ -252,8 +252,8 @@ def workshop(tmp_path_factory):
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_the_artifact_gives_equal_outputs(workshop, backend, way):
     made = workshop(backend).made(way)
-    again = subject_of(artifact.load(made.found.path))
-    ours = made.subject.run(made.subject.model.eval(), made.batch)
+    again = adapter_of(artifact.load(made.found.path))
+    ours = made.adapter.run(made.adapter.model.eval(), made.batch)
     assert torch.equal(again.run(again.model.eval(), made.batch), ours)
     layers = packed.layers_of(again.model)
     forms = [layer.format() for layer in layers.values()]
@@ -300,8 +300,8 @@ def test_autoawq_holds_it_or_says_why_not(workshop, backend, way, tmp_path, caps
     assert status == 0, said
     from todm.llm.importing import import_checkpoint
 
-    again = subject_of(import_checkpoint(tmp_path / "awq", tmp_path / "again"))
-    ours, theirs = packed.layers_of(made.subject.model), packed.layers_of(again.model)
+    again = adapter_of(import_checkpoint(tmp_path / "awq", tmp_path / "again"))
+    ours, theirs = packed.layers_of(made.adapter.model), packed.layers_of(again.model)
     assert set(ours) == set(theirs)
     for name, layer in ours.items():
         assert torch.equal(layer.dense_weight(), theirs[name].dense_weight()), name
@@ -310,6 +310,6 @@ def test_autoawq_holds_it_or_says_why_not(workshop, backend, way, tmp_path, caps
 def test_a_pass_that_no_backend_knows_is_refused_before_any_work(workshop):
     with pytest.raises(ConfigError, match="there is no pass 'int5'"):
         CompressConfig(passes=("int5",))
-    subject = workshop("vision").made("int8 dynamic").subject
+    adapter = workshop("vision").made("int8 dynamic").adapter
     with pytest.raises(ConfigError, match="compressed already"):
-        compress(subject, config_of("int8 dynamic"))
+        compress(adapter, config_of("int8 dynamic"))

@@ -7,7 +7,7 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from todm.asr.model import Rnnt  # noqa: E402
+from todm.asr.model.transducer import Rnnt  # noqa: E402
 from todm.errors import ConfigError  # noqa: E402
 from todm.kernels.rnnt_loss import Divergence  # noqa: E402
 from todm.recipe import RECIPES, Recipe, full960, named  # noqa: E402

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from todm.errors import ArtifactError
+from todm.files import sync_directory, sync_file
 
 if TYPE_CHECKING:
     import torch
@@ -144,7 +145,7 @@ def save(
         }
         (temporary / MANIFEST).write_text(json.dumps(manifest, indent=1) + "\n")
         for file in _files(temporary):
-            _sync(file)
+            sync_file(file)
         _swap(temporary, path)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
@@ -220,17 +221,6 @@ def _is_entry(entry: object) -> bool:
     return size >= 0 and _SHA256.fullmatch(digest) is not None
 
 
-def write_text(path: Path, text: str) -> None:
-    """Write a single file atomically: on a full disk the old one stays, and nothing is left behind."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        temporary.write_text(text)
-        _sync(temporary)
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
 def _check(root: Path, name: str, entry: Mapping[str, Any]) -> None:
     file = root / name
     if Path(name).is_absolute() or ".." in Path(name).parts or not name.isprintable():
@@ -261,11 +251,6 @@ def _hash(file: Path) -> str:
         return hashlib.file_digest(handle, "sha256").hexdigest()
 
 
-def _sync(file: Path) -> None:
-    with file.open("rb") as handle:
-        os.fsync(handle.fileno())
-
-
 def _swap(temporary: Path, path: Path) -> None:
     """Put `temporary` in the place of `path`; a crash in between is mended by `_tidy`.
 
@@ -280,7 +265,7 @@ def _swap(temporary: Path, path: Path) -> None:
         if old.exists():
             old.rename(path)
         raise
-    _sync_directory(path.parent)
+    sync_directory(path.parent)
     shutil.rmtree(old, ignore_errors=True)
 
 
@@ -304,14 +289,6 @@ def _alive(pid: int) -> bool:
     except OSError:
         return True
     return True
-
-
-def _sync_directory(path: Path) -> None:
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
 
 
 def _versions() -> dict[str, str]:

@@ -44,7 +44,7 @@ class Graph:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Pieces:
+class GraphParts:
     """A stack of blocks in pieces, of which the graph of any subnet can be put together.
 
     Every block is the same chain of parts, and each part has one elastic width. A part takes `x` and
@@ -125,7 +125,7 @@ class Backend(Protocol):
         """A new plain model of a subnet, or the supernet (None)."""
         ...
 
-    def adopt(self, model: nn.Module, found: Artifact) -> list[str]:
+    def init_from(self, model: nn.Module, found: Artifact) -> list[str]:
         """Begin from an earlier supernet or subnet: put its weights into a new supernet.
 
         Returns:

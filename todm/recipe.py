@@ -7,12 +7,12 @@ egs/librispeech/ASR), the best open one at these sizes.
 
 import dataclasses
 
-from todm.asr.augment import AugmentConfig
 from todm.asr.config import AsrConfig
 from todm.asr.corpora.config import DataConfig, RoomConfig
-from todm.asr.data import LoaderConfig
-from todm.asr.encoder import EncoderConfig
-from todm.asr.model import RnntConfig
+from todm.asr.data.augment import AugmentConfig
+from todm.asr.data.batch import LoaderConfig
+from todm.asr.model.encoder import EncoderConfig
+from todm.asr.model.transducer import RnntConfig
 from todm.asr.objective import ObjectiveConfig
 from todm.asr.tokens import TokensConfig
 from todm.config import Config

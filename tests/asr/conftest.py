@@ -49,7 +49,7 @@ def tiny_cuts(make_corpus, tmp_path_factory):
 @pytest.fixture(scope="session")
 def tiny_store(tiny_cuts):
     """Its features at three speeds: 120 utterances."""
-    from todm.asr.store import FeatureStore
+    from todm.asr.data.store import FeatureStore
 
     return FeatureStore.build(tiny_cuts, tiny_cuts.parent / "store", num_jobs=1)
 

@@ -4,13 +4,13 @@ import shutil
 import pytest
 import torch
 
-from todm.asr.augment import AugmentConfig
 from todm.asr.backend import ASSETS, AsrBackend, AsrConfig
-from todm.asr.data import LoaderConfig
-from todm.asr.encoder import EncoderConfig
-from todm.asr.evaluation import decode_model
+from todm.asr.data.augment import AugmentConfig
+from todm.asr.data.batch import LoaderConfig
+from todm.asr.decode.evaluate import decode_model
 from todm.asr.loading import same_outputs
-from todm.asr.model import RnntConfig
+from todm.asr.model.encoder import EncoderConfig
+from todm.asr.model.transducer import RnntConfig
 from todm.asr.objective import ObjectiveConfig
 from todm.errors import ConfigError
 from todm.supernet.space import SpaceConfig

@@ -7,9 +7,9 @@ import torch
 from todm import artifact
 from todm.asr.backend import AsrBackend
 from todm.asr.config import AsrConfig
-from todm.asr.encoder import EncoderConfig
 from todm.asr.loading import backend_of, check_numbers, load_model, subnet_of
-from todm.asr.model import RnntConfig
+from todm.asr.model.encoder import EncoderConfig
+from todm.asr.model.transducer import RnntConfig
 from todm.errors import ArtifactError, ConfigError
 from todm.supernet.space import SearchSpace, SpaceConfig
 
@@ -119,7 +119,7 @@ def test_a_subnet_that_is_none_is_named(asked, words):
 
 
 def test_a_compressed_subnet_comes_back_and_recognises_the_same(save, tiny_corpus):
-    from todm.asr.compress import AsrSubject
+    from todm.asr.adapter import AsrAdapter
     from todm.compress import storage
     from todm.compress.config import CompressConfig
     from todm.compress.driver import compress
@@ -127,7 +127,7 @@ def test_a_compressed_subnet_comes_back_and_recognises_the_same(save, tiny_corpu
     found, model = save(SearchSpace(CONFIG.space).largest)
     backend = backend_of(found)
     config = CompressConfig(passes=("sparse24", "int8"), num_calibration=4)
-    result = compress(AsrSubject(backend, model.eval()), config)
+    result = compress(AsrAdapter(backend, model.eval()), config)
     compressed = storage.save(
         found.path.with_name("small"),
         model,

@@ -3,9 +3,9 @@ import copy
 import pytest
 import torch
 
-from todm.asr.data import Batch
-from todm.asr.encoder import EncoderConfig
-from todm.asr.model import Rnnt, RnntConfig, extract
+from todm.asr.data.batch import Batch
+from todm.asr.model.encoder import EncoderConfig
+from todm.asr.model.transducer import Rnnt, RnntConfig, extract
 from todm.asr.objective import (
     ObjectiveConfig,
     RnntObjective,

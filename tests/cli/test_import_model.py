@@ -12,7 +12,7 @@ import onnxruntime
 
 from todm import artifact
 from todm.cli import main as cli
-from todm.cli.subjects import backend_name, subject_of
+from todm.cli.adapters import adapter_of, backend_name
 from todm.errors import ArtifactError, ConfigError
 
 ARCHITECTURE = "vit_tiny_patch16_224"
@@ -69,7 +69,7 @@ def test_a_vision_model_is_imported_compressed_and_exported(checkpoint, tmp_path
     session = onnxruntime.InferenceSession(str(out / "model.onnx"))
     images = torch.rand(5, 1, 8, 8)
     with torch.no_grad():
-        expected = subject_of(artifact.load(small)).model(images).numpy()
+        expected = adapter_of(artifact.load(small)).model(images).numpy()
     assert np.abs(session.run(None, {"images": images.numpy()})[0] - expected).max() < 0.05
 
 
@@ -107,7 +107,7 @@ def test_an_artifact_of_no_modality_is_refused(tmp_path):
         backend_name(found)
     images = artifact.save(tmp_path / "y", kind="model", config={"backend": "vision"})
     with pytest.raises(ConfigError, match="--corpus is for speech"):
-        subject_of(images, corpus=tmp_path)
+        adapter_of(images, corpus=tmp_path)
 
 
 @pytest.mark.parametrize(

@@ -12,10 +12,10 @@ pytest.importorskip("torch")
 
 from todm.asr.backend import AsrBackend
 from todm.asr.config import AsrConfig
-from todm.asr.encoder import EncoderConfig
-from todm.asr.model import RnntConfig
-from todm.bench.devices import Devices
+from todm.asr.model.encoder import EncoderConfig
+from todm.asr.model.transducer import RnntConfig
 from todm.search.choice import Choice
+from todm.search.devices import Devices
 from todm.supernet.space import SpaceConfig
 
 CONFIG = AsrConfig(

@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch import nn
 
-from todm.compress.subject import Fold
+from todm.compress.adapter import Fold
 
 
 class ToyBlock(nn.Module):
@@ -22,7 +22,7 @@ class ToyBlock(nn.Module):
 
 
 class ToyModel(nn.Module):
-    """A convolution in front, a tower of blocks, a head; [B, 3, T] -> [B, T, classes]."""
+    """A convolution in front, a block_list of blocks, a head; [B, 3, T] -> [B, T, classes]."""
 
     def __init__(self, width=24, inner=40, depth=2, classes=5):
         super().__init__()
@@ -38,11 +38,11 @@ class ToyModel(nn.Module):
         return self.head(h)
 
 
-class ToySubject:
-    """`todm.compress.subject.Subject` of a model that learns to copy a fixed random one."""
+class ToyAdapter:
+    """`todm.compress.adapter.ModelAdapter` of a model that learns to copy a fixed random one."""
 
     backend = "toy"
-    towers = ("blocks",)
+    block_lists = ("blocks",)
 
     def __init__(self, model=None, seed=0):
         self.kept = {"front": "the front end", "head": "the head"}
@@ -106,4 +106,4 @@ class ToySubject:
 
 @pytest.fixture
 def toy():
-    return ToySubject()
+    return ToyAdapter()

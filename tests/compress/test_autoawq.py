@@ -22,11 +22,15 @@ class Model(nn.Module):
         self.head = nn.Linear(N, 11)
 
 
-def _model(*, bits=4, group=GROUP, inv_s=False, symmetric=False, bias=True, shape=(N, K)):
+def _model(*, bits=4, group=GROUP, pre_quant_scale=False, symmetric=False, bias=True, shape=(N, K)):
     torch.manual_seed(0)
-    inv_s_K = torch.rand(shape[1]) + 0.5 if inv_s else None
+    pre_quant_scale_K = torch.rand(shape[1]) + 0.5 if pre_quant_scale else None
     weight = quantise_rtn(
-        torch.randn(*shape), bits, group=group, symmetric=symmetric, inv_s_K=inv_s_K
+        torch.randn(*shape),
+        bits,
+        group=group,
+        symmetric=symmetric,
+        pre_quant_scale_K=pre_quant_scale_K,
     )
     return Model(W4Linear(weight, torch.randn(shape[0]) if bias else None))
 
@@ -90,7 +94,7 @@ def test_the_table_is_autoawqs():
     ("settings", "message"),
     [
         ({"bits": 3}, r"layer has 3 bits: an AWQ checkpoint holds 4"),
-        ({"inv_s": True}, r"layer keeps an inv_s.*awq\.scale=false"),
+        ({"pre_quant_scale": True}, r"layer keeps a pre_quant_scale.*awq\.scale=false"),
         ({"shape": (24, 80)}, r"layer has 80 inputs.*multiple of the group 32"),
         ({"shape": (20, 96)}, r"layer has 20 outputs.*packs 8 at a time"),
     ],

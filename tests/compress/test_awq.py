@@ -8,11 +8,11 @@ import torch
 from torch import nn
 
 from todm.compress import awq, folds
+from todm.compress.adapter import Fold
 from todm.compress.config import AwqConfig, CompressConfig
 from todm.compress.driver import compress
 from todm.compress.masks import nm_mask
 from todm.compress.packed import W4Linear
-from todm.compress.subject import Fold
 from todm.compress.work import BlockWork, Call
 from todm.errors import ConfigError, CorpusError
 
@@ -201,7 +201,7 @@ def test_scales_are_folded_and_layers_are_packed():
     for name in block.layers:
         module = block.get(name)
         assert isinstance(module, W4Linear)
-        assert module.inv_s_K is None
+        assert module.pre_quant_scale_K is None
         assert done[name].figures["error"] <= done[name].figures["error of rounding"]
     after = block.call(block.calls[0])
     assert float((after - before).square().mean() / before.square().mean()) < 2e-3
@@ -218,9 +218,9 @@ def test_where_nothing_folds_the_layer_keeps_inv_s(fold, config):
     assert torch.equal(block.module.norm.weight, norm)
     for name in block.layers:
         module = block.get(name)
-        assert ", inv_s" in done[name].what
+        assert ", pre_quant_scale" in done[name].what
         assert done[name].input_factor_K is None
-        assert module.inv_s_K.shape == (dense[name].shape[1],)
+        assert module.pre_quant_scale_K.shape == (dense[name].shape[1],)
         error = (module.dense_weight() - dense[name]).square().mean() / dense[name].square().mean()
         assert float(error) < 0.05
 

@@ -3,7 +3,7 @@ import copy
 import pytest
 import torch
 
-from tests.compress.conftest import ToyModel, ToySubject
+from tests.compress.conftest import ToyAdapter, ToyModel
 from todm.compress import packed
 from todm.compress.config import CompressConfig, Int4Config, Int8Config, SparseConfig
 from todm.compress.driver import compress
@@ -44,7 +44,7 @@ def test_errors_go_from_pass_to_pass(toy):
 
 
 def test_the_reported_error_is_that_of_the_outputs():
-    toy = ToySubject()
+    toy = ToyAdapter()
     before = copy.deepcopy(toy.model)
     seen = []
     hook = before.blocks[0].up.register_forward_pre_hook(lambda _m, args: seen.append(args[0]))
@@ -119,7 +119,7 @@ def test_blocks_are_in_memory_one_at_a_time(toy):
 def test_not_sequential_feeds_dense_outputs():
     results = {}
     for sequential in (True, False):
-        toy = ToySubject()
+        toy = ToyAdapter()
         config = _config(
             "int8", int8=Int8Config(activations="static", range="absmax"), sequential=sequential
         )
@@ -165,7 +165,7 @@ def test_excluded_layers_stay(toy):
     compress(toy, _config("int8", exclude=("*.1.down",)))
     assert (toy.model.blocks[1].down.weight == before).all()
     assert (
-        "blocks.1.down" not in select(ToySubject(), _config("int8", exclude=("*.1.down",))).chosen
+        "blocks.1.down" not in select(ToyAdapter(), _config("int8", exclude=("*.1.down",))).chosen
     )
 
 

@@ -26,12 +26,14 @@ def sparse_mask(weight):
     return mask
 
 
-def w4(bits, group, *, symmetric, sparse24, inv_s=False):
+def w4(bits, group, *, symmetric, sparse24, pre_quant_scale=False):
     weight = draw(N, K) + 0.3
     if sparse24:
         weight = weight * sparse_mask(weight)
-    inv_s_K = 0.5 + draw(K, seed=2).abs() if inv_s else None
-    made = matmul_w4.quantise_rtn(weight, bits, group=group, symmetric=symmetric, inv_s_K=inv_s_K)
+    pre_quant_scale_K = 0.5 + draw(K, seed=2).abs() if pre_quant_scale else None
+    made = matmul_w4.quantise_rtn(
+        weight, bits, group=group, symmetric=symmetric, pre_quant_scale_K=pre_quant_scale_K
+    )
     return packed.W4Linear(made, draw(N, seed=3), sparse24=sparse24)
 
 
@@ -57,9 +59,9 @@ LAYERS = {
     "int8 static": lambda: int8(static=True, sparse24=False, bias=False),
     "int8 2:4": lambda: int8(static=True, sparse24=True),
     "w4": lambda: w4(4, 64, symmetric=False, sparse24=False),
-    "w4 inv_s": lambda: w4(4, 32, symmetric=True, sparse24=False, inv_s=True),
+    "w4 pre_quant_scale": lambda: w4(4, 32, symmetric=True, sparse24=False, pre_quant_scale=True),
     "w3": lambda: w4(3, 128, symmetric=False, sparse24=False),
-    "w4 2:4": lambda: w4(4, 64, symmetric=False, sparse24=True, inv_s=True),
+    "w4 2:4": lambda: w4(4, 64, symmetric=False, sparse24=True, pre_quant_scale=True),
     "w4 2:4 symmetric": lambda: w4(4, None, symmetric=True, sparse24=True),
     "w4 2:4 one group": lambda: w4(4, None, symmetric=False, sparse24=True),
     "w3 2:4": lambda: w4(3, 32, symmetric=False, sparse24=True),

@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from todm import artifact
+from todm.cli import adapters
 from todm.cli import main as cli
-from todm.cli import subjects
 from todm.compress import packed, storage
 
 
@@ -25,7 +25,7 @@ def run(toy, tmp_path, monkeypatch, capsys):
         storage.load_weights(fresh.model, found)
         return fresh
 
-    monkeypatch.setattr(subjects, "subject_of", load)
+    monkeypatch.setattr(adapters, "adapter_of", load)
 
     def call(*arguments, source=source.path, out=tmp_path / "out"):
         few = ["--set", "num_calibration=8"]
@@ -191,6 +191,6 @@ def test_analysis_by_the_error_has_a_place_of_its_own(run):
 
 def test_packed_layers_run_after_the_round_trip(run):
     run("--passes", "sparse24,awq", "--set", "awq.group=32")
-    subject = subjects.subject_of(artifact.load(run.out))
-    assert len(packed.layers_of(subject.model)) == 4
-    assert subject.evaluate(subject.model, split="test")["error"] <= 1
+    adapter = adapters.adapter_of(artifact.load(run.out))
+    assert len(packed.layers_of(adapter.model)) == 4
+    assert adapter.evaluate(adapter.model, split="test")["error"] <= 1

@@ -7,8 +7,8 @@ import pytest
 
 from todm.device.audio import read_audio
 from todm.device.bundle import open_bundle
+from todm.device.decode import log_softmax
 from todm.device.recognizer import OfflineRecognizer, StreamingRecognizer, detokenize, pad_tail
-from todm.device.search import log_softmax
 from todm.device.timing import time_bundle
 
 
@@ -92,7 +92,7 @@ def test_without_a_tail_the_end_is_lost(bundle, speech):
 
 
 def test_beam_of_one_hypothesis_is_greedy(bundle, speech):
-    from todm.device.search import BeamSearch
+    from todm.device.decode import BeamSearch
 
     recognizer = StreamingRecognizer(bundle)
     greedy = recognizer.transcribe(speech)

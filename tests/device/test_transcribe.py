@@ -50,7 +50,7 @@ def expected(golden):
         "device.segments",
         "device.formats",
         "device.timing",
-        "bench.runtime",
+        "device.runtime",
         "cli.transcribe",
         "artifact",
     ],

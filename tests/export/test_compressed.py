@@ -40,9 +40,9 @@ def int8(seed, *, static=False, sparse24=False):
     return packed.Int8Linear(codes, scale, draw(N), act_scale=act_scale, sparse24=sparse24)
 
 
-def w4(seed=0, bits=4, *, group=32, symmetric=False, inv_s=False, sparse24=False):
-    inv_s_K = 0.5 + draw(K, seed=seed).abs() if inv_s else None
-    options = {"group": group, "symmetric": symmetric, "inv_s_K": inv_s_K}
+def w4(seed=0, bits=4, *, group=32, symmetric=False, pre_quant_scale=False, sparse24=False):
+    pre_quant_scale_K = 0.5 + draw(K, seed=seed).abs() if pre_quant_scale else None
+    options = {"group": group, "symmetric": symmetric, "pre_quant_scale_K": pre_quant_scale_K}
     made = matmul_w4.quantise_rtn(weight(seed, sparse24=sparse24), bits, **options)
     return packed.W4Linear(made, None if symmetric else draw(N), sparse24=sparse24)
 
@@ -53,7 +53,7 @@ LAYERS = {
     "int8 static": int8(3, static=True),
     "int8 2:4": int8(4, sparse24=True),
     "w4": w4(5),
-    "w4 symmetric inv_s": w4(6, symmetric=True, inv_s=True, group=64),
+    "w4 symmetric pre_quant_scale": w4(6, symmetric=True, pre_quant_scale=True, group=64),
     "w4 2:4": w4(7, sparse24=True, group=128),
     "w3": w4(8, 3),
     "w3 symmetric": w4(9, 3, symmetric=True),

@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 import torch
 
-from todm.asr.encoder import EncoderConfig
-from todm.asr.model import Rnnt, RnntConfig
-from todm.asr.streaming import Decoder, Joiner, StreamingEncoder
+from todm.asr.model.encoder import EncoderConfig
+from todm.asr.model.streaming import Decoder, Joiner, StreamingEncoder
+from todm.asr.model.transducer import Rnnt, RnntConfig
 from todm.device.bundle import open_bundle
 from todm.device.features import fbank
 from todm.device.recognizer import OfflineRecognizer

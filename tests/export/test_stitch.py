@@ -8,10 +8,10 @@ import torch
 
 from todm.asr.backend import AsrBackend
 from todm.asr.config import AsrConfig
-from todm.asr.encoder import EncoderConfig
-from todm.asr.model import RnntConfig
-from todm.asr.pieces import pieces
-from todm.asr.streaming import StreamingEncoder
+from todm.asr.model.encoder import EncoderConfig
+from todm.asr.model.graph_parts import graph_parts
+from todm.asr.model.streaming import StreamingEncoder
+from todm.asr.model.transducer import RnntConfig
 from todm.device.bundle import load_session
 from todm.export.quantize import quantize_int8
 from todm.export.stitch import Stitcher, hollow, lower
@@ -38,7 +38,7 @@ def backend(tmp_path_factory):
 @pytest.fixture(scope="module")
 def stack(backend):
     torch.manual_seed(3)
-    return pieces(backend)
+    return graph_parts(backend)
 
 
 @pytest.fixture(scope="module")

@@ -37,8 +37,8 @@ def _x(*shape, dtype=torch.float32):
 
 
 def _weight(N, K, bits=4, *, group=128, symmetric=False, inv_s=False):
-    inv_s_K = torch.rand(K, device=DEVICE) + 0.5 if inv_s else None
-    options = {"group": group, "symmetric": symmetric, "inv_s_K": inv_s_K}
+    pre_quant_scale_K = torch.rand(K, device=DEVICE) + 0.5 if inv_s else None
+    options = {"group": group, "symmetric": symmetric, "pre_quant_scale_K": pre_quant_scale_K}
     return quantise_rtn(_x(N, K), bits, **options)
 
 
@@ -278,7 +278,7 @@ def test_a_symmetric_weight_gets_zero_points_for_awq():
     ("weight", "words"),
     [
         (_weight(8, 64, 3), "holds 4 bits, this weight has 3"),
-        (_weight(8, 64, inv_s=True), "has no place for inv_s_K"),
+        (_weight(8, 64, inv_s=True), "has no place for pre_quant_scale_K"),
         (
             pack(_codes(8, 64), torch.ones(8, 1)),
             r"has float16 scales, this weight torch\.float32",
@@ -344,7 +344,11 @@ def test_more_bits_and_smaller_groups_are_nearer():
         (torch.full((1, 4), 1e8), {}, "output 0 .* too large for a float16 scale"),
         (torch.ones(2, 4), {"bits": 2}, "2 bits are given, allowed are 3 and 4"),
         (torch.ones(2, 4), {"group": 16}, "groups of 16 .* allowed are 32, 64, 128, or all 4"),
-        (torch.ones(2, 4), {"inv_s_K": torch.ones(3)}, r"inv_s_K is \(3,\); .* 4 inputs"),
+        (
+            torch.ones(2, 4),
+            {"pre_quant_scale_K": torch.ones(3)},
+            r"pre_quant_scale_K is \(3,\); .* 4 inputs",
+        ),
     ],
     ids=["axes", "NaN", "large", "bits", "group", "inv_s"],
 )
@@ -462,8 +466,11 @@ def test_what_does_not_fit_is_named(change, words):
             {"zero_NG": torch.full((3, 2), 16, dtype=torch.uint8)},
             "zero_NG holds 16, but 4 bits end at 15",
         ),
-        ({"inv_s_K": torch.ones(41)}, r"inv_s_K is \(41,\)"),
-        ({"inv_s_K": torch.ones(40, dtype=torch.int32)}, "inv_s_K is torch.int32"),
+        ({"pre_quant_scale_K": torch.ones(41)}, r"pre_quant_scale_K is \(41,\)"),
+        (
+            {"pre_quant_scale_K": torch.ones(40, dtype=torch.int32)},
+            "pre_quant_scale_K is torch.int32",
+        ),
     ],
     ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
 )

@@ -12,7 +12,7 @@ from todm.errors import ConfigError
 from todm.kernels.mh_ssm import Ssm, discretise, mh_ssm
 
 pytest.importorskip("triton")
-from todm.bench.peers_ssm import fft_convolution
+from todm.bench.kernels.fft_ssm import fft_convolution
 from todm.kernels.mh_ssm import triton_impl
 from todm.kernels.mh_ssm.torch_impl import inner, operators
 

@@ -39,7 +39,7 @@ def make_text(num, seed):
 
 @pytest.fixture(scope="session")
 def tokenizer():
-    from todm.bench.small_llama import SmallLlama, train_tokenizer
+    from benchmarks.studies.small_llama import SmallLlama, train_tokenizer
 
     return train_tokenizer(make_text(200, 0), SmallLlama(vocab=60))
 
@@ -102,10 +102,10 @@ def artifacts(tmp_path_factory, directories, texts):
 
 
 @pytest.fixture
-def subject(artifacts):
-    from todm.llm.subject import LlmSubject
+def adapter(artifacts):
+    from todm.llm.adapter import LlmAdapter
 
     def get(kind="llama", **options):
-        return LlmSubject.load(artifacts(kind), **options)
+        return LlmAdapter.load(artifacts(kind), **options)
 
     return get

@@ -13,8 +13,8 @@ from todm.compress.driver import compress
 from todm.compress.packed import W4Linear
 from todm.errors import ArtifactError, ConfigError
 from todm.llm import awq_checkpoint
+from todm.llm.adapter import LlmAdapter
 from todm.llm.importing import import_checkpoint
-from todm.llm.subject import LlmSubject
 
 pytest.importorskip("transformers")
 
@@ -23,8 +23,8 @@ ORDER = torch.tensor([0, 4, 1, 5, 2, 6, 3, 7])  # where a word's outputs lie, as
 
 
 @pytest.fixture
-def compressed(subject):
-    found = subject("llama")
+def compressed(adapter):
+    found = adapter("llama")
     config = CompressConfig(
         passes=("awq",),
         num_calibration=8,
@@ -146,7 +146,7 @@ def test_import_reads_it_back_as_it_was(compressed, tmp_path, texts):
     out = _write(compressed, tmp_path / "awq", dtype=torch.float32)
     made = import_checkpoint(out, tmp_path / "artifact", text=texts)
     assert made.kind == "compressed"
-    again = LlmSubject.load(made)
+    again = LlmAdapter.load(made)
     assert torch.equal(again.run(again.model, IDS), compressed.run(compressed.model, IDS))
     wanted = compressed.model.state_dict()
     got = again.model.state_dict()
@@ -165,18 +165,18 @@ def test_a_compressed_model_is_not_compressed_again(compressed, tmp_path, texts)
     )
     config = CompressConfig(passes=("int4",), num_calibration=2)
     with pytest.raises(ConfigError, match="is compressed already"):
-        compress(LlmSubject.load(made), config)
+        compress(LlmAdapter.load(made), config)
 
 
-def test_refusals_come_before_anything_is_written(subject, tmp_path):
-    found = subject("llama")
+def test_refusals_come_before_anything_is_written(adapter, tmp_path):
+    found = adapter("llama")
     compress(found, CompressConfig(passes=("int4",), num_calibration=2, int4=Int4Config(bits=3)))
     with pytest.raises(ConfigError, match="has 3 bits"):
         _write(found, tmp_path / "awq")
-    found = subject("llama_gqa")  # its attention's output layer folds nowhere
+    found = adapter("llama_gqa")  # its attention's output layer folds nowhere
     awq = AwqConfig(group=32, grid=4)
     compress(found, CompressConfig(passes=("awq",), num_calibration=4, awq=awq))
-    with pytest.raises(ConfigError, match="o_proj keeps an inv_s"):
+    with pytest.raises(ConfigError, match="o_proj keeps a pre_quant_scale"):
         _write(found, tmp_path / "awq")
     assert list(tmp_path.iterdir()) == []
 

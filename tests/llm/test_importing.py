@@ -8,8 +8,8 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from todm.errors import ArtifactError, CorpusError
+from todm.llm.adapter import LlmAdapter
 from todm.llm.importing import import_checkpoint
-from todm.llm.subject import LlmSubject
 
 pytest.importorskip("transformers")
 
@@ -36,7 +36,7 @@ def test_the_artifacts_logits_are_the_directorys(directories, artifacts):
     from transformers import AutoModelForCausalLM
 
     theirs = AutoModelForCausalLM.from_pretrained(directories())
-    ours = LlmSubject.load(artifacts())
+    ours = LlmAdapter.load(artifacts())
     ids = torch.arange(14).view(2, 7)
     with torch.no_grad():
         torch.testing.assert_close(ours.run(ours.model, ids), theirs(ids).logits)
@@ -66,7 +66,7 @@ def test_shards_are_read(directories, tmp_path, artifacts):
     for file in directories().glob("tokenizer*"):
         shutil.copy(file, sharded)
     assert len(list(sharded.glob("*.safetensors"))) > 1
-    found, whole = LlmSubject.load(_import(sharded, tmp_path)), LlmSubject.load(artifacts())
+    found, whole = LlmAdapter.load(_import(sharded, tmp_path)), LlmAdapter.load(artifacts())
     ids = torch.arange(14).view(2, 7)
     assert torch.equal(found.run(found.model, ids), whole.run(whole.model, ids))
     shard = sorted(sharded.glob("*.safetensors"))[1]
@@ -157,7 +157,7 @@ def test_old_checkpoints_with_rotary_frequencies_are_read(broken, tmp_path):
 def test_half_precision_is_computed_in_float32(broken, tmp_path):
     file = broken / "model.safetensors"
     save_file({n: t.bfloat16() for n, t in load_file(file).items()}, file)
-    found = LlmSubject.load(_import(broken, tmp_path))
+    found = LlmAdapter.load(_import(broken, tmp_path))
     assert {p.dtype for p in found.model.parameters()} == {torch.float32}
 
 

@@ -12,8 +12,8 @@ from todm.llm.perplexity import Losses, bootstrap, compare, losses
 pytest.importorskip("transformers")
 
 
-def test_every_token_but_the_first_is_predicted_once(subject):
-    found = subject()
+def test_every_token_but_the_first_is_predicted_once(adapter):
+    found = adapter()
     texts_ids = [torch.arange(n) % found.config.vocab for n in (2, 9, 1, 24, 25, 60)]
     got = losses(lambda ids: found.run(found.model, ids), texts_ids, context=24)
     assert got.tokens == (1, 8, 0, 23, 24, 59)

@@ -54,14 +54,14 @@ def _bytes(module):
     ],
     ids=["awq", "sparse24+int8", "sparse24"],
 )
-def test_one_block_at_a_time_is_in_memory(subject, tmp_path, config):
+def test_one_block_at_a_time_is_in_memory(adapter, tmp_path, config):
     settings = CompressConfig(num_calibration=8, **config)
-    whole = subject("llama_gqa")
+    whole = adapter("llama_gqa")
     block, outside = _bytes(whole.model.model.layers[0]), _bytes(whole.model.model.embed_tokens)
     outside += _bytes(whole.model.lm_head) + _bytes(whole.model.model.norm)
     small = 1024  # rotary frequencies
     compress(whole, settings)
-    streamed = subject("llama_gqa", streamed=True, scratch=tmp_path)
+    streamed = adapter("llama_gqa", streamed=True, scratch=tmp_path)
     assert _live_bytes(streamed.model) <= small
     peaks = []
     for inner in streamed.model.model.layers:
@@ -78,8 +78,8 @@ def test_one_block_at_a_time_is_in_memory(subject, tmp_path, config):
         assert torch.equal(tensor, streamed.model.state_dict()[name]), name
 
 
-def test_changes_survive_and_old_files_go(subject, tmp_path):
-    found = subject("llama_gqa", streamed=True, scratch=tmp_path)
+def test_changes_survive_and_old_files_go(adapter, tmp_path):
+    found = adapter("llama_gqa", streamed=True, scratch=tmp_path)
     layer = found.model.model.layers[1].mlp.up_proj
     for value in (2.0, 3.0):
         with found.resident("model.layers.1"), torch.no_grad():
@@ -91,8 +91,8 @@ def test_changes_survive_and_old_files_go(subject, tmp_path):
     assert len(list(directory.iterdir())) == 1
 
 
-def test_a_forward_pass_that_ends_early_leaves_nothing_in_memory(subject):
-    found = subject("llama_gqa", streamed=True)
+def test_a_forward_pass_that_ends_early_leaves_nothing_in_memory(adapter):
+    found = adapter("llama_gqa", streamed=True)
 
     def stop(_module, _args):
         raise KeyError
@@ -108,14 +108,14 @@ def test_a_streamed_model_of_half_precision_is_computed_in_float32(directories, 
 
     from safetensors.torch import load_file, save_file
 
+    from todm.llm.adapter import LlmAdapter
     from todm.llm.importing import import_checkpoint
-    from todm.llm.subject import LlmSubject
 
     place = shutil.copytree(directories("llama"), tmp_path / "half")
     file = place / "model.safetensors"
     save_file({n: t.half() for n, t in load_file(file).items()}, file)
     made = import_checkpoint(place, tmp_path / "out")
-    whole = LlmSubject.load(made)
-    streamed = LlmSubject.load(made, streamed=True, scratch=tmp_path)
+    whole = LlmAdapter.load(made)
+    streamed = LlmAdapter.load(made, streamed=True, scratch=tmp_path)
     assert torch.equal(streamed.run(streamed.model, IDS), whole.run(whole.model, IDS))
     assert streamed.model.model.norm.weight.dtype == torch.float16

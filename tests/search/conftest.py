@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from todm.asr.encoder import EncoderConfig
-from todm.asr.model import Rnnt, RnntConfig, extract
+from todm.asr.model.encoder import EncoderConfig
+from todm.asr.model.transducer import Rnnt, RnntConfig, extract
 from todm.search.choice import Choice
 from todm.search.cost import sizes
 from todm.supernet.space import SearchSpace, SpaceConfig

@@ -126,7 +126,7 @@ class FakeBackend:
     def preparation(self):
         return 0, Path("features")
 
-    def adopt(self, model, found):
+    def init_from(self, model, found):
         model.load_state_dict(found.tensors())
         return ["all taken"]
 

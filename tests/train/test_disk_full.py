@@ -9,8 +9,8 @@ import pytest
 import torch
 
 from todm import artifact
+from todm.files import append, is_full, write_text
 from todm.train import checkpoint, loop
-from todm.train.disk import append, is_full
 from todm.train.loop import CHECKPOINTS, SUPERNET
 from todm.train.monitor import METRICS, read_metrics
 
@@ -149,10 +149,10 @@ def test_an_artifact_is_put_back_if_the_new_name_does_not_fit(monkeypatch, tmp_p
 
 
 def test_a_text_is_not_replaced_by_half_of_one(disk, tmp_path):
-    artifact.write_text(tmp_path / "t", "whole")
+    write_text(tmp_path / "t", "whole")
     disk.full = True
     with pytest.raises(OSError, match="No space left"):
-        artifact.write_text(tmp_path / "t", "other")
+        write_text(tmp_path / "t", "other")
     assert (tmp_path / "t").read_text() == "whole"
     assert _names(tmp_path) == ["t"]
 

@@ -7,10 +7,10 @@ import pytest
 import torch
 
 from todm import artifact
-from todm.asr.encoder import EncoderConfig
-from todm.asr.model import Rnnt, RnntConfig, extract
+from todm.asr.model.encoder import EncoderConfig
+from todm.asr.model.transducer import Rnnt, RnntConfig, extract
 from todm.compress.masks import check_nm
-from todm.compress.sr_ste import SrSte, SrSteConfig
+from todm.compress.train.sr_ste import SrSte, SrSteConfig
 from todm.errors import ConfigError
 from todm.supernet.space import SearchSpace, SpaceConfig
 from todm.train import loop

@@ -12,11 +12,11 @@ from pathlib import Path
 import torch
 
 from todm.asr.backend import TrainingBatches
-from todm.asr.data import Batch, LoaderConfig
-from todm.asr.encoder import EncoderConfig
-from todm.asr.model import Rnnt, RnntConfig
+from todm.asr.data.batch import Batch, LoaderConfig
+from todm.asr.model.encoder import EncoderConfig
+from todm.asr.model.transducer import Rnnt, RnntConfig
 from todm.asr.objective import ObjectiveConfig, RnntObjective
-from todm.compress.sr_ste import SrSteConfig
+from todm.compress.train.sr_ste import SrSteConfig
 from todm.errors import TodmError
 from todm.supernet.sandwich import sandwich_step
 from todm.supernet.space import SearchSpace, SpaceConfig

@@ -1,8 +1,8 @@
 import pytest
 import torch
 
+from todm.vision.adapter import VisionAdapter
 from todm.vision.config import VisionConfig, build
-from todm.vision.subject import VisionSubject
 
 pytest.importorskip("timm")
 pytest.importorskip("sklearn")
@@ -31,7 +31,7 @@ def config(task="classification", **changes):
 
 @pytest.fixture
 def make():
-    """A subject with fresh weights; biases and norms are not those of a fresh model."""
+    """A adapter with fresh weights; biases and norms are not those of a fresh model."""
 
     def made(task="classification", **changes):
         settings = config(task, **changes)
@@ -39,6 +39,6 @@ def make():
         with torch.no_grad():
             for parameter in model.parameters():
                 parameter.add_(0.2 * torch.randn_like(parameter))
-        return VisionSubject(settings, model)
+        return VisionAdapter(settings, model)
 
     return made

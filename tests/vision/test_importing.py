@@ -7,8 +7,8 @@ from safetensors.torch import load_file, save_file
 from tests.vision.conftest import ARGUMENTS
 from todm import artifact
 from todm.errors import ArtifactError, ConfigError
+from todm.vision.adapter import VisionAdapter
 from todm.vision.importing import import_checkpoint
-from todm.vision.subject import VisionSubject
 
 NAME = "vit_tiny_patch16_224"
 
@@ -18,8 +18,8 @@ def _tensors(make):
 
 
 def test_a_file_and_the_name_of_its_architecture(tmp_path, make):
-    subject = make()
-    save_file(_tensors_of(subject), tmp_path / "x.safetensors")
+    adapter = make()
+    save_file(_tensors_of(adapter), tmp_path / "x.safetensors")
     arguments = {**ARGUMENTS, "img_size": 8}
     found = import_checkpoint(
         tmp_path / "x.safetensors",
@@ -28,18 +28,18 @@ def test_a_file_and_the_name_of_its_architecture(tmp_path, make):
         arguments=arguments,
         data="digits",
     )
-    again = VisionSubject.load(artifact.load(found.path, kind="model"))
+    again = VisionAdapter.load(artifact.load(found.path, kind="model"))
     images = torch.randn(3, 1, 8, 8)
     with torch.no_grad():
-        assert torch.equal(again.model(images), subject.model(images))
+        assert torch.equal(again.model(images), adapter.model(images))
     assert again.config.classes == tuple("0123456789")
     assert (again.config.size, again.config.channels) == ((8, 8), 1)
     assert json.loads(found.file("labels.json").read_text()) == list("0123456789")
 
 
 def test_a_folder_as_on_the_hub(tmp_path, make):
-    subject = make()
-    save_file(_tensors_of(subject), tmp_path / "model.safetensors")
+    adapter = make()
+    save_file(_tensors_of(adapter), tmp_path / "model.safetensors")
     described = {
         "architecture": NAME,
         "num_classes": 10,
@@ -52,10 +52,10 @@ def test_a_folder_as_on_the_hub(tmp_path, make):
         },
     }
     (tmp_path / "config.json").write_text(json.dumps(described))
-    found = VisionSubject.load(import_checkpoint(tmp_path, tmp_path / "out"))
+    found = VisionAdapter.load(import_checkpoint(tmp_path, tmp_path / "out"))
     assert (found.config.mean, found.config.std, found.config.crop) == ((0.1,), (0.2,), 0.5)
     assert found.config.classes == tuple("abcdefghij")
-    assert torch.equal(found.model.head.weight, subject.model.head.weight)
+    assert torch.equal(found.model.head.weight, adapter.model.head.weight)
 
 
 def test_pickles_are_refused(tmp_path):
@@ -103,14 +103,14 @@ def test_what_is_no_checkpoint_is_refused(tmp_path, make):
 
 
 def test_weights_that_do_not_fit_an_artifact(tmp_path, make):
-    subject = make()
-    found = subject.save(tmp_path / "a")
+    adapter = make()
+    found = adapter.save(tmp_path / "a")
     tensors = load_file(found.file("model.safetensors"))
     del tensors["cls_token"]
     broken = artifact.save(tmp_path / "b", kind="model", config=found.config, tensors=tensors)
     with pytest.raises(ArtifactError, match="do not fit its configuration"):
-        VisionSubject.load(broken)
+        VisionAdapter.load(broken)
 
 
-def _tensors_of(subject):
-    return {k: v.clone() for k, v in subject.model.state_dict().items()}
+def _tensors_of(adapter):
+    return {k: v.clone() for k, v in adapter.model.state_dict().items()}

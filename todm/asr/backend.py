@@ -3,7 +3,6 @@
 import dataclasses
 import logging
 import shutil
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -11,29 +10,30 @@ import torch
 from torch import nn
 
 from todm.artifact import Artifact
-from todm.asr import initial, tokens
-from todm.asr.batches import TrainingBatches
+from todm.asr import tokens
 from todm.asr.config import AsrConfig
-from todm.asr.cuts import cut_samples, cut_text
-from todm.asr.data import LoaderConfig
-from todm.asr.evaluation import decode_model, score_all
-from todm.asr.features import FRAME_SHIFT, NUM_BINS
-from todm.asr.model import Rnnt, extract
-from todm.asr.noise import noise_store
+from todm.asr.data.audio import cut_samples, cut_text
+from todm.asr.data.batch import LoaderConfig
+from todm.asr.data.features import FRAME_SHIFT, NUM_BINS
+from todm.asr.data.noise import noise_store
+from todm.asr.data.store import FeatureStore
+from todm.asr.data.streams import Statistics, make_augmenter, open_stream, prepare_features
+from todm.asr.data.training_batches import TrainingBatches
+from todm.asr.decode.evaluate import decode_model, score_all
+from todm.asr.decode.wer import Wer, figures
+from todm.asr.model import init_from
+from todm.asr.model.streaming import Decoder, Joiner, StreamingEncoder
+from todm.asr.model.transducer import Rnnt, extract
 from todm.asr.objective import RnntObjective
-from todm.asr.store import FeatureStore, Progress
-from todm.asr.streaming import Decoder, Joiner, StreamingEncoder
-from todm.asr.streams import Statistics, make_augmenter, open_stream, prepare_features
-from todm.asr.wer import Wer, figures
 from todm.backend import Graph, Port
 from todm.device.audio import Samples
-from todm.device.search import FRAME_SECONDS
+from todm.device.decode import FRAME_SECONDS
 from todm.errors import ConfigError
+from todm.files import Progress
 from todm.supernet.space import SearchSpace, Subnet
 
 _log = logging.getLogger(__name__)
 
-Report = Callable[[str, int, int], None]
 ASSETS = (tokens.MODEL, tokens.VOCAB, tokens.TOKENS)
 
 
@@ -46,7 +46,7 @@ class AsrBackend:
         assets: Path,
         *,
         corpus: Path | None = None,
-        report: Report | None = None,
+        report: Progress | None = None,
     ) -> None:
         """Read the tokenizer; features are opened (or computed) when first needed.
 
@@ -79,10 +79,10 @@ class AsrBackend:
             model.encoder.subsampling.scale.copy_(1 / self._statistics.std_F.clamp(min=0.1))
         return model
 
-    def adopt(self, model: nn.Module, found: Artifact) -> list[str]:
-        """Begin from an earlier supernet or subnet, see `todm.asr.initial`."""
+    def init_from(self, model: nn.Module, found: Artifact) -> list[str]:
+        """Begin from an earlier supernet or subnet, see `todm.asr.model.init_from`."""
         assert isinstance(model, Rnnt)
-        return initial.adopt(model, found, self.tokenizer.symbols)
+        return init_from.init_from(model, found, self.tokenizer.symbols)
 
     def deployed(self, subnet: Subnet) -> StreamingEncoder:
         """The plain model with the operators of a chunk."""

@@ -2,10 +2,10 @@
 
 import dataclasses
 
-from todm.asr.augment import AugmentConfig
 from todm.asr.corpora.config import DataConfig
-from todm.asr.data import LoaderConfig
-from todm.asr.model import RnntConfig
+from todm.asr.data.augment import AugmentConfig
+from todm.asr.data.batch import LoaderConfig
+from todm.asr.model.transducer import RnntConfig
 from todm.asr.objective import ObjectiveConfig
 from todm.config import Config
 from todm.errors import ConfigError

@@ -8,11 +8,12 @@ from torch import nn
 
 from todm import artifact
 from todm.artifact import Artifact
-from todm.asr.backend import AsrBackend, Report
+from todm.asr.backend import AsrBackend
 from todm.asr.config import AsrConfig
-from todm.asr.model import Rnnt
+from todm.asr.model.transducer import Rnnt
 from todm.compress import storage
 from todm.errors import ArtifactError, ConfigError
+from todm.files import Progress
 from todm.supernet.space import SearchSpace, Subnet
 
 
@@ -21,7 +22,7 @@ def backend_of(
     *,
     corpus: Path | None = None,
     with_data: bool = True,
-    report: Report | None = None,
+    report: Progress | None = None,
 ) -> AsrBackend:
     """The backend that made a supernet or subnet.
 

@@ -13,8 +13,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from todm.asr.data import SUBSAMPLING, Batch
-from todm.asr.model import BLANK, Rnnt
+from todm.asr.data.batch import SUBSAMPLING, Batch
+from todm.asr.model.transducer import BLANK, Rnnt
 from todm.config import Config
 from todm.errors import ConfigError
 from todm.kernels.rnnt_loss import IMPLS, Divergence, RnntLoss, Teacher, rnnt_loss

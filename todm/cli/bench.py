@@ -110,7 +110,7 @@ def _bundle(args: argparse.Namespace) -> int:
 def _peer(args: argparse.Namespace) -> None:
     from todm import artifact
     from todm.asr.loading import backend_of, load_model
-    from todm.asr.streaming import StreamingEncoder
+    from todm.asr.model.streaming import StreamingEncoder
     from todm.bench.bundles.peer import compare, save, table
 
     found = artifact.load(args.peer, kind="subnet")

@@ -15,10 +15,10 @@ from todm.cli.progress import progress_report
 
 if TYPE_CHECKING:
     from todm.artifact import Artifact
+    from todm.compress.adapter import ModelAdapter
     from todm.compress.analyse import Measure, Sensitivity
     from todm.compress.config import CompressConfig
     from todm.compress.report import PassReport
-    from todm.compress.subject import Subject
 
 _REPORT, _PLOT = "report.md", "report.png"
 _SENSITIVITY = "sensitivity.json"
@@ -91,7 +91,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Compress or analyse, or say that it is done."""
     from todm import artifact
-    from todm.cli.subjects import DENSE
+    from todm.cli.adapters import DENSE
     from todm.compress.storage import KIND, refuse_compressed
 
     found = artifact.load(args.artifact, kind=(*DENSE, KIND))
@@ -152,7 +152,7 @@ def _fingerprint(path: Path) -> str:
 def _compress(
     args: argparse.Namespace, found: "Artifact", config: "CompressConfig", asked: dict[str, Any]
 ) -> int:
-    from todm.cli.subjects import subject_of
+    from todm.cli.adapters import adapter_of
     from todm.compress import storage
     from todm.compress.driver import compress
     from todm.compress.plots import plot_report
@@ -163,26 +163,26 @@ def _compress(
         return 0
     scratch = args.out.with_name(f".{args.out.name}.training")
     with progress_report() as report:
-        subject = subject_of(found, corpus=args.corpus)
-        before = _evaluate(subject, args) if args.evaluate else None
+        adapter = adapter_of(found, corpus=args.corpus)
+        before = _evaluate(adapter, args) if args.evaluate else None
         result = compress(
-            subject,
+            adapter,
             config,
             calibration=args.calibration,
             optimizers=_optimizers(),
             scratch=scratch,
             progress=report,
         )
-        after = _evaluate(subject, args) if args.evaluate else None
+        after = _evaluate(adapter, args) if args.evaluate else None
 
     def write(folder: Path) -> None:
-        subject.write_assets(folder)
+        adapter.write_assets(folder)
         (folder / _REPORT).write_text(_tables(result.reports) + "\n", encoding="utf-8")
         plot_report(result.reports, folder / _PLOT)
 
     made = storage.save(
         args.out,
-        subject.model,
+        adapter.model,
         parent=found,
         config=config,
         reports=result.reports,
@@ -214,8 +214,8 @@ def _optimizers() -> dict[str, Any]:
     return {"scaled_adam": for_tuning}
 
 
-def _evaluate(subject: "Subject", args: argparse.Namespace) -> dict[str, Any]:
-    return subject.evaluate(subject.model.eval(), split=args.split, limit=args.limit)
+def _evaluate(adapter: "ModelAdapter", args: argparse.Namespace) -> dict[str, Any]:
+    return adapter.evaluate(adapter.model.eval(), split=args.split, limit=args.limit)
 
 
 def _tables(reports: "Sequence[PassReport]") -> str:
@@ -237,11 +237,11 @@ def _analyse(
     args: argparse.Namespace, found: "Artifact", config: "CompressConfig", asked: dict[str, Any]
 ) -> int:
     from todm import artifact
-    from todm.artifact import write_text
-    from todm.cli.subjects import subject_of
+    from todm.cli.adapters import adapter_of
     from todm.compress.analyse import analyse
     from todm.compress.plots import plot_sensitivity
     from todm.errors import ConfigError
+    from todm.files import write_text
 
     if (args.out / artifact.MANIFEST).is_file():
         raise ConfigError(f"{args.out} holds an artifact: give the analysis a place of its own")
@@ -253,11 +253,11 @@ def _analyse(
         write_text(file, json.dumps({"asked": asked, "values": values}, indent=1) + "\n")
 
     with progress_report() as report:
-        subject = subject_of(found, corpus=args.corpus)
+        adapter = adapter_of(found, corpus=args.corpus)
         sensitivity = analyse(
-            subject,
+            adapter,
             config,
-            _measure(subject, args, config.seed),
+            _measure(adapter, args, config.seed),
             tolerance=args.tolerance,
             calibration=args.calibration,
             known=known,
@@ -283,19 +283,19 @@ def _known(file: Path, asked: dict[str, Any]) -> dict[str, float]:
     return found.get("values", {}) if same else {}
 
 
-def _measure(subject: "Subject", args: argparse.Namespace, seed: int) -> "Measure":
+def _measure(adapter: "ModelAdapter", args: argparse.Namespace, seed: int) -> "Measure":
     """The error on a split, or else the loss on a few training batches."""
     from itertools import islice
 
     if args.evaluate:
         return lambda model: float(
-            subject.evaluate(model.eval(), split=args.split, limit=args.limit)["error"]
+            adapter.evaluate(model.eval(), split=args.split, limit=args.limit)["error"]
         )
-    batches = list(islice(subject.batches(seed), _LOSS_BATCHES))
+    batches = list(islice(adapter.batches(seed), _LOSS_BATCHES))
 
     def loss(model: "Any") -> float:  # noqa: ANN401 - torch is not imported here
         model.eval()
-        found = [subject.losses(b, model, None, temperature=1.0)["hard"] for b in batches]
+        found = [adapter.losses(b, model, None, temperature=1.0)["hard"] for b in batches]
         return sum(float(value) for value in found) / len(found)
 
     return loss

@@ -10,15 +10,16 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from todm.cli import rejects
-from todm.cli.progress import Report, progress_report
+from todm.cli import false_accepts
+from todm.cli.progress import progress_report
 from todm.cli.tables import show
+from todm.files import Progress
 
 if TYPE_CHECKING:
     from todm.artifact import Artifact
-    from todm.asr.decode import Search
-    from todm.asr.evaluation import Decoded
-    from todm.asr.latency import Timed
+    from todm.asr.decode.evaluate import Decoded
+    from todm.asr.decode.latency import Timed
+    from todm.asr.decode.search import Search
     from todm.asr.tokens import Tokenizer
 
 _LONGEST = 1500  # frames of 40 ms: a minute
@@ -85,7 +86,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--compare", type=Path, metavar="B", help="an earlier evaluation to compare ARTIFACT's with"
     )
-    rejects.add_arguments(parser)
+    false_accepts.add_arguments(parser)
     parser.add_argument("--out", type=Path, help="directory for figures, alignments and utterances")
 
 
@@ -100,7 +101,7 @@ def run(args: argparse.Namespace) -> int:
     if args.compare:
         return _compare(args.artifact, args.compare)
     if args.reject:
-        return rejects.run(args)
+        return false_accepts.run(args)
     found = artifact.load(args.artifact, kind=("supernet", "subnet", "compressed", "bundle"))
     chunks = _chunks(args, found)
     _check_search(args, found)
@@ -188,10 +189,10 @@ def _of_model(
     corpus: "Artifact",
     chunks: list[int],
     args: argparse.Namespace,
-    report: Report,
+    report: Progress,
 ) -> dict[str, Result]:
     """Decode with torch, at each chunk size."""
-    from todm.asr.evaluation import decode_model
+    from todm.asr.decode.evaluate import decode_model
     from todm.asr.loading import backend_of, load_model, subnet_of
 
     backend = backend_of(found, corpus=corpus.path, report=report)
@@ -217,8 +218,8 @@ def _of_model(
 
 
 def _search(args: argparse.Namespace, tokenizer: "Tokenizer") -> "Search":
-    from todm.asr.decode import beam_search, greedy_search
-    from todm.asr.decode_k2 import favour
+    from todm.asr.decode.search import beam_search, greedy_search
+    from todm.asr.decode.search_k2 import favour
 
     if args.search == "fast_beam":
         return favour(args.phrases, tokenizer)
@@ -226,15 +227,15 @@ def _search(args: argparse.Namespace, tokenizer: "Tokenizer") -> "Search":
 
 
 def _of_bundle(
-    found: "Artifact", corpus: "Artifact", args: argparse.Namespace, report: Report
+    found: "Artifact", corpus: "Artifact", args: argparse.Namespace, report: Progress
 ) -> dict[str, Result]:
     """Decode with onnxruntime, chunk by chunk, in every form; measure what it costs.
 
     Of the encoders int8 and int8.rr it is the one this processor computes right (`forms_here`).
     """
-    from todm.asr.evaluation import decode_bundle, references
-    from todm.bench.runtime import Runtime, machine, megabytes
+    from todm.asr.decode.evaluate import decode_bundle, references
     from todm.device.bundle import forms_here, open_bundle
+    from todm.device.runtime import Runtime, machine, megabytes
     from todm.device.timing import time_bundle
 
     bundle = open_bundle(found.path)
@@ -261,10 +262,10 @@ def _of_bundle(
 
 
 def _ends(
-    aligner: "Artifact", corpus: "Artifact", args: argparse.Namespace, limit: int, report: Report
+    aligner: "Artifact", corpus: "Artifact", args: argparse.Namespace, limit: int, report: Progress
 ) -> "dict[str, Timed]":
     """Where the words of the split end."""
-    from todm.asr.evaluation import reference_ends
+    from todm.asr.decode.evaluate import reference_ends
     from todm.asr.loading import backend_of, load_model
 
     backend = backend_of(aligner, corpus=corpus.path, report=report)
@@ -285,10 +286,10 @@ def _write(
     asked: dict[str, Any],
 ) -> dict[str, Any]:
     """Figures of every result; what was recognised and the figures go to `out` if there is one."""
-    from todm.artifact import write_text
-    from todm.asr.evaluation import paired, score_all, write_utterances
-    from todm.asr.latency import measure
-    from todm.asr.wer import compare, figures, write_alignments
+    from todm.asr.decode.evaluate import paired, score_all, write_utterances
+    from todm.asr.decode.latency import measure
+    from todm.asr.decode.wer import compare, figures, write_alignments
+    from todm.files import write_text
 
     written: dict[str, Any] = {"asked": asked, "results": {}}
     first = next(iter(results.values())).found
@@ -321,8 +322,8 @@ def _read(out: Path, asked: dict[str, Any]) -> dict[str, Any] | None:
 
 def _compare(ours: Path, theirs: Path) -> int:
     """Print a line for every result that two evaluations have in common."""
-    from todm.asr.evaluation import paired, read_utterances
-    from todm.asr.wer import compare
+    from todm.asr.decode.evaluate import paired, read_utterances
+    from todm.asr.decode.wer import compare
 
     for name, a, b in _pairs(ours, theirs):
         first, second = paired(read_utterances(a), read_utterances(b))

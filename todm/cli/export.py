@@ -57,7 +57,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Export and verify, or say that it is done."""
     from todm import artifact
-    from todm.cli.subjects import backend_name
+    from todm.cli.adapters import backend_name
     from todm.errors import ConfigError
 
     found = artifact.load(args.subnet, kind=("subnet", "compressed", "model"))
@@ -135,15 +135,15 @@ def _executorch(args: argparse.Namespace, found: "Artifact") -> int:
 
 def _one_graph(args: argparse.Namespace, found: "Artifact") -> int:
     """A vision or language model as one file."""
-    from todm.cli.subjects import subject_of
+    from todm.cli.adapters import adapter_of
     from todm.export.model import KIND, check_one_graph, write_model
 
     if (done := _existing(args.out, found, KIND)) is not None:
         print(f"done already: {done.path}")
         return 0
-    subject = subject_of(found)
-    graph = check_one_graph(subject.graphs(subject.model.float().eval()), found.path)
-    made = write_model(args.out, graph, parent=found, write_assets=subject.write_assets)
+    adapter = adapter_of(found)
+    graph = check_one_graph(adapter.graphs(adapter.model.float().eval()), found.path)
+    made = write_model(args.out, graph, parent=found, write_assets=adapter.write_assets)
     _show(made)
     print(f"verified; model: {made.path}")
     return 0
@@ -151,11 +151,11 @@ def _one_graph(args: argparse.Namespace, found: "Artifact") -> int:
 
 def _checkpoint(args: argparse.Namespace, found: "Artifact") -> int:
     """A language model as transformers and vLLM load it."""
+    from todm.llm.adapter import LlmAdapter
     from todm.llm.awq_checkpoint import write
-    from todm.llm.subject import LlmSubject
 
-    subject = LlmSubject.load(found)
-    write(args.out, subject.model, subject.config, assets=found.path)
+    adapter = LlmAdapter.load(found)
+    write(args.out, adapter.model, adapter.config, assets=found.path)
     print(f"checkpoint: {args.out}")
     return 0
 

@@ -49,9 +49,9 @@ def run(args: argparse.Namespace) -> int:
     """Choose, extract, say what was chosen and what it costs."""
     from todm import artifact
     from todm.asr.loading import backend_of, check_numbers, same_outputs
-    from todm.bench.devices import Devices
     from todm.cli.scorers import problems_of, searched
     from todm.search.budget import parse
+    from todm.search.devices import Devices
     from todm.search.extract import extract_subnet
 
     check_numbers(candidates=args.candidates, limit=args.limit)
@@ -125,12 +125,12 @@ def _row(problem: "Problem", choice: "Choice", error: float) -> dict[str, Any]:
 
 def _measured(choice: "Choice", limits: Any, devices: Any) -> dict[str, float]:  # noqa: ANN401
     """What can be measured here of the costs in the budget: time on this machine, bytes of the graphs."""
-    from todm.bench.devices import LOCAL
+    from todm.search.devices import LOCAL
 
     found: dict[str, float] = {}
     precision = "fp32" if choice.compression == "none" else choice.compression
     if "size" in limits:
-        found["size"] = float(devices.workshop().num_bytes(choice.subnet, precision))
+        found["size"] = float(devices.profile_builder().num_bytes(choice.subnet, precision))
     if f"latency@{LOCAL}" in limits or f"rtf@{LOCAL}" in limits:
         table = devices.measure([choice.subnet], rounds=20)
         (entry,) = (e for e in table["entries"] if e["precision"] == precision)

@@ -1,7 +1,7 @@
 """`todm VERB ...`: finds the verb, imports its module and no other, and says errors in a sentence.
 
 A verb is a module with `add_arguments(parser)` and `run(args) -> int`. Imports no torch, so that
-`todm transcribe` runs on a device that has none. Exit status: 0 done, 1 done with a bad outcome,
+`todm transcribe` runs on a device that has none. Exit status: 0 done, 1 done with a bad result,
 2 something the user can mend, 130 interrupted.
 """
 

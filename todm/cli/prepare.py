@@ -83,7 +83,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Make the corpus, or say that it is there; print what it holds."""
-    from todm.asr.prepare import is_prepared, prepare
+    from todm.asr.corpora.prepare import is_prepared, prepare
     from todm.recipe import named
 
     config = data_config(named(args.config).override(args.set).asr.data, args)

@@ -26,8 +26,8 @@ def run(args: argparse.Namespace) -> int:
     """Measure, write the pack, or keep a table."""
     from todm import artifact
     from todm.asr.loading import backend_of, check_numbers
-    from todm.bench.devices import Devices
     from todm.errors import ConfigError
+    from todm.search.devices import Devices
 
     if args.pack and args.table:
         raise ConfigError("--pack and --import are two commands: give one of them")
@@ -51,8 +51,8 @@ def run(args: argparse.Namespace) -> int:
 def _pack(devices: Any, folder: Path, report: Any) -> None:  # noqa: ANN401
     from todm.export.profile_pack import design
 
-    workshop = devices.workshop()
-    workshop.write_pack(
+    profile_builder = devices.profile_builder()
+    profile_builder.write_pack(
         folder,
         design(devices.space),
         progress=lambda done, total: report("graphs of the pack", done, total),

@@ -1,13 +1,13 @@
 """Progress of a stage on the terminal: one bar per thing that is worked on."""
 
 import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
-Report = Callable[[str, int, int], None]
+from todm.files import Progress
 
 
 @contextlib.contextmanager
-def progress_report() -> Iterator[Report]:
+def progress_report() -> Iterator[Progress]:
     """Yields report(what, done, total): bars on a terminal, elsewhere a line when one is full."""
     from rich.console import Console
     from rich.progress import (

@@ -14,9 +14,9 @@ def run(args: argparse.Namespace) -> int:
     from rich.console import Console
     from rich.table import Table
 
-    from todm.artifact import write_text
-    from todm.bench.page import PAGE, page
-    from todm.bench.report import PLOT, TABLE, collect, plot, table
+    from todm.files import write_text
+    from todm.report.page import PAGE, page
+    from todm.report.tables import PLOT, TABLE, collect, plot, table
 
     rows = collect(args.directory)
     write_text(args.directory / TABLE, table(rows))

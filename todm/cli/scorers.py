@@ -28,10 +28,10 @@ def evaluations_of(
         limit: dev utterances; 0 for all.
         path: of the file; None for no file.
     """
+    from todm.asr.decode.dev_scorer import DevScorer
     from todm.asr.loading import load_model
-    from todm.asr.scoring import DevScorer
+    from todm.compress.int8_emulation import int8_copy
     from todm.search.evaluations import Evaluations
-    from todm.train.quantisability import int8_copy
 
     model = load_model(found, backend)
     scorers: list[DevScorer] = []

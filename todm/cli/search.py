@@ -41,8 +41,8 @@ def run(args: argparse.Namespace) -> int:
     """Search and write the front; what was evaluated is kept, so that a killed search goes on."""
     from todm import artifact
     from todm.asr.loading import backend_of, check_numbers
-    from todm.bench.devices import Devices
     from todm.cli.scorers import evaluations_of, problems_of, searched
+    from todm.search.devices import Devices
     from todm.search.evolve import SearchConfig
     from todm.search.front import TABLE, write_front
     from todm.search.run import search

@@ -15,11 +15,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from todm.compress.adapter import ModelAdapter
 from todm.compress.config import CompressConfig
 from todm.compress.driver import compress
 from todm.compress.plan import Plan, matches, select
-from todm.compress.subject import Subject
 from todm.errors import ConfigError
+from todm.files import Progress
 
 Measure = Callable[[nn.Module], float]
 DENSE = "dense"
@@ -70,7 +71,7 @@ class Sensitivity:
 
 
 def analyse(
-    subject: Subject,
+    adapter: ModelAdapter,
     config: CompressConfig,
     measure: Measure,
     *,
@@ -78,12 +79,12 @@ def analyse(
     calibration: Path | None = None,
     known: Mapping[str, float] | None = None,
     keep: Callable[[dict[str, float]], None] | None = None,
-    progress: Callable[[str, int, int], None] | None = None,
+    progress: Progress | None = None,
 ) -> Sensitivity:
     """Try the passes on each layer and each kind of layer alone.
 
     Args:
-        subject: the model; it is as before at the end.
+        adapter: the model; it is as before at the end.
         config: the passes; none of them may train.
         measure: of a model, the less the better.
         tolerance: see `Sensitivity`.
@@ -96,19 +97,19 @@ def analyse(
         ConfigError: a pass that trains, or no layer to do.
     """
     _refuse_training(config)
-    plan = select(subject, config)
+    plan = select(adapter, config)
     units = _units(plan.chosen)
     values = dict(known or {})
     trials = [DENSE, *units]
-    before = _Snapshot(subject.model, plan)
+    before = _Snapshot(adapter.model, plan)
     for number, name in enumerate(trials, 1):
         if name not in values:
             try:
                 if name != DENSE:
                     alone = _alone(config, plan, units[name])
-                    compress(subject, alone, calibration=calibration)
+                    compress(adapter, alone, calibration=calibration)
                 with torch.no_grad():
-                    values[name] = measure(subject.model)
+                    values[name] = measure(adapter.model)
             finally:
                 before.restore()
             if keep:

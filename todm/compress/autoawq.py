@@ -142,10 +142,10 @@ def _why_not(layer: PackedLinear) -> str:
         )
     if layer.bits != 4:
         return f"has {layer.bits} bits: an AWQ checkpoint holds 4; compress with awq.bits=4"
-    if layer.inv_s_K is not None:
+    if layer.pre_quant_scale_K is not None:
         return (
-            "keeps an inv_s, since its scale folds into no layer before it, and an AWQ checkpoint has no "
-            "place for it: compress with awq.scale=false, or exclude the layer"
+            "keeps a pre_quant_scale, since its scale folds into no layer before it, and an AWQ "
+            "checkpoint has no place for it: compress with awq.scale=false, or exclude the layer"
         )
     if layer.in_features % layer.group:
         return (

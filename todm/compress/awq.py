@@ -10,7 +10,7 @@ the inputs smaller: W x = (W diag s) (x / s). For each set of layers that read t
 and of all r and both families the s is kept whose rounded weights change the output of the inspected
 module least; s = 1, plain rounding, is among them. Then every group of weights is clipped to the
 range that serves its layer's inputs best. 1 / s goes into the layer before (`folds.py`), or stays with the
-packed layer as `inv_s`.
+packed layer as `pre_quant_scale`.
 
 Letters: M rows, S rows of a sample, N outputs, K inputs, G groups of I inputs.
 """
@@ -25,14 +25,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from todm.compress.adapter import Fold
 from todm.compress.affine import finite_weight, why_not_packed
 from todm.compress.config import AwqConfig
 from todm.compress.folds import fold, folds_of
 from todm.compress.masks import is_nm
 from todm.compress.packed import W4Linear
 from todm.compress.statistics import Means, Sample, Watch, watch, why_no_rows
-from todm.compress.subject import Fold
-from todm.compress.work import BlockWork, Call, Done
+from todm.compress.work import BlockWork, Call, LayerResult
 from todm.kernels.matmul_w4 import Packed, quantise_rtn
 
 _NOT_CLIPPED = re.compile(r"(q|k)(_.*)?|.*(query|key|qkv).*", re.IGNORECASE)
@@ -45,7 +45,7 @@ _ROWS_AT_ONCE = 256
 class _Layer:
     """What becomes of a layer on the way."""
 
-    inv_s_K: Tensor | None = None
+    pre_quant_scale_K: Tensor | None = None
     input_factor_K: Tensor | None = None
     output_factor_N: Tensor | None = None
     where: str = ""
@@ -72,7 +72,7 @@ class Scale:
 
 
 @torch.no_grad()
-def run(block: BlockWork, config: AwqConfig) -> dict[str, Done]:
+def run(block: BlockWork, config: AwqConfig) -> dict[str, LayerResult]:
     """Put `W4Linear` in the place of the linear layers of a block; a mask is kept.
 
     A layer that is not to be done but reads the same input as one that is, or comes before it, takes
@@ -95,7 +95,7 @@ def run(block: BlockWork, config: AwqConfig) -> dict[str, Done]:
     if config.scale:
         for place in folds_of(block, names):
             _scale(block, place, names, config, state)
-    done = {name: Done(why_not=whys[name]) for name in block.layers}
+    done = {name: LayerResult(why_not=whys[name]) for name in block.layers}
     done |= {name: _beside(layer) for name, layer in state.items() if name not in names}
     samples = {name: seen[name].parts[0].x_SK for name in names}
     return done | _round(block, samples, config, state)
@@ -229,8 +229,8 @@ def _scale(
             layer.input_factor_K = 1 / found.s_K
             layer.where = f", scales in {place.into}"
         else:
-            layer.inv_s_K = 1 / found.s_K
-            layer.where = ", inv_s"
+            layer.pre_quant_scale_K = 1 / found.s_K
+            layer.where = ", pre_quant_scale"
     if factor_N is not None:
         before = state.setdefault(block.full(place.into or ""), _Layer())
         known_N = before.output_factor_N
@@ -242,21 +242,21 @@ def _round(
     samples: Mapping[str, Tensor],
     config: AwqConfig,
     state: Mapping[str, _Layer],
-) -> dict[str, Done]:
+) -> dict[str, LayerResult]:
     """Clip, round and replace layers, given some inputs of each from before there were factors."""
     done = {}
     for name, x_SK in samples.items():
         layer, module, mask = state[name], _linear(block, name), block.masks.get(name)
-        inv_s_K = layer.inv_s_K
+        pre_quant_scale_K = layer.pre_quant_scale_K
         weight_NK = module.weight.detach().float()
-        weight_NK = weight_NK if inv_s_K is None else weight_NK / inv_s_K
+        weight_NK = weight_NK if pre_quant_scale_K is None else weight_NK / pre_quant_scale_K
         what = f"int{config.bits} awq g{config.group}{layer.where}"
         if config.clip and not _NOT_CLIPPED.fullmatch(name.split(".")[-1]):
-            factor_K = layer.input_factor_K if inv_s_K is None else inv_s_K
+            factor_K = layer.input_factor_K if pre_quant_scale_K is None else pre_quant_scale_K
             x_SK = x_SK if factor_K is None else x_SK * factor_K
             weight_NK, layer.figures["clipped"] = clip(weight_NK, x_SK, config)
             what += ", clipped"
-        packed = _grid(weight_NK, config, inv_s_K)
+        packed = _grid(weight_NK, config, pre_quant_scale_K)
         assert mask is None or not bool((packed.dequantise()[~mask] != 0).any())
         sparse24 = mask is not None and is_nm(mask, 2, 4)
         bias = None if module.bias is None else module.bias.detach()
@@ -267,9 +267,9 @@ def _round(
     return done
 
 
-def _beside(layer: _Layer) -> Done:
+def _beside(layer: _Layer) -> LayerResult:
     """The account of a layer that is not rounded and takes over factors."""
-    return Done(
+    return LayerResult(
         why_not="not chosen; it takes its share of a folded scale",
         input_factor_K=layer.input_factor_K,
         output_factor_N=layer.output_factor_N,
@@ -313,13 +313,13 @@ def _rounded(weight_NK: Tensor, s_K: Tensor, config: AwqConfig) -> Tensor:
     return (_grid(weight_NK.float() * s_K, config).dequantise() / s_K).to(weight_NK.dtype)
 
 
-def _grid(weight_NK: Tensor, config: AwqConfig, inv_s_K: Tensor | None = None) -> Packed:
+def _grid(weight_NK: Tensor, config: AwqConfig, pre_quant_scale_K: Tensor | None = None) -> Packed:
     return quantise_rtn(
         weight_NK,
         config.bits,
         group=config.group,
         symmetric=config.symmetric,
-        inv_s_K=inv_s_K,
+        pre_quant_scale_K=pre_quant_scale_K,
     )
 
 

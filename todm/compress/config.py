@@ -155,7 +155,7 @@ class AwqConfig(Config):
         clip: whether to search for the range of every group.
         grid: points of the scale search, both families together.
         fold: put scales into the layer before where that is exact; if not, every layer keeps an
-            `inv_s`.
+            `pre_quant_scale`.
     """
 
     bits: int = 4

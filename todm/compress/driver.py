@@ -14,19 +14,19 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from todm.compress import awq, int4, int8, packed, sparse
+from todm.compress import awq, int4, int8, packed, prune
+from todm.compress.adapter import ModelAdapter
 from todm.compress.config import CompressConfig
 from todm.compress.plan import Plan, select
 from todm.compress.report import PassReport, Row, index_bits
-from todm.compress.stages import Trained, Tuner
-from todm.compress.subject import Subject
-from todm.compress.tune import Options
-from todm.compress.work import BlockWork, Call, Done, Probe, capture, first_argument
+from todm.compress.train.stages import Trained, Tuner
+from todm.compress.train.tune import Options
+from todm.compress.work import BlockWork, Call, LayerResult, Probe, capture, first_argument
 from todm.errors import ConfigError
+from todm.files import Progress
 
-Progress = Callable[[str, int, int], None]
-_ONE_SHOT: dict[str, Callable[[BlockWork, Any], dict[str, Done]]] = {
-    "sparse24": sparse.run,
+_ONE_SHOT: dict[str, Callable[[BlockWork, Any], dict[str, LayerResult]]] = {
+    "sparse24": prune.run,
     "int8": int8.run,
     "int4": int4.run,
     "awq": awq.run,
@@ -47,7 +47,7 @@ class Result:
 
 
 def compress(
-    subject: Subject,
+    adapter: ModelAdapter,
     config: CompressConfig,
     *,
     calibration: Path | None = None,
@@ -55,13 +55,13 @@ def compress(
     scratch: Path | None = None,
     progress: Progress | None = None,
 ) -> Result:
-    """Run the passes over `subject.model`, in place.
+    """Run the passes over `adapter.model`, in place.
 
     Args:
-        subject: the model and its modality.
+        adapter: the model and its modality.
         config: passes and settings.
         calibration: the user's own data instead of the training data.
-        optimizers: further optimizers for passes that train, by name; see `todm.compress.tune`.
+        optimizers: further optimizers for passes that train, by name; see `todm.compress.train.tune`.
         scratch: where a training keeps its checkpoint, to be continued; None for none.
         progress: called with what is done, how much, and of how much.
 
@@ -73,16 +73,16 @@ def compress(
     """
     if not config.passes:
         raise ConfigError("no passes are given: name some, as in  --passes sparse24,int8")
-    plan = select(subject, config)
-    batches = subject.calibration(config.num_calibration, calibration)
-    job = _Job(subject, config, plan, batches, progress)
+    plan = select(adapter, config)
+    batches = adapter.calibration(config.num_calibration, calibration)
+    job = _Job(adapter, config, plan, batches, progress)
     steps = _steps(config)
     if any(step.trains for step in steps):
-        teacher = copy.deepcopy(subject.model)
+        teacher = copy.deepcopy(adapter.model)
         options = Options(
             optimizers=optimizers or {}, directory=scratch, progress=progress, seed=config.seed
         )
-        job.tuner = Tuner(subject, teacher, options)
+        job.tuner = Tuner(adapter, teacher, options)
     for step in steps:
         if step.trains:
             job.train(step.passes[0])
@@ -122,17 +122,17 @@ class _Job:
 
     def __init__(
         self,
-        subject: Subject,
+        adapter: ModelAdapter,
         config: CompressConfig,
         plan: Plan,
         batches: list[Any],
         progress: Progress | None,
     ) -> None:
-        self.subject, self.config, self.plan, self.batches = subject, config, plan, batches
+        self.adapter, self.config, self.plan, self.batches = adapter, config, plan, batches
         self.progress = progress or (lambda what, done, total: None)
         self.masks: dict[str, Tensor] = {}
         self.probes: dict[str, Probe] = {}
-        self.done: dict[str, dict[str, Done]] = {name: {} for name in config.passes}
+        self.done: dict[str, dict[str, LayerResult]] = {name: {} for name in config.passes}
         self.errors: dict[str, dict[str, float | None]] = {"": {}}
         self.sizes: dict[str, dict[str, dict[str, float]]] = {}
         self.curves: dict[str, list[dict[str, float]]] = {}
@@ -141,28 +141,28 @@ class _Job:
 
     def walk(self, names: Sequence[str], *, last: bool) -> None:
         """The one-shot passes of a stretch, over all blocks and over what lies outside them."""
-        self.subject.model.eval()
-        blocks = [b for tower in self.subject.towers for b in self._blocks(tower)]
-        for tower in self.subject.towers:
-            with self.subject.resident(""):
-                calls = self._capture(tower)
-            for block in self._blocks(tower):
-                with self.subject.resident(block):
+        self.adapter.model.eval()
+        blocks = [b for block_list in self.adapter.block_lists for b in self._blocks(block_list)]
+        for block_list in self.adapter.block_lists:
+            with self.adapter.resident(""):
+                calls = self._capture(block_list)
+            for block in self._blocks(block_list):
+                with self.adapter.resident(block):
                     calls = self._block(block, names, calls, last=last)
                 self.progress(", ".join(names), blocks.index(block) + 1, len(blocks))
         if outside := [n for n in self.plan.chosen if self.plan.block_of(n) == ""]:
-            with self.subject.resident(""):
+            with self.adapter.resident(""):
                 calls = [Call((batch,), {}) for batch in self.batches]
                 self._passes(self._outside(outside, calls), names, last=last)
         self.packed = self.packed or last
 
-    def _capture(self, tower: str) -> list[Call]:
-        """What comes into a tower; layers on the way there that no block holds are looked at."""
+    def _capture(self, block_list: str) -> list[Call]:
+        """What comes into a block_list; layers on the way there that no block holds are looked at."""
         outside = self._outside([], [])
         names = [n for n in self.plan.layers if self.plan.block_of(n) == ""]
         new = {n: Probe(outside.get(n)) for n in names if n not in self.probes}
         with outside.watched({name: first_argument(probe) for name, probe in new.items()}):
-            calls = capture(self.subject, tower, self.batches)
+            calls = capture(self.adapter, block_list, self.batches)
         for name, probe in new.items():
             if probe.rows:
                 probe.fix()
@@ -184,7 +184,7 @@ class _Job:
     def pack_all(self) -> None:
         """Put sparse layers that no later pass quantised into their packed form."""
         for block in [*self._all_blocks(), ""]:
-            with self.subject.resident(block):
+            with self.adapter.resident(block):
                 layers = [n for n in self.plan.chosen if self.plan.block_of(n) == block]
                 self._pack(
                     BlockWork(block, self._module(block), layers=layers, calls=[], masks=self.masks)
@@ -209,7 +209,7 @@ class _Job:
         """All passes of a stretch on a block; returns the calls of the next one."""
         layers = [n for n in self.plan.chosen if self.plan.block_of(n) == name]
         module = self._module(name)
-        folds = self.subject.folds(module)
+        folds = self.adapter.folds(module)
         work = BlockWork(name, module, layers=layers, calls=calls, masks=self.masks, folds=folds)
         dense = None if self.config.sequential else [work.call(c) for c in calls]
         self._passes(work, passes, last=last)
@@ -229,7 +229,7 @@ class _Job:
         if last:
             self._pack(work)
 
-    def _check_named(self, name: str, found: Mapping[str, Done]) -> None:
+    def _check_named(self, name: str, found: Mapping[str, LayerResult]) -> None:
         for layer, done in found.items():
             if not done.what and layer in self.plan.named:
                 raise ConfigError(
@@ -269,19 +269,19 @@ class _Job:
                 work.replace(layer, packed.pack_sparse(module))
 
     def _outside(self, layers: Sequence[str], calls: Sequence[Call]) -> BlockWork:
-        model = self.subject.model
+        model = self.adapter.model
         return BlockWork(
             "",
             model,
             layers=layers,
             calls=calls,
             masks=self.masks,
-            run=lambda call: self.subject.run(model, call.args[0]),
+            run=lambda call: self.adapter.run(model, call.args[0]),
         )
 
     def _row(self, layer: str, name: str, before: Mapping[str, float | None]) -> Row:
         kind, count, why = self.plan.all[layer]
-        done = self.done[name].get(layer, Done(why_not=why))
+        done = self.done[name].get(layer, LayerResult(why_not=why))
         probe = self.probes.get(layer)
         start = before.get(layer, 0.0 if probe and probe.rows else None)
         error = self.errors.get(name, {}).get(layer, start)
@@ -312,14 +312,17 @@ class _Job:
         last = [self.probes[n].rows for n in self.plan.layers if n in self.probes]
         return last[-1] if last else 0
 
-    def _blocks(self, tower: str) -> list[str]:
-        return [f"{tower}.{n}" for n, _ in self.subject.model.get_submodule(tower).named_children()]
+    def _blocks(self, block_list: str) -> list[str]:
+        return [
+            f"{block_list}.{n}"
+            for n, _ in self.adapter.model.get_submodule(block_list).named_children()
+        ]
 
     def _all_blocks(self) -> list[str]:
-        return [b for tower in self.subject.towers for b in self._blocks(tower)]
+        return [b for block_list in self.adapter.block_lists for b in self._blocks(block_list)]
 
     def _module(self, name: str) -> nn.Module:
-        return self.subject.model.get_submodule(name) if name else self.subject.model
+        return self.adapter.model.get_submodule(name) if name else self.adapter.model
 
 
 @torch.no_grad()

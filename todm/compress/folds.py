@@ -12,7 +12,7 @@ Letters: N outputs, K inputs of a layer.
 import torch
 from torch import Tensor, nn
 
-from todm.compress.subject import Fold
+from todm.compress.adapter import Fold
 from todm.compress.work import BlockWork
 
 _SAME = 1e-3

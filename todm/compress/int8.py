@@ -18,21 +18,23 @@ from todm.compress.config import Int8Config
 from todm.compress.masks import is_nm
 from todm.compress.packed import Int8Linear
 from todm.compress.statistics import Histogram, watch, why_no_rows
-from todm.compress.work import BlockWork, Done
+from todm.compress.work import BlockWork, LayerResult
 from todm.kernels.matmul_int8 import quantise_weight
 
 QMAX = 127
 
 
 @torch.no_grad()
-def run(block: BlockWork, config: Int8Config) -> dict[str, Done]:
+def run(block: BlockWork, config: Int8Config) -> dict[str, LayerResult]:
     """Put `Int8Linear` in the place of the linear layers of a block; a 2:4 mask is kept and used.
 
     Raises:
         ConfigError: a weight that is not finite.
         CorpusError: inputs that are not finite.
     """
-    done = {name: Done(why_not=why_not_packed(block.get(name), "int8")) for name in block.layers}
+    done = {
+        name: LayerResult(why_not=why_not_packed(block.get(name), "int8")) for name in block.layers
+    }
     names = [name for name in block.layers if not done[name].why_not]
     for name in names:  # before any layer is changed
         finite_weight(name, block.get(name))
@@ -43,9 +45,11 @@ def run(block: BlockWork, config: Int8Config) -> dict[str, Done]:
     for name, seen in watch(block, names, Histogram).items():
         found = seen.parts[0]
         if why_not := why_no_rows(seen.rows):
-            done[name] = Done(why_not=f"{why_not}, and a static scale needs some")
+            done[name] = LayerResult(why_not=f"{why_not}, and a static scale needs some")
         elif found.absmax == 0:
-            done[name] = Done(why_not="its inputs were all zero in calibration: no static scale")
+            done[name] = LayerResult(
+                why_not="its inputs were all zero in calibration: no static scale"
+            )
         else:
             done[name] = _replace(block, name, config, activation_range(found, config))
     return done
@@ -74,7 +78,7 @@ def mse_scale(weight_NK: Tensor) -> Tensor:
     return best_N
 
 
-def _replace(block: BlockWork, name: str, config: Int8Config, largest: float | None) -> Done:
+def _replace(block: BlockWork, name: str, config: Int8Config, largest: float | None) -> LayerResult:
     """Quantise a layer, its activations to [-largest, largest] or dynamically."""
     layer, mask = block.get(name), block.masks.get(name)
     assert isinstance(layer, nn.Linear)
@@ -88,4 +92,4 @@ def _replace(block: BlockWork, name: str, config: Int8Config, largest: float | N
     block.replace(name, packed)
     how = "dynamic" if largest is None else f"static {config.range}"
     figures = {} if largest is None else {"range": largest}
-    return Done(what=f"int8 {how}{' 2:4' if sparse24 else ''}", figures=figures)
+    return LayerResult(what=f"int8 {how}{' 2:4' if sparse24 else ''}", figures=figures)

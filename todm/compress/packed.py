@@ -17,7 +17,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from todm.compress.kept import expand, keep
+from todm.compress.packed24_codes import expand, keep
 from todm.errors import ArtifactError, ConfigError
 from todm.kernels import matmul_24, matmul_int8, matmul_w4
 
@@ -54,7 +54,7 @@ class PackedLinear(nn.Module, abc.ABC):
 
     @abc.abstractmethod
     def dense_weight(self) -> Tensor:
-        """The weight [N, K] that a float layer would need, float32, `inv_s` included."""
+        """The weight [N, K] that a float layer would need, float32, `pre_quant_scale` included."""
 
     def forward(self, input: Tensor, *, out_features: int | None = None) -> Tensor:  # noqa: A002
         """The layer's output [..., N].
@@ -85,7 +85,7 @@ class PackedLinear(nn.Module, abc.ABC):
 
     @property
     def num_bytes(self) -> int:
-        """Of the weight as stored: values, codes, scales, zeros, inv_s; not of the bias."""
+        """Of the weight as stored: values, codes, scales, zeros, pre_quant_scale; not of the bias."""
         return sum(t.nbytes for name, t in self._storage() if name != "bias")
 
     def format(self) -> Format:
@@ -255,7 +255,7 @@ class W4Linear(PackedLinear):
 
     scale_NG: Tensor
     zero_NG: Tensor | None
-    inv_s_K: Tensor | None
+    pre_quant_scale_K: Tensor | None
 
     def __init__(
         self, weight: matmul_w4.Packed, bias: Tensor | None = None, *, sparse24: bool = False
@@ -272,7 +272,11 @@ class W4Linear(PackedLinear):
         """
         self.sparse24, self.bits, self.group = sparse24, weight.bits, weight.group
         stored = keep(weight) if sparse24 else {"words_NJ": weight.words_NJ}
-        rest = {"scale_NG": weight.scale_NG, "zero_NG": weight.zero_NG, "inv_s_K": weight.inv_s_K}
+        rest = {
+            "scale_NG": weight.scale_NG,
+            "zero_NG": weight.zero_NG,
+            "pre_quant_scale_K": weight.pre_quant_scale_K,
+        }
         super().__init__(weight.shape, {**stored, **rest, "bias": bias})
 
     @property
@@ -297,7 +301,11 @@ class W4Linear(PackedLinear):
     def dense_weight(self) -> Tensor:
         """See `PackedLinear`."""
         weight_NK = self.weight_w4.dequantise()
-        return weight_NK if self.inv_s_K is None else weight_NK * self.inv_s_K.float()
+        return (
+            weight_NK
+            if self.pre_quant_scale_K is None
+            else weight_NK * self.pre_quant_scale_K.float()
+        )
 
     def _format(self) -> Format:
         return {"sparse24": self.sparse24, "bits": self.bits, "group": self.group}
@@ -372,7 +380,7 @@ def _build_w4(format: Format, tensors: Mapping[str, Tensor]) -> PackedLinear:  #
 
 def _weight_w4(format: Format, tensors: Mapping[str, Tensor]) -> matmul_w4.Packed:  # noqa: A002
     bits, (N, K) = format["bits"], format["shape"]
-    optional = {name: tensors.get(name) for name in ("zero_NG", "inv_s_K")}
+    optional = {name: tensors.get(name) for name in ("zero_NG", "pre_quant_scale_K")}
     parts = {"scale_NG": tensors["scale_NG"], **optional, "bits": bits, "group": format["group"]}
     if not format["sparse24"]:
         return matmul_w4.Packed(words_NJ=tensors["words_NJ"], **parts, num_inputs=K)

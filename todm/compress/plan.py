@@ -10,8 +10,8 @@ from collections.abc import Iterator, Mapping
 from torch import nn
 
 from todm.compress import packed
+from todm.compress.adapter import ModelAdapter
 from todm.compress.config import CompressConfig
-from todm.compress.subject import Subject
 from todm.errors import ConfigError
 
 LAYERS = (nn.Linear, nn.Conv1d, nn.Conv2d)
@@ -41,24 +41,24 @@ class Plan:
         return next((b for b in self.blocks if name.startswith(f"{b}.")), "")
 
 
-def select(subject: Subject, config: CompressConfig) -> Plan:
+def select(adapter: ModelAdapter, config: CompressConfig) -> Plan:
     """Decide about every layer, before any work.
 
     Raises:
         ConfigError: a model already compressed; a name or pattern that fits no layer; a named layer
             that no pass can do.
     """
-    modules = dict(subject.model.named_modules())
+    modules = dict(adapter.model.named_modules())
     _refuse_compressed(modules)
     found = {name: (kind, count) for name, kind, count in _parameters(modules)}
     _check_patterns(found, config)
     blocks = tuple(
-        f"{tower}.{child}"
-        for tower in subject.towers
-        for child, _ in subject.model.get_submodule(tower).named_children()
+        f"{block_list}.{child}"
+        for block_list in adapter.block_lists
+        for child, _ in adapter.model.get_submodule(block_list).named_children()
     )
     layers = tuple(n for n in found if isinstance(modules.get(n), LAYERS))
-    whys = {n: _why_not(n, subject, config, blocks, is_layer=n in layers) for n in found}
+    whys = {n: _why_not(n, adapter, config, blocks, is_layer=n in layers) for n in found}
     named = tuple(n for n in config.include if n in found)
     for name in named:
         if name not in layers:
@@ -86,7 +86,12 @@ def matches(name: str, pattern: str) -> bool:
 
 
 def _why_not(
-    name: str, subject: Subject, config: CompressConfig, blocks: tuple[str, ...], *, is_layer: bool
+    name: str,
+    adapter: ModelAdapter,
+    config: CompressConfig,
+    blocks: tuple[str, ...],
+    *,
+    is_layer: bool,
 ) -> str:
     if not is_layer:
         return "not a linear or convolution layer"
@@ -94,7 +99,7 @@ def _why_not(
         return "excluded"
     if any(matches(name, p) for p in config.include):
         return ""
-    kept = next((why for p, why in subject.kept.items() if matches(name, p)), "")
+    kept = next((why for p, why in adapter.kept.items() if matches(name, p)), "")
     inside = any(name.startswith(f"{b}.") for b in blocks)
     return kept or ("" if inside else "outside the blocks")
 

@@ -12,13 +12,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from todm.compress.subject import Fold, Subject
+from todm.compress.adapter import Fold, ModelAdapter
 
 Seen = Callable[[tuple[Any, ...], Mapping[str, Any]], None]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Done:
+class LayerResult:
     """What a pass made of a layer.
 
     Attributes:
@@ -50,7 +50,7 @@ class Call:
 
 
 class BlockWork:
-    """A block (or, with the name "", a whole model whose selected layers lie outside its towers)."""
+    """A block (or, with the name "", a whole model whose selected layers lie outside its block_lists)."""
 
     def __init__(
         self,
@@ -131,13 +131,13 @@ def first_argument(show: Callable[[Tensor], None]) -> Seen:
 
 
 class _Reached(Exception):
-    """The first block of a tower was called."""
+    """The first block of a block_list was called."""
 
 
 @torch.no_grad()
-def capture(subject: Subject, tower: str, batches: Sequence[Any]) -> list[Call]:
-    """What comes into the first block of a tower, for every batch."""
-    first = next(subject.model.get_submodule(tower).children())
+def capture(adapter: ModelAdapter, block_list: str, batches: Sequence[Any]) -> list[Call]:
+    """What comes into the first block of a block_list, for every batch."""
+    first = next(adapter.model.get_submodule(block_list).children())
     calls: list[Call] = []
 
     def stop(_module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
@@ -149,8 +149,8 @@ def capture(subject: Subject, tower: str, batches: Sequence[Any]) -> list[Call]:
         for batch in batches:
             before = len(calls)
             with suppress(_Reached):
-                subject.run(subject.model, batch)
-            assert len(calls) == before + 1, f"tower {tower} was not reached"
+                adapter.run(adapter.model, batch)
+            assert len(calls) == before + 1, f"block_list {block_list} was not reached"
     finally:
         hook.remove()
     return calls
@@ -189,7 +189,7 @@ class Probe:
             self._expected = self._module(self._inputs[0])
 
     @torch.no_grad()
-    def error(self, module: nn.Module, done: Sequence[Done]) -> float | None:
+    def error(self, module: nn.Module, done: Sequence[LayerResult]) -> float | None:
         """Squared error of outputs against those of `fix`, relative to their power; None if not seen.
 
         Args:

@@ -12,8 +12,7 @@ import numpy as np
 from todm.device.audio import SAMPLE_RATE, Samples
 from todm.device.bundle import Bundle, Networks, Precision, run
 from todm.device.contract import check_offline, streaming_spec, zero_states
-from todm.device.features import OnlineFeatures, fbank
-from todm.device.search import (
+from todm.device.decode import (
     FRAME_SECONDS,
     BeamSearch,
     Floats,
@@ -23,6 +22,7 @@ from todm.device.search import (
     SearchState,
     silent_ids,
 )
+from todm.device.features import OnlineFeatures, fbank
 
 _BYTE = re.compile(r"<0x([0-9A-F]{2})>")
 

@@ -14,8 +14,8 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 import numpy as np
 
 from todm.device.audio import SAMPLE_RATE, Samples
+from todm.device.decode import FRAME_SECONDS
 from todm.device.recognizer import Stream, StreamingRecognizer, Transcript, detokenize
-from todm.device.search import FRAME_SECONDS
 from todm.errors import CorpusError
 
 _SPACE = "\u2581"

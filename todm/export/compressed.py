@@ -5,7 +5,7 @@ format, so no layer has to be found again in the traced graph:
 
     int8, static scale    x -> Clip -> QuantizeLinear -> DequantizeLinear -> MatMul <- DequantizeLinear
     int8, scale per row   the arithmetic of `matmul_int8` written out, around MatMulInteger
-    4 or 3 bits           x (Mul by inv_s) -> MatMulNBits
+    4 or 3 bits           x (Mul by pre_quant_scale) -> MatMulNBits
     2:4 alone             MatMul with the zeros in it: a CPU has no sparse product
 
 Clip keeps codes in [-127, 127], as in `matmul_int8`; QuantizeLinear alone would also give -128.
@@ -141,16 +141,18 @@ class _NBits(_Lowered):
         for name, tensor in to_nbits(layer.weight_w4)._asdict().items():
             self.register_buffer(name, tensor)
         self.block = layer.group
-        inv_s_K = layer.inv_s_K
-        self.register_buffer("inv_s_K", None if inv_s_K is None else inv_s_K.float())
+        pre_quant_scale_K = layer.pre_quant_scale_K
+        self.register_buffer(
+            "pre_quant_scale_K", None if pre_quant_scale_K is None else pre_quant_scale_K.float()
+        )
         self.B: Tensor
         self.scales: Tensor
         self.zero_points: Tensor
-        self.inv_s_K: Tensor | None
+        self.pre_quant_scale_K: Tensor | None
 
     def product(self, x: Tensor) -> Tensor:
         sizes = {"K": self.in_features, "N": self.out_features}
-        x = x if self.inv_s_K is None else x * self.inv_s_K
+        x = x if self.pre_quant_scale_K is None else x * self.pre_quant_scale_K
         return torch.onnx.ops.symbolic(
             "com.microsoft::MatMulNBits",
             (x, self.B, self.scales, self.zero_points),

@@ -30,7 +30,7 @@ class NBits(NamedTuple):
 
 
 def to_nbits(weight: matmul_w4.Packed) -> NBits:
-    """The constants of a weight; `inv_s_K` is not in them.
+    """The constants of a weight; `pre_quant_scale_K` is not in them.
 
     Raises:
         BundleError: the operator has no groups of that size.

@@ -15,12 +15,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from todm import __version__
-from todm.artifact import write_text
-from todm.backend import Pieces
+from todm.backend import GraphParts
 from todm.device import profiler
 from todm.errors import ArtifactError
 from todm.export import quantize, to_onnx
 from todm.export.stitch import Stitcher, hollow, lower
+from todm.files import write_text
 from todm.supernet.space import SearchSpace, Subnet
 
 if TYPE_CHECKING:
@@ -44,12 +44,12 @@ The graphs hold no trained weights: what a matrix product costs does not depend 
 """
 
 
-class Workshop:
+class ProfileBuilder:
     """The lowered pieces of a search space, from which graphs to measure are made."""
 
     def __init__(
         self,
-        pieces: Pieces,
+        pieces: GraphParts,
         key: str,
         *,
         chunk_seconds: float,
@@ -144,7 +144,7 @@ class Workshop:
         return model.ByteSize()
 
 
-def stamp_of(pieces: Pieces) -> str:
+def stamp_of(pieces: GraphParts) -> str:
     """Changes with the code that makes and lowers the pieces, so that no old graphs are measured."""
     graphs = [pieces.front, pieces.back, *pieces.others]
     graphs += [graph for half in pieces.halves.values() for graph in half.values()]

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from todm.backend import Pieces, Port
+from todm.backend import GraphParts, Port
 from todm.export.quantize import quantize_int8
 from todm.export.to_onnx import IR_VERSION, OPSET, graph_to_onnx
 from todm.supernet.space import Subnet
@@ -27,7 +27,7 @@ _HOLLOW = 1024
 class Stitcher:
     """Exported pieces of one precision, and graphs of any subnet made of them."""
 
-    def __init__(self, pieces: Pieces, models: Mapping[str, "onnx.ModelProto"]) -> None:
+    def __init__(self, pieces: GraphParts, models: Mapping[str, "onnx.ModelProto"]) -> None:
         """See `lower`."""
         self._pieces, self._models = pieces, models
 
@@ -73,7 +73,7 @@ class Stitcher:
         return model
 
 
-def lower(pieces: Pieces, *, int8: bool) -> dict[str, dict[str, "onnx.ModelProto"]]:
+def lower(pieces: GraphParts, *, int8: bool) -> dict[str, dict[str, "onnx.ModelProto"]]:
     """Export every piece once: by precision and by name, the others among them.
 
     Raises:

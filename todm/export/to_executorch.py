@@ -34,9 +34,9 @@ from todm.backend import Graph
 from todm.config import Config
 from todm.device.audio import Samples, read_audio, write_wav
 from todm.device.contract import start_context
+from todm.device.decode import log_softmax, silent_ids
 from todm.device.features import FRAMES_PER_SECOND, Frames, fbank
 from todm.device.recognizer import FRAME_SECONDS, Transcript, detokenize, pad_tail
-from todm.device.search import log_softmax, silent_ids
 from todm.errors import BundleError, MissingExtra
 from todm.export.bundle import Sample, check_assets, default_tail, expected_of
 from todm.export.compressed import summary
@@ -307,7 +307,7 @@ def split(frames_TF: Frames, size: int) -> list[Tensor]:
 def greedy(
     decoder: Call, joiner: Call, encoded: Tensor, tokens: tuple[str, ...], context_size: int
 ) -> Transcript:
-    """Search with at most one symbol a frame: see `todm.device.search`."""
+    """Search with at most one symbol a frame: see `todm.device.decode`."""
     silent = silent_ids(tokens)
     ids, when, log_probs = [int(i) for i in start_context(context_size)], [], []
     (predicted,) = decoder(torch.tensor([ids]))

@@ -17,6 +17,7 @@ from todm.backend import Graph
 from todm.device.audio import SAMPLE_RATE, Samples
 from todm.device.bundle import Bundle, Precision, graph_name, load_session, run
 from todm.device.contract import start_context, validate
+from todm.device.decode import log_softmax
 from todm.device.features import Frames, fbank
 from todm.device.recognizer import (
     OfflineRecognizer,
@@ -24,7 +25,6 @@ from todm.device.recognizer import (
     Transcript,
     pad_tail,
 )
-from todm.device.search import log_softmax
 from todm.errors import BundleError
 from todm.export.compressed import is_rounding
 

@@ -71,7 +71,7 @@ class Streaming:
             self._leave(name)
 
         block.register_forward_pre_hook(enter)
-        # Also where a hook ends the forward pass early, as the capture of a tower's inputs does.
+        # Also where a hook ends the forward pass early, as the capture of a block_list's inputs does.
         block.register_forward_hook(leave, always_call=True)
 
     def _enter(self, prefix: str) -> None:

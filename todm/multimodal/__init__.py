@@ -1,1 +1,1 @@
-"""Multi-modal: transformers models of two towers, such as LLaVA or Qwen2-Audio, under compression."""
+"""Multi-modal: transformers models of two block_lists, such as LLaVA or Qwen2-Audio, under compression."""

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from todm.artifact import write_text
+from todm.files import write_text
 from todm.search.choice import Choice
 
 Figures = Mapping[str, Any]

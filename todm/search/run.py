@@ -5,6 +5,7 @@ import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
+from todm.files import Progress
 from todm.search.budget import Budget
 from todm.search.choice import Choice
 from todm.search.evaluations import Evaluations, Figures
@@ -17,8 +18,6 @@ from todm.search.evolve import (
     random_search,
     uniform_scaling,
 )
-
-Progress = Callable[[str, int, int], None]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

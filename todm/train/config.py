@@ -2,11 +2,11 @@
 
 import dataclasses
 
-from todm.compress.sr_ste import SrSteConfig
+from todm.compress.int8_emulation import QuantConfig
+from todm.compress.train.sr_ste import SrSteConfig
 from todm.config import Config
 from todm.errors import ConfigError
 from todm.train.optim import OptimConfig
-from todm.train.quantisability import QuantConfig
 from todm.train.schedule import ScheduleConfig
 
 

@@ -81,7 +81,7 @@ class Rehearsal:
         if self.feature_bytes:
             disk += f", features {self.feature_bytes / _GB:.3g} GB"
         return [
-            *self.adopted,
+            *self.init_info,
             f"parameters: {self.params[0] / 1e6:.2f}M largest, {self.params[1] / 1e6:.2f}M smallest",
             f"epoch: {self.hours:.4g} h of audio, {self.batches_per_epoch} updates on "
             f"{self.processes} process{'es' * (self.processes > 1)}",
@@ -135,7 +135,7 @@ def _rehearse(learner: Learner, batches: Batches, out: Path, features: int) -> R
     size = checkpoint.num_bytes(learner.state_dict()) * (checkpoint.KEEP + 1)
     _check_disk(size, out, "checkpoints", "another --out")
     return Rehearsal(
-        adopted=learner.adopted,
+        adopted=learner.init_info,
         params=(_params(backend, backend.space.largest), _params(backend, backend.space.smallest)),
         processes=world.size,
         hours=batches.hours,
@@ -225,13 +225,13 @@ def _step(
     Raises:
         TrainingError: its loss or gradient is not finite; in every process.
     """
-    outcome = learner.step(batch, update, subnets=subnets, audio=audio)
-    if outcome.fault:
+    result = learner.step(batch, update, subnets=subnets, audio=audio)
+    if result.skip_reason:
         raise TrainingError(
-            f"{outcome.fault} with the batch {', '.join(batch.ids[:4])}, ...: look at these "
+            f"{result.skip_reason} with the batch {', '.join(batch.ids[:4])}, ...: look at these "
             "utterances, or lower train.optim.lr"
         )
-    return outcome.audio
+    return result.audio
 
 
 def _peak_bytes(work: Callable[[], None], device: torch.device) -> int:

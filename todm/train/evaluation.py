@@ -6,9 +6,9 @@ from typing import Any
 from torch import nn
 
 from todm.backend import Backend
+from todm.compress.int8_emulation import int8_copy
 from todm.supernet.space import Subnet
 from todm.train.config import TrainConfig
-from todm.train.quantisability import int8_copy
 
 INT8 = "largest int8"
 

@@ -15,17 +15,17 @@ from typing import Any
 from todm import artifact
 from todm.artifact import Artifact
 from todm.backend import Backend
+from todm.compress.int8_emulation import weight_outliers
 from todm.errors import ConfigError, TrainingError
+from todm.files import is_full
 from todm.train import checkpoint
 from todm.train.config import TrainConfig
-from todm.train.disk import is_full
 from todm.train.evaluation import evaluate, int8_is_due, is_due
 from todm.train.interrupt import StopFlag
 from todm.train.monitor import CURVES, METRICS, Monitor, plot_curves
 from todm.train.parallel import World
-from todm.train.quantisability import weight_outliers
 from todm.train.spikes import BAD_BATCHES, BadBatches
-from todm.train.step import Learner, Outcome
+from todm.train.step import Learner, StepResult
 from todm.train.summary import differences, write_summary
 
 CHECKPOINTS = "checkpoints"
@@ -155,10 +155,10 @@ class _Trainer:
             saved = began = time.monotonic()
             for batch in self._remaining():
                 due = lead and time.monotonic() - saved > 60 * self.config.checkpoint_minutes
-                outcome = self._step(batch, [float(due), float(stop.raised)])
+                result = self._step(batch, [float(due), float(stop.raised)])
                 seconds = time.monotonic() - began
-                self._report(outcome, seconds)
-                save, halt = (n > 0 for n in outcome.asked)
+                self._report(result, seconds)
+                save, halt = (n > 0 for n in result.flags)
                 if save or halt or self.update == self.config.num_updates:
                     self.learner.check_draws(self.update)
                     self._save()
@@ -180,7 +180,7 @@ class _Trainer:
         self.bad.resume(self.update)
         if self.update:
             self.monitor.note("resumed", processes=self.world.size)
-        for line in self.learner.adopted:
+        for line in self.learner.init_info:
             self.monitor.say(line)
 
     def _remaining(self) -> Iterator[Any]:
@@ -188,62 +188,62 @@ class _Trainer:
         while self.update < self.config.num_updates:
             yield next(stream)
 
-    def _step(self, batch: Any, ask: list[float]) -> Outcome:  # noqa: ANN401 - the backend's own
+    def _step(self, batch: Any, flags: list[float]) -> StepResult:  # noqa: ANN401 - the backend's own
         """One update; a skipped one is written down, and too many in a row stop the training."""
         learner, update = self.learner, self.update
-        outcome = learner.step(
+        result = learner.step(
             batch,
             update,
             subnets=learner.subnets(update),
             audio=self.batches.seconds(batch),
-            ask=ask,
+            flags=flags,
         )
         self.update += 1
-        if outcome.fault:
-            self._skipped(batch, outcome)
-        return outcome
+        if result.skip_reason:
+            self._skipped(batch, result)
+        return result
 
-    def _skipped(self, batch: Any, outcome: Outcome) -> None:  # noqa: ANN401 - the backend's own
+    def _skipped(self, batch: Any, result: StepResult) -> None:  # noqa: ANN401 - the backend's own
         optimizer, most = self.learner.optimizer, self.config.max_bad_steps
-        own = {"loss": outcome.loss, "grad_norm": optimizer.last_norm, "ids": list(batch.ids)}
+        own = {"loss": result.loss, "grad_norm": optimizer.last_norm, "ids": list(batch.ids)}
         parts = self.world.gathered(own)
         rows = [
-            {"update": self.update - 1, "process": rank, "reason": outcome.fault, **part}
+            {"update": self.update - 1, "process": rank, "reason": result.skip_reason, **part}
             for rank, part in enumerate(parts)
         ]
         if self.monitor is not None:
             with self._spared("a skipped batch"):
                 self.bad.add(rows)
-                self.monitor.note("skipped", update=self.update, reason=outcome.fault)
+                self.monitor.note("skipped", update=self.update, reason=result.skip_reason)
         if optimizer.num_skipped_in_row >= most:
             ids = [name for part in parts for name in part["ids"]]
             raise TrainingError(
-                f"{most} steps in a row were skipped, the last because {outcome.fault} (update "
+                f"{most} steps in a row were skipped, the last because {result.skip_reason} (update "
                 f"{self.update - 1}, batch {', '.join(ids[:4])}, ...): lower train.optim.lr, or look at "
                 f"the utterances listed in {self.out / BAD_BATCHES}"
             )
 
-    def _report(self, outcome: Outcome, seconds: float) -> None:
+    def _report(self, result: StepResult, seconds: float) -> None:
         """Show and log; evaluate when it is time."""
-        self.recent.add(outcome.audio, seconds)
-        self.overall.add(outcome.audio, seconds)
+        self.recent.add(result.audio, seconds)
+        self.overall.add(result.audio, seconds)
         if self.monitor is None:
             return
         config, update = self.config, self.update
         log = update % config.log_every == 0 or update == config.num_updates
-        figures = self._figures(outcome) if log else None
+        figures = self._figures(result) if log else None
         with self._spared("metrics"):
             self.monitor.trained(update, figures)
-            if outcome.renewed:
+            if result.renewed:
                 self.monitor.masked(update, self.learner.sparse.by_layer)
         if is_due(update, config.num_updates, config.eval_every):
             int8 = int8_is_due(update, config)
-            with self.learner.judged():
+            with self.learner.eval_weights():
                 found = self._evaluate(int8=int8, limit=config.eval_limit)
             with self._spared("metrics"):
                 self.monitor.evaluated(update, found)
 
-    def _figures(self, outcome: Outcome) -> dict[str, Any]:
+    def _figures(self, result: StepResult) -> dict[str, Any]:
         """Of this update; time and throughput are means since the last figures."""
         learner, optimizer = self.learner, self.learner.optimizer
         recent, self.recent = self.recent, _Throughput()
@@ -251,7 +251,7 @@ class _Trainer:
         with learner.sparse.masked():
             outliers = weight_outliers(learner.model)
         return {
-            **{k: float(v) for k, v in outcome.figures.items()},
+            **{k: float(v) for k, v in result.figures.items()},
             "seconds": recent.seconds / recent.updates,
             "lr": optimizer.param_groups[0]["lr"],
             "grad_norm": optimizer.last_norm,

@@ -11,9 +11,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from todm.artifact import write_text
+from todm.files import append, write_text
 from todm.train.curves import draw
-from todm.train.disk import append
 from todm.train.tensorboard import EventFile, Point
 
 METRICS = "metrics.jsonl"

@@ -7,8 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from todm.artifact import write_text
-from todm.train.disk import append
+from todm.files import append, write_text
 
 BAD_BATCHES = "bad_batches.jsonl"
 _PERIOD = 100

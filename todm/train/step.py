@@ -16,14 +16,14 @@ from torch import Tensor
 
 from todm.artifact import Artifact
 from todm.backend import Backend, Batches
-from todm.compress.sr_ste import SrSte
+from todm.compress.int8_emulation import cap_outliers
+from todm.compress.train.sr_ste import SrSte
 from todm.supernet.sandwich import draw_subnets, sandwich_step
 from todm.supernet.space import Subnet
 from todm.train.average import RunningAverage, in_window
 from todm.train.config import TrainConfig
 from todm.train.optim import build_optimizer, set_lr
 from todm.train.parallel import World
-from todm.train.quantisability import cap_outliers
 from todm.train.schedule import Pace, lr_factor
 from todm.train.spikes import SpikeGuard
 
@@ -31,23 +31,23 @@ Figures = dict[str, Tensor | float]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Outcome:
+class StepResult:
     """What became of an update.
 
     Attributes:
         figures: to be logged.
         loss: of the largest net on this process's batch.
         audio: seconds of audio, all processes together.
-        fault: why the step was skipped; empty if it was made.
-        asked: the sums over processes of what was passed as `ask`.
+        skip_reason: why the step was skipped; empty if it was made.
+        flags: the sums over processes of `flags`.
         renewed: whether the update began with new N:M masks.
     """
 
     figures: Figures
     loss: float
     audio: float
-    fault: str
-    asked: list[float]
+    skip_reason: str
+    flags: list[float]
     renewed: bool
 
 
@@ -64,14 +64,14 @@ class Learner:
     ) -> None:
         """A fresh model, or one that begins with the weights of `start`.
 
-        Attributes: `adopted` says what was taken from there, line by line.
+        Attributes: `init_info` says what was taken from there, line by line.
         """
         self.backend, self.config, self.world = backend, config, world
         if config.num_threads:
             torch.set_num_threads(config.num_threads)
         torch.manual_seed(config.seed)
         self.model = backend.build(None)
-        self.adopted = [] if start is None else backend.adopt(self.model, start)
+        self.init_info = [] if start is None else backend.init_from(self.model, start)
         self.model = self.model.to(world.device)
         self.objective = world.wrap(backend.objective(self.model).to(world.device))
         self.optimizer = build_optimizer(config.optim, self.model)
@@ -103,8 +103,8 @@ class Learner:
         *,
         subnets: Sequence[Subnet],
         audio: float,
-        ask: Sequence[float] = (),
-    ) -> Outcome:
+        flags: Sequence[float] = (),
+    ) -> StepResult:
         """Update number `update`, counted from 0.
 
         Args:
@@ -112,7 +112,7 @@ class Learner:
             update: for the schedules, and the seed of dropout.
             subnets: the largest first.
             audio: seconds of audio of the batch.
-            ask: further numbers to be summed over processes.
+            flags: further numbers to be summed over processes.
         """
         config = self.config
         # Dropout is a function of the update and the rank: nothing to keep in checkpoints.
@@ -133,16 +133,18 @@ class Learner:
                 student_weight=config.student_weight,
             )
         loss = float(passes[0]["loss"])
-        total, seconds, *asked = self.world.total([loss, audio, *ask])
-        fault = self._apply(total / self.world.size, f"{len(passes)} {' '.join(sorted(passes[0]))}")
+        total, seconds, *flags = self.world.total([loss, audio, *flags])
+        skip_reason = self._apply(
+            total / self.world.size, f"{len(passes)} {' '.join(sorted(passes[0]))}"
+        )
         if in_window(update, config.num_updates, config.average_last):
             self.average.update(self.model)
-        return Outcome(
+        return StepResult(
             figures=_figures(passes),
             loss=loss,
             audio=seconds,
-            fault=fault,
-            asked=asked,
+            skip_reason=skip_reason,
+            flags=flags,
             renewed=renewed,
         )
 
@@ -169,7 +171,7 @@ class Learner:
         return ""
 
     @contextlib.contextmanager
-    def judged(self) -> Iterator[None]:
+    def eval_weights(self) -> Iterator[None]:
         """Inside, the model has the weights that it is judged by: averaged, then masked."""
         with self.average.swapped(self.model), self.sparse.masked():
             yield

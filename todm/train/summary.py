@@ -9,11 +9,12 @@ from pathlib import Path
 from typing import Any
 
 from todm import artifact
-from todm.artifact import WEIGHTS, Artifact, write_text
+from todm.artifact import WEIGHTS, Artifact
+from todm.compress.int8_emulation import layer_outliers
 from todm.errors import ArtifactError
+from todm.files import write_text
 from todm.train.curves import INT8
 from todm.train.monitor import CURVES, METRICS, read_metrics
-from todm.train.quantisability import layer_outliers
 
 SUMMARY = "summary.md"
 _SUPERNET = "supernet"

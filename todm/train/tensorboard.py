@@ -16,7 +16,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
-from todm.train.disk import append
+from todm.files import append
 
 _VERSION = "brain.Event:2"
 _POLYNOMIAL = 0x82F63B78  # of CRC-32C, bits reversed

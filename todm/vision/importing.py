@@ -13,8 +13,8 @@ from torch import Tensor, nn
 
 from todm.artifact import Artifact
 from todm.errors import ArtifactError, ConfigError
+from todm.vision.adapter import VisionAdapter
 from todm.vision.config import VisionConfig, build
-from todm.vision.subject import VisionSubject
 
 WEIGHTS = "model.safetensors"
 PICKLES = {".pth", ".pt", ".bin", ".tar", ".ckpt", ".pkl"}
@@ -54,7 +54,7 @@ def import_checkpoint(
     config = VisionConfig(**{**vars(config), "data": data})
     model = build(config)
     _fit(model, tensors, file)
-    return VisionSubject(config, model.eval()).save(out)
+    return VisionAdapter(config, model.eval()).save(out)
 
 
 def _locate(source: Path) -> tuple[Path, dict[str, Any]]:

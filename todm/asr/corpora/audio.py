@@ -7,7 +7,7 @@ from typing import Literal, NamedTuple
 
 from todm.asr.corpora.config import DataConfig
 from todm.asr.corpora.utterances import Candidate, Rejected, Utterance
-from todm.asr.corpora.workers import Progress, num_processes, spread
+from todm.asr.data.workers import Progress, num_processes, spread
 
 SUFFIXES = frozenset(
     (".flac", ".wav", ".opus", ".ogg", ".mp3", ".aiff", ".aif", ".au", ".sph", ".w64", ".caf")

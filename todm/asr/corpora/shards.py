@@ -1,7 +1,7 @@
 """Speech in lhotse Shar: read what others wrote, and write the training split of any corpus.
 
 ROOT/SPLIT/cuts.NNNNNN.jsonl.gz and recording.NNNNNN.tar. Training reads the shards themselves (see
-`todm.asr.shar`); dev and test are small, and are unpacked to single files.
+`todm.asr.data.shar`); dev and test are small, and are unpacked to single files.
 """
 
 import dataclasses
@@ -19,15 +19,15 @@ from typing import NamedTuple
 
 import numpy as np
 
-from todm.artifact import write_text
 from todm.asr.corpora import jsonl, manifests
 from todm.asr.corpora.audio import SUFFIXES, Limits
 from todm.asr.corpora.config import DataConfig, Split
 from todm.asr.corpora.utterances import Candidate, Rejected, Utterance, assign_splits
-from todm.asr.corpora.workers import Progress, num_processes, spread
-from todm.asr.cuts import cut_samples
-from todm.asr.shar import Shard, read_shard
+from todm.asr.data.audio import cut_samples
+from todm.asr.data.shar import Shard, read_shard
+from todm.asr.data.workers import Progress, num_processes, spread
 from todm.errors import CorpusError
+from todm.files import write_text
 
 MARKER = "todm-shar.json"
 _RATE = manifests.SAMPLE_RATE

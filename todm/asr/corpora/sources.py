@@ -9,8 +9,8 @@ from todm.asr import tokens
 from todm.asr.corpora import audio, jsonl, kaldi, lhotse_manifests, librispeech, shards
 from todm.asr.corpora.config import SPLITS, DataConfig
 from todm.asr.corpora.utterances import Candidate, Rejected, Utterance, unique
-from todm.asr.corpora.workers import Progress
-from todm.asr.shar import Shard
+from todm.asr.data.shar import Shard
+from todm.asr.data.workers import Progress
 from todm.asr.tokens import FixedRule
 from todm.errors import CorpusError
 

@@ -17,13 +17,13 @@ from pathlib import Path
 
 import numpy as np
 
-from todm.artifact import write_text
-from todm.asr.corpora import rooms
 from todm.asr.corpora.config import SPLITS, DataConfig, Split
 from todm.asr.corpora.voices import SAMPLE_RATE as VOICE_RATE
 from todm.asr.corpora.voices import Manner, Synthesizer, Voice, voices
-from todm.asr.corpora.workers import Progress, num_processes, spread
+from todm.asr.data import rooms
+from todm.asr.data.workers import Progress, num_processes, spread
 from todm.errors import CorpusError
+from todm.files import write_text
 
 MARKER = "todm-speech.json"
 _PER_CHAPTER = 40

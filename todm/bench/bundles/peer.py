@@ -22,16 +22,16 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from todm import artifact
-from todm.asr.model import Rnnt
-from todm.asr.streaming import StreamingEncoder
+from todm.asr.model.streaming import StreamingEncoder
+from todm.asr.model.transducer import Rnnt
 from todm.backend import Graph, Port
 from todm.bench.bundles.conformer import StreamingConformer, of_size
-from todm.bench.runtime import machine
 from todm.device.bundle import load_session
+from todm.device.runtime import machine
 from todm.errors import ConfigError, TodmError
 from todm.export.quantize import quantize_int8
 from todm.export.to_onnx import graph_to_onnx
+from todm.files import write_text
 from todm.recipe import named
 from todm.supernet.space import SearchSpace
 
@@ -156,7 +156,7 @@ def save(rows: Sequence[Row], out: Path, command: Sequence[str]) -> None:
         "torch": torch.__version__,
         "rows": [dataclasses.asdict(row) for row in rows],
     }
-    artifact.write_text(out / RESULTS, json.dumps(found, indent=1) + "\n")
+    write_text(out / RESULTS, json.dumps(found, indent=1) + "\n")
     _plot(rows, out / PLOT)
 
 

@@ -7,23 +7,22 @@ machine does meets them alike; ratios within one run are what is worth quoting.
 import dataclasses
 import json
 import platform
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from todm import artifact
 from todm.bench.bundles.engines import Decoded, Engine, open_engine
 from todm.bench.bundles.footprint import Footprint, footprint
-from todm.bench.runtime import machine, megabytes
 from todm.device.audio import SAMPLE_RATE, Samples, read_audio
 from todm.device.bundle import PRECISIONS, Bundle, Precision, forms_here, open_bundle
 from todm.device.recognizer import pad_tail
+from todm.device.runtime import machine, megabytes
 from todm.errors import ConfigError
+from todm.files import Progress, write_text
 
 RESULTS, PLOT = "bench.json", "latency.png"
-Progress = Callable[[str, int, int], None]
 Way = tuple[str, Precision, int]
 """Runtime, form, number of threads."""
 
@@ -138,7 +137,7 @@ def save(rows: Sequence[Row], request: Request, out: Path) -> None:
         "machine": machine(),
         "rows": [dataclasses.asdict(row) for row in rows],
     }
-    artifact.write_text(out / RESULTS, json.dumps(found, indent=1) + "\n")
+    write_text(out / RESULTS, json.dumps(found, indent=1) + "\n")
 
 
 def table(rows: Sequence[Row]) -> str:

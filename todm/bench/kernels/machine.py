@@ -13,9 +13,9 @@ from typing import Any, Literal
 import torch
 
 import todm
-from todm.bench import runtime
 from todm.bench.kernels.case import Work
 from todm.bench.kernels.clock import cpu_time
+from todm.device import runtime
 
 _PACKAGES = ("torch", "triton", "torchaudio", "k2", "torchao", "numpy")
 

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from todm.bench.kernels.case import Absent, Case, Checked, Op, Subject, Work, compare
+from todm.bench.kernels.fft_ssm import fft_convolution
 from todm.bench.kernels.linears import impls
-from todm.bench.peers_ssm import fft_convolution
 from todm.kernels.mh_ssm import Ssm, discretise, mh_ssm
 
 # 32 heads of 16 channels are the largest mixer of `full960`; 128 are 2048 channels.

@@ -6,9 +6,9 @@ import importlib.util
 import torch
 from torch import Tensor
 
+from benchmarks.studies.rnnt_loss import SHAPES, make_inputs
 from todm.bench.kernels.case import Absent, Case, Checked, Op, Subject, Work, compare
 from todm.bench.kernels.linears import impls
-from todm.bench.rnnt_loss import SHAPES, make_inputs
 from todm.kernels.rnnt_loss import Teacher, rnnt_loss
 
 DISTILLED = " + distillation"

@@ -6,10 +6,10 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-from todm.artifact import write_text
 from todm.bench.kernels.case import Case, Checked, Work
 from todm.bench.kernels.clock import Figures
 from todm.bench.kernels.machine import Roofs
+from todm.files import write_text
 
 FORMAT = 1
 State = Literal["measured", "absent", "failed", "not timed"]

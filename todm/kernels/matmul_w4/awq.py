@@ -33,15 +33,15 @@ def to_awq(weight: Packed) -> Awq:
     """The tensors for a checkpoint; a symmetric weight gets zero points of 8.
 
     Raises:
-        ConfigError: what the layout cannot say: 3 bits, `inv_s_K`, or scales that are not float16.
+        ConfigError: what the layout cannot say: 3 bits, `pre_quant_scale_K`, or scales that are not float16.
     """
     if weight.bits != 4:
         raise ConfigError(
             f"AWQ's layout holds 4 bits, this weight has {weight.bits}: quantise to 4"
         )
-    if weight.inv_s_K is not None:
+    if weight.pre_quant_scale_K is not None:
         raise ConfigError(
-            "AWQ's layout has no place for inv_s_K: fold it into the layer before, or quantise "
+            "AWQ's layout has no place for pre_quant_scale_K: fold it into the layer before, or quantise "
             "without it"
         )
     if weight.scale_NG.dtype != torch.float16:

@@ -44,7 +44,7 @@ def shape_of(problem: Problem) -> Shape:
         f"w{weight.bits}",
         f"g{weight.group}",
         *(["zero"] if weight.zero_NG is not None else []),
-        *(["inv_s"] if weight.inv_s_K is not None else []),
+        *(["inv_s"] if weight.pre_quant_scale_K is not None else []),
         *(["cached"] if p.cache_dequantised else []),
     ]
     return entry._replace(dtype=" ".join([entry.dtype, *words]))

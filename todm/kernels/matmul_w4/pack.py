@@ -32,7 +32,7 @@ class Packed:
         words_NJ: Codes, int32; see the module.
         scale_NG: Of each group of inputs; the last group may be short.
         zero_NG: The codes that stand for zero, uint8; None means 2^(bits - 1) everywhere (symmetric).
-        inv_s_K: Factor of each input, where AWQ's scale could not be folded into the layer before.
+        pre_quant_scale_K: Factor of each input, where AWQ's scale could not be folded into the layer before.
         bits: 4 or 3.
         group: Inputs of a group: 32, 64, 128, or K.
         num_inputs: K.
@@ -44,7 +44,7 @@ class Packed:
     words_NJ: Tensor
     scale_NG: Tensor
     zero_NG: Tensor | None = None
-    inv_s_K: Tensor | None = None
+    pre_quant_scale_K: Tensor | None = None
     bits: int
     group: int
     num_inputs: int
@@ -72,7 +72,7 @@ class Packed:
                 "needed, or None for a symmetric weight"
             )
         _check_codes(f"w{self.bits} weight: zero_NG", zero, self.bits)
-        check_inv_s(self.inv_s_K, self.num_inputs)
+        check_inv_s(self.pre_quant_scale_K, self.num_inputs)
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -88,7 +88,8 @@ class Packed:
     def to(self, device: torch.device | str) -> "Packed":
         """The same weight on another device."""
         parts = {
-            name: getattr(self, name) for name in ("words_NJ", "scale_NG", "zero_NG", "inv_s_K")
+            name: getattr(self, name)
+            for name in ("words_NJ", "scale_NG", "zero_NG", "pre_quant_scale_K")
         }
         moved = {name: None if part is None else part.to(device) for name, part in parts.items()}
         return dataclasses.replace(self, **moved)
@@ -104,7 +105,7 @@ class Packed:
         return codes_NBPR.to(torch.uint8).flatten(1)[:, : self.num_inputs]
 
     def dequantise(self, dtype: torch.dtype = torch.float32) -> Tensor:
-        """The weight [N, K], rounded once from float32; `inv_s_K` is not in it."""
+        """The weight [N, K], rounded once from float32; `pre_quant_scale_K` is not in it."""
         zero_NG = 1 << (self.bits - 1) if self.zero_NG is None else self._per_input(self.zero_NG)
         steps_NK = self.codes_NK().float() - zero_NG
         return (steps_NK * self._per_input(self.scale_NG)).to(dtype)
@@ -129,14 +130,14 @@ def check_format(bits: int, group: int, num_inputs: int) -> None:
         )
 
 
-def check_inv_s(inv_s_K: Tensor | None, num_inputs: int) -> None:
+def check_inv_s(pre_quant_scale_K: Tensor | None, num_inputs: int) -> None:
     """Raises ConfigError unless it is a floating [K], or None."""
-    if inv_s_K is not None and tuple(inv_s_K.shape) != (num_inputs,):
+    if pre_quant_scale_K is not None and tuple(pre_quant_scale_K.shape) != (num_inputs,):
         raise ConfigError(
-            f"matmul_w4: inv_s_K is {tuple(inv_s_K.shape)}; one factor for each of the "
+            f"matmul_w4: pre_quant_scale_K is {tuple(pre_quant_scale_K.shape)}; one factor for each of the "
             f"{num_inputs} inputs is needed"
         )
-    check_vector("matmul_w4", "inv_s_K", inv_s_K, num_inputs)
+    check_vector("matmul_w4", "pre_quant_scale_K", pre_quant_scale_K, num_inputs)
 
 
 def pack(
@@ -144,7 +145,7 @@ def pack(
     scale_NG: Tensor,
     *,
     zero_NG: Tensor | None = None,
-    inv_s_K: Tensor | None = None,
+    pre_quant_scale_K: Tensor | None = None,
     bits: int = 4,
     group: int | None = 128,
 ) -> Packed:
@@ -154,7 +155,7 @@ def pack(
         codes_NK: uint8, below 2^bits.
         scale_NG: Scale of each group of inputs.
         zero_NG: uint8; None for a symmetric weight.
-        inv_s_K: Factor of each input.
+        pre_quant_scale_K: Factor of each input.
         bits: 4 or 3.
         group: 32, 64, 128, or None for all inputs. The last group holds what is left over.
 
@@ -172,7 +173,7 @@ def pack(
     _check_codes("matmul_w4: codes_NK", codes_NK, bits)
     codes_NBPR = F.pad(codes_NK, (0, -K % BLOCK)).view(N, -1, BLOCK // LANES[bits], LANES[bits])
     words_NBR = _side_by_side(codes_NBPR.int(), 4) if bits == 4 else _three_words(codes_NBPR.int())
-    parts = {"scale_NG": scale_NG, "zero_NG": zero_NG, "inv_s_K": inv_s_K}
+    parts = {"scale_NG": scale_NG, "zero_NG": zero_NG, "pre_quant_scale_K": pre_quant_scale_K}
     return Packed(words_NJ=words_NBR.flatten(1), **parts, bits=bits, group=group, num_inputs=K)
 
 

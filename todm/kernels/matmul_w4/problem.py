@@ -30,5 +30,5 @@ class Problem:
         check_vector("matmul_w4", "bias_N", self.bias_N, outputs)
         if self.way not in ("measured", "fused", "dense"):
             raise ConfigError(f"matmul_w4: way {self.way!r} is not measured | fused | dense")
-        parts = (weight.words_NJ, weight.scale_NG, weight.zero_NG, weight.inv_s_K)
+        parts = (weight.words_NJ, weight.scale_NG, weight.zero_NG, weight.pre_quant_scale_K)
         check_together("matmul_w4", (self.x_MK, *parts, self.bias_N))

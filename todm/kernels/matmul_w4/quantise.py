@@ -22,7 +22,7 @@ def quantise_rtn(
     *,
     group: int | None = 128,
     symmetric: bool = False,
-    inv_s_K: Tensor | None = None,
+    pre_quant_scale_K: Tensor | None = None,
 ) -> Packed:
     """The packed weight; scales are float16.
 
@@ -31,7 +31,7 @@ def quantise_rtn(
         bits: 4 or 3.
         group: 32, 64, 128, or None for all inputs.
         symmetric: Zero is the middle code, and no zero points are stored.
-        inv_s_K: Factor of each input at run time, see `Packed`.
+        pre_quant_scale_K: Factor of each input at run time, see `Packed`.
 
     Raises:
         ConfigError: a weight that is not a finite floating [N, K], or too large for float16 scales.
@@ -50,7 +50,14 @@ def quantise_rtn(
     middle = torch.full_like(scale_NG, 1 << (bits - 1)) if zero_NG is None else zero_NG
     steps_NGI = (w_NGI / scale_NG.float()[..., None]).round() + middle.float()[..., None]
     codes_NK = steps_NGI.clamp(0, (1 << bits) - 1).to(torch.uint8).flatten(1)[:, :K]
-    return pack(codes_NK, scale_NG, zero_NG=zero_NG, inv_s_K=inv_s_K, bits=bits, group=size)
+    return pack(
+        codes_NK,
+        scale_NG,
+        zero_NG=zero_NG,
+        pre_quant_scale_K=pre_quant_scale_K,
+        bits=bits,
+        group=size,
+    )
 
 
 def _asymmetric(w_NGI: Tensor, bits: int) -> tuple[Tensor, Tensor | None]:

@@ -14,8 +14,8 @@ def run(problem: Problem) -> Tensor:
     """See `todm.kernels.matmul_w4.matmul_w4`; [M, N]. `way` makes no difference."""
     p = problem
     x_MK = p.x_MK
-    if p.weight.inv_s_K is not None:
-        x_MK = (x_MK.float() * p.weight.inv_s_K.float()).to(x_MK.dtype)
+    if p.weight.pre_quant_scale_K is not None:
+        x_MK = (x_MK.float() * p.weight.pre_quant_scale_K.float()).to(x_MK.dtype)
     y_MN = x_MK.double() @ dequantise(p.weight).t()
     if p.bias_N is not None:
         y_MN += p.bias_N.double()

@@ -43,6 +43,10 @@ def product(problem: Problem, weight_NK: Tensor) -> Tensor:
 
 
 def scaled(problem: Problem) -> Tensor:
-    """The activation times `inv_s_K`, rounded to its dtype."""
-    x_MK, inv_s_K = problem.x_MK, problem.weight.inv_s_K
-    return x_MK if inv_s_K is None else (x_MK.float() * inv_s_K.float()).to(x_MK.dtype)
+    """The activation times `pre_quant_scale_K`, rounded to its dtype."""
+    x_MK, pre_quant_scale_K = problem.x_MK, problem.weight.pre_quant_scale_K
+    return (
+        x_MK
+        if pre_quant_scale_K is None
+        else (x_MK.float() * pre_quant_scale_K.float()).to(x_MK.dtype)
+    )

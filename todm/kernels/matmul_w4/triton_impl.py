@@ -37,7 +37,7 @@ def fused(problem: Problem):
     splits = _splits(M, N, blocks, p.x_MK.device)
     y = torch.empty((M, N), dtype=p.x_MK.dtype, device=p.x_MK.device)
     parts = y if splits == 1 else torch.empty((splits, M, N), dtype=torch.float32, device=y.device)
-    x, inv_s = _whole_chunks(p.x_MK, weight.inv_s_K)
+    x, inv_s = _whole_chunks(p.x_MK, weight.pre_quant_scale_K)
     bias = y if p.bias_N is None else p.bias_N.contiguous()
     layer = (x, *_parts(weight), y if inv_s is None else inv_s, bias, parts)
     sizes = (N, x.shape[1] // 16, blocks, weight.scale_NG.shape[1], triton.cdiv(blocks, splits))
@@ -93,17 +93,19 @@ def _parts(weight: Packed):
     return words, scale, scale if zero is None else zero.contiguous()
 
 
-def _whole_chunks(x_MK, inv_s_K):
+def _whole_chunks(x_MK, pre_quant_scale_K):
     """Inputs in whole aligned chunks of 16, which kernels read at once; nearly always they are so."""
     over = -x_MK.shape[1] % 16
-    if inv_s_K is not None:
-        inv_s_K = F.pad(inv_s_K, (0, over)) if over else inv_s_K.contiguous()
+    if pre_quant_scale_K is not None:
+        pre_quant_scale_K = (
+            F.pad(pre_quant_scale_K, (0, over)) if over else pre_quant_scale_K.contiguous()
+        )
     gaps = x_MK.stride(1) != 1 or x_MK.stride(0) % 16 or x_MK.data_ptr() % 16
     if over:
         x_MK = F.pad(x_MK, (0, over))
     elif gaps:
         x_MK = x_MK.clone(memory_format=torch.contiguous_format)
-    return x_MK, inv_s_K
+    return x_MK, pre_quant_scale_K
 
 
 def _splits(M, N, blocks, device):

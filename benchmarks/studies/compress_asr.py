@@ -1,0 +1,390 @@
+"""The passes of compression on recognisers: word errors and bytes of every form of some subnets.
+
+    python -m benchmarks.studies.compress_asr SUBNET... --corpus DIR --out DIR
+
+compresses each subnet in every way of `WAYS`, recognises a split and writes compress-asr.md, .json and
+.png with paired-bootstrap differences from float32. A way that was done is not done again. `--ways`
+chooses some; `--try "2:4 tuned" --set sparse24.tune.lr=1e-3` adds one with other settings, by that name.
+"""
+
+import argparse
+import dataclasses
+import hashlib
+import json
+import re
+import shutil
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from todm import artifact
+from todm.artifact import Artifact
+from todm.asr.adapter import adapter_of
+from todm.asr.decode.wer import Comparison, Wer, bootstrap, compare, score
+from todm.compress.config import CompressConfig
+from todm.compress.driver import Result, compress
+from todm.compress.report import table as layer_table
+from todm.errors import ConfigError
+from todm.files import write_text
+
+_TUNED = ("sparse24.tune.updates=3000", "sparse24.tune.lr=2e-3")
+_QAT8 = ("int8.activations=static", "int8.tune.updates=500", "int8.tune.lr=3e-4")
+_G64 = ("int4.group=64", "awq.group=64")
+WAYS: dict[str, tuple[str, ...]] = {
+    "fp32": (),
+    "int8 dynamic": ('passes=["int8"]',),
+    "int8 dynamic mse": ('passes=["int8"]', "int8.range=mse"),
+    "int8 static": ('passes=["int8"]', "int8.activations=static"),
+    "int8 static mse": ('passes=["int8"]', "int8.activations=static", "int8.range=mse"),
+    "int8 QAT": ('passes=["int8"]', *_QAT8),
+    "rtn int4 g64": ('passes=["int4"]', *_G64),
+    "gptq int4 g64": ('passes=["int4"]', "int4.method=gptq", *_G64),
+    "awq int4 g64": ('passes=["awq"]', *_G64),
+    "rtn int3 g64": ('passes=["int4"]', "int4.bits=3", *_G64),
+    "gptq int3 g64": ('passes=["int4"]', "int4.bits=3", "int4.method=gptq", *_G64),
+    "awq int3 g64": ('passes=["awq"]', "awq.bits=3", *_G64),
+    "2:4 magnitude": ('passes=["sparse24"]', "sparse24.method=magnitude"),
+    "2:4 wanda": ('passes=["sparse24"]', "sparse24.method=wanda"),
+    "2:4 sparsegpt": ('passes=["sparse24"]', "sparse24.method=sparsegpt"),
+    "2:4 sparsegpt + int8": ('passes=["sparse24","int8"]', "sparse24.method=sparsegpt"),
+    "2:4 tuned": ('passes=["sparse24"]', *_TUNED),
+    "2:4 SR-STE": ('passes=["sparse24"]', "sparse24.method=sr_ste", *_TUNED),
+    "2:4 tuned + int8": ('passes=["sparse24","int8"]', *_TUNED),
+    "2:4 tuned + int8 static": (
+        'passes=["sparse24","int8"]',
+        "int8.activations=static",
+        *_TUNED,
+    ),
+    "2:4 tuned + int8 QAT": ('passes=["sparse24","int8"]', *_TUNED, *_QAT8),
+    "2:4 SR-STE + int8": ('passes=["sparse24","int8"]', "sparse24.method=sr_ste", *_TUNED),
+    "2:4 tuned + awq int4 g64": ('passes=["sparse24","awq"]', *_TUNED, *_G64),
+    "2:4 tuned + gptq int4 g64": (
+        'passes=["sparse24","int4"]',
+        "int4.method=gptq",
+        *_TUNED,
+        *_G64,
+    ),
+}
+"""Settings of `CompressConfig` by name."""
+TARGETS = {
+    "int8": 0.01,
+    "awq int4 g64": 0.02,
+    "2:4 tuned + int8": 0.03,
+    "2:4 SR-STE + int8": 0.03,
+}
+"""Largest relative increase of WER aimed at, by how a name begins; a difference whose interval holds
+zero counts as none."""
+RESAMPLES = 2000
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Row:
+    """One subnet compressed in one way, as it is kept on disk.
+
+    Attributes:
+        subnet: its name.
+        way: a name, of `WAYS` or with the settings tried.
+        settings: as of `--set`.
+        asked: what it was measured on: hashes of subnet and corpus, and the split.
+        utterances: (id, reference, hypothesis) of each.
+        num_bytes: of all parameters and constants as stored.
+        size_ratio: of parameters with two axes or more, as GPUSQ-ViT counts.
+        ops_ratio: of layers, likewise.
+        seconds: that compression took.
+        curves: of trainings, by pass.
+    """
+
+    subnet: str
+    way: str
+    settings: list[str]
+    asked: dict[str, str]
+    utterances: list[tuple[str, str, str]]
+    num_bytes: int
+    size_ratio: float = 1.0
+    ops_ratio: float = 1.0
+    seconds: float = 0.0
+    curves: dict[str, list[dict[str, float]]] = dataclasses.field(default_factory=dict)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class StepResult:
+    """A row's figures: WER, its interval, and the difference from float32 (None for float32 itself)."""
+
+    row: Row
+    error: float
+    low: float
+    high: float
+    words: int
+    errors: int
+    change: Comparison | None
+
+    @property
+    def target(self) -> float | None:
+        """The largest relative increase aimed at; None where there is no aim."""
+        return next((v for name, v in TARGETS.items() if self.row.way.startswith(name)), None)
+
+    @property
+    def verdict(self) -> str:
+        """Whether the target is met, and how; empty without one."""
+        if self.target is None or self.change is None:
+            return ""
+        if self.change.relative <= self.target:
+            return "met"
+        return "met: holds zero" if self.change.low <= 0 <= self.change.high else "missed"
+
+    def to_json(self) -> dict[str, Any]:
+        """Without the utterances."""
+        row = {k: v for k, v in dataclasses.asdict(self.row).items() if k != "utterances"}
+        own = dataclasses.asdict(dataclasses.replace(self, row=None))  # pyright: ignore[reportArgumentType]
+        return {**row, **own, "row": self.row.way, "target": self.target, "verdict": self.verdict}
+
+
+@dataclasses.dataclass(frozen=True)
+class Study:
+    """Where subnets are compared: the corpus, the folder of the figures, the split."""
+
+    corpus: Path
+    out: Path
+    split: str
+
+    def row(self, found: Artifact, way: str, settings: Sequence[str]) -> Row:
+        """Compress a subnet and recognise the split, unless that was done with the same settings."""
+        path = self.out / found.path.name / f"{_slug(way)}.json"
+        asked = {
+            "subnet": found.hash,
+            "corpus": artifact.load(self.corpus).hash,
+            "split": self.split,
+        }
+        done = _read(path)
+        if done is not None and (done.asked, done.settings) == (asked, list(settings)):
+            return done
+        config = CompressConfig().override(list(settings))
+        torch.manual_seed(config.seed)
+        adapter, began, result = adapter_of(found, self.corpus), time.monotonic(), None
+        if config.passes:
+            result = compress(adapter, config, scratch=_scratch(config, path.parent / "scratch"))
+        seconds = time.monotonic() - began
+        _, utterances = adapter.speech.recognise(adapter.model, subnet=None, split=self.split)
+        row = Row(
+            subnet=found.path.name,
+            way=way,
+            settings=list(settings),
+            asked=asked,
+            utterances=utterances,
+            num_bytes=sum(t.nbytes for t in adapter.model.state_dict().values()),
+            seconds=seconds,
+            **_of_result(result),
+        )
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if result is not None:
+            tables = "\n\n".join(layer_table(r) for r in result.reports)
+            write_text(path.with_suffix(".md"), f"{tables}\n")
+        write_text(path, json.dumps(dataclasses.asdict(row)) + "\n")
+        return row
+
+    def outcomes(self, found: Artifact) -> list[StepResult]:
+        """Figures of all rows of a subnet that are on disk and belong to it, in the order of `WAYS`.
+
+        Raises:
+            ConfigError: float32 was not measured.
+        """
+        rows = [_read(path) for path in sorted((self.out / found.path.name).glob("*.json"))]
+        mine = {r.way: r for r in rows if r is not None and r.asked["subnet"] == found.hash}
+        if "fp32" not in mine:
+            raise ConfigError(f"{found.path.name} was not measured in float32: add fp32 to --ways")
+        dense = _wer(mine["fp32"])
+        order = sorted(mine.values(), key=lambda r: (_place(r.way), r.way))
+        return [_outcome(row, None if row.way == "fp32" else dense) for row in order]
+
+
+def table(outcomes: Sequence[StepResult]) -> Iterator[str]:
+    """The figures of a subnet in Markdown."""
+    first = outcomes[0]
+    yield f"### {first.row.subnet}"
+    yield ""
+    yield (
+        f"{len(first.row.utterances)} utterances of {first.row.asked['split']}, {first.words} words, "
+        f"{first.row.num_bytes} bytes in float32"
+    )
+    yield ""
+    yield (
+        "| way | WER | 95 % | relative to fp32 | 95 % | p | target | bytes | times smaller | "
+        "size ratio | ops ratio | minutes |"
+    )
+    yield "| --- |" + " --- |" * 11
+    for found in outcomes:
+        yield _line(found, first.row.num_bytes)
+    settings = [o for o in outcomes if o.row.settings]
+    yield ""
+    yield from (f"- {o.row.way}: `{' '.join(o.row.settings)}`" for o in settings)
+
+
+def plot(by_subnet: Sequence[Sequence[StepResult]], out: Path) -> None:
+    """WER against bytes, an axis for each subnet, with intervals of the difference from float32."""
+    import matplotlib as mpl
+
+    mpl.use("Agg")
+    import matplotlib.pyplot as plt
+
+    figure, axes = plt.subplots(
+        1,
+        len(by_subnet),
+        figsize=(6.5 * len(by_subnet), 5.5),
+        layout="constrained",
+        squeeze=False,
+    )
+    for axis, outcomes in zip(axes[0], by_subnet, strict=True):
+        dense = outcomes[0]
+        axis.axhline(100 * dense.error, color="grey", linewidth=1, linestyle="--")
+        for number, o in enumerate(outcomes):
+            low, high = (o.change.difference.low, o.change.difference.high) if o.change else (0, 0)
+            spread = [[100 * (o.error - dense.error - low)], [100 * (high - o.error + dense.error)]]
+            x, y = o.row.num_bytes / 1e6, 100 * o.error
+            color = f"C{number % 10}"
+            axis.errorbar([x], [y], yerr=spread, marker="o", capsize=2, color=color, alpha=0.8)
+            axis.annotate(f" {o.row.way}", (x, y), fontsize=7, color=color)
+        axis.set(
+            xscale="log",
+            yscale="log",
+            xlabel="MB of parameters and constants, as stored",
+            ylabel="WER, % (bars: 95 % of the difference from fp32)",
+            title=dense.row.subnet,
+        )
+        axis.grid(alpha=0.3, which="both")
+    figure.savefig(out, dpi=110)
+    plt.close(figure)
+
+
+def _scratch(config: CompressConfig, root: Path) -> Path:
+    """Where trainings are kept: a folder for all ways that begin with the same ones.
+
+    What a way trains first was perhaps trained for another way, and is taken over.
+    """
+    common = {"passes": (), "exclude": config.exclude, "include": config.include}
+    base = {**CompressConfig().to_json(), **common, "num_calibration": config.num_calibration}
+    trained = [n for n in config.passes[:2] if n != "awq" and getattr(config, n).tune.updates]
+    folder = root
+    for name in trained:
+        base[name] = getattr(config, name).to_json()
+        key = json.dumps([base, trained[: trained.index(name) + 1]], sort_keys=True)
+        before, folder = folder, root / hashlib.sha256(key.encode()).hexdigest()[:12]
+        if before != root and before.is_dir() and not folder.exists():
+            shutil.copytree(before, folder)
+    return folder
+
+
+def _of_result(result: Result | None) -> dict[str, Any]:
+    """Ratios and curves for a row."""
+    if result is None:
+        return {}
+    totals = result.reports[-1].totals
+    curves = {report.name: report.curves for report in result.reports if report.curves}
+    return {"size_ratio": totals.size_ratio, "ops_ratio": totals.ops_ratio, "curves": curves}
+
+
+def _outcome(row: Row, dense: Wer | None) -> StepResult:
+    wer = _wer(row)
+    interval = bootstrap(wer, resamples=RESAMPLES)
+    return StepResult(
+        row=row,
+        error=wer.rate,
+        low=interval.low,
+        high=interval.high,
+        words=wer.words,
+        errors=wer.errors,
+        change=None if dense is None else compare(wer, dense, resamples=RESAMPLES),
+    )
+
+
+def _line(found: StepResult, dense_bytes: int) -> str:
+    row, change = found.row, found.change
+    against = ["", "", "", ""]
+    if change is not None:
+        aim = "" if found.target is None else f"{found.target:+.0%}: {found.verdict}"
+        against = [
+            f"{change.relative:+.1%}",
+            f"{change.low:+.1%} to {change.high:+.1%}",
+            f"{change.p:.3f}",
+            aim,
+        ]
+    cells = [
+        row.way,
+        f"{found.error:.2%} ({found.errors})",
+        f"{found.low:.2%} to {found.high:.2%}",
+        *against,
+        str(row.num_bytes),
+        f"{dense_bytes / row.num_bytes:.2f}",
+        f"{row.size_ratio:.2f}",
+        f"{row.ops_ratio:.1f}",
+        f"{row.seconds / 60:.1f}",
+    ]
+    return f"| {' | '.join(cells)} |"
+
+
+def _wer(row: Row) -> Wer:
+    ordered = sorted(row.utterances)
+    return score([reference for _, reference, _ in ordered], [h for _, _, h in ordered])
+
+
+def _read(path: Path) -> Row | None:
+    return Row(**json.loads(path.read_text())) if path.is_file() else None
+
+
+def _slug(way: str) -> str:
+    return re.sub(r"[^a-z0-9.=-]+", "-", way.lower()).strip("-")
+
+
+def _place(way: str) -> int:
+    """A way that was tried with other settings stands behind its own."""
+    fits = [i for i, name in enumerate(WAYS) if way == name or way.startswith(f"{name} [")]
+    return fits[-1] if fits else len(WAYS)
+
+
+def _asked(args: argparse.Namespace) -> dict[str, tuple[str, ...]]:
+    """What is to be measured, by name.
+
+    Raises:
+        ConfigError: a name that is none, or settings without a way to try them on.
+    """
+    for name in [*args.ways, *([args.try_] if args.try_ else [])]:
+        if name not in WAYS:
+            raise ConfigError(f"there is no way {name!r}: choose of {', '.join(WAYS)}")
+    if bool(args.try_) != bool(args.set):
+        raise ConfigError("--try and --set go together: a way, and what is to be changed of it")
+    if args.try_:
+        short = ", ".join(item.replace("sparse24.", "").replace("tune.", "") for item in args.set)
+        return {"fp32": (), f"{args.try_} [{short}]": (*WAYS[args.try_], *args.set)}
+    return {name: WAYS[name] for name in args.ways or WAYS}
+
+
+def main() -> None:
+    """Measure what is missing, and write DIR/compress-asr.{md,json,png}."""
+    parser = argparse.ArgumentParser(description="compressed subnets against their float32 forms")
+    parser.add_argument("subnets", type=Path, nargs="+", help="that  todm extract-subnet  wrote")
+    parser.add_argument("--corpus", type=Path, required=True, help="that  todm prepare  wrote")
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--split", default="test", choices=("dev", "test"))
+    parser.add_argument("--ways", nargs="*", default=[], metavar="WAY", help="default: all")
+    parser.add_argument("--try", dest="try_", metavar="WAY", help="a way, with other settings")
+    parser.add_argument("--set", action="append", default=[], metavar="A.B=C")
+    args = parser.parse_args()
+    study = Study(args.corpus, args.out, args.split)
+    subnets = [artifact.load(path, kind="subnet") for path in args.subnets]
+    for way, settings in _asked(args).items():
+        for found in subnets:
+            study.row(found, way, settings)
+    by_subnet = [study.outcomes(found) for found in subnets]
+    text = "\n\n".join("\n".join(table(outcomes)) for outcomes in by_subnet) + "\n"
+    write_text(args.out / "compress-asr.md", text)
+    rows = [o.to_json() for outcomes in by_subnet for o in outcomes]
+    write_text(args.out / "compress-asr.json", json.dumps(rows, indent=1) + "\n")
+    plot(by_subnet, args.out / "compress-asr.png")
+    sys.stdout.write(text)
+
+
+if __name__ == "__main__":
+    main()

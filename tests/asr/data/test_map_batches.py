@@ -1,0 +1,179 @@
+import itertools
+
+import numpy as np
+import pytest
+
+from todm.asr.data.augment import AugmentConfig, Augmenter
+from todm.asr.data.batch import Batch, LoaderConfig
+from todm.asr.data.map_batches import MapBatches
+from todm.errors import CorpusError
+
+
+def stream(
+    store,
+    encode,
+    *,
+    augmented=False,
+    join_prob=0.5,
+    num_updates=None,
+    rank=0,
+    world_size=1,
+    **settings,
+):
+    settings = {"batch_size": 8, "num_buckets": 5} | settings
+    augment = (
+        Augmenter(AugmentConfig(join_prob=join_prob), mean_F=store.mean_F) if augmented else None
+    )
+    return MapBatches(
+        store,
+        encode,
+        config=LoaderConfig(**settings),
+        augment=augment,
+        num_updates=num_updates,
+        rank=rank,
+        world_size=world_size,
+    )
+
+
+def take(batches, num):
+    return list(itertools.islice(batches, num))
+
+
+def same(a: Batch, b: Batch):
+    return a.ids == b.ids and a.features_BTF.equal(b.features_BTF) and a.targets == b.targets
+
+
+def test_an_epoch_holds_every_utterance_once(tiny_store, encode):
+    batches = stream(tiny_store, encode)
+    epoch = take(batches, batches.num_batches(0))
+    assert sorted(i for b in epoch for i in b.ids) == sorted(u.id for u in tiny_store.utterances)
+    batch = epoch[0]
+    index = next(i for i, u in enumerate(tiny_store.utterances) if u.id == batch.ids[0])
+    assert batch.features_BTF[0, : batch.feature_lens_B[0]].equal(tiny_store.features(index))
+    assert batch.targets[0] == encode(batch.texts[0])
+
+
+def test_epochs_differ_and_seeds_differ(tiny_store, encode):
+    first, second = (stream(tiny_store, encode) for _ in range(2))
+    assert all(same(a, b) for a, b in zip(take(first, 20), take(second, 20), strict=True))
+    n = first.num_batches(0)
+    epochs = take(stream(tiny_store, encode), 2 * n)
+    assert [b.ids for b in epochs[:n]] != [b.ids for b in epochs[n:]]
+    other = take(stream(tiny_store, encode, seed=1), n)
+    assert [b.ids for b in epochs[:n]] != [b.ids for b in other]
+
+
+@pytest.mark.parametrize("stop", [0, 1, 15, 22])
+def test_resumed_streams_go_on_exactly(tiny_store, encode, stop):
+    """15 batches make an epoch, so 15 stops between two of them."""
+    whole = take(stream(tiny_store, encode, augmented=True), stop + 5)
+    interrupted = stream(tiny_store, encode, augmented=True)
+    take(interrupted, stop)
+    state = dict(interrupted.state())
+    resumed = stream(tiny_store, encode, augmented=True)
+    resumed.load_state(state)
+    assert all(same(a, b) for a, b in zip(whole[stop:], take(resumed, 5), strict=True))
+
+
+def test_processes_get_different_batches_and_equally_many(tiny_store, encode):
+    ranks = [stream(tiny_store, encode, rank=r, world_size=4) for r in range(4)]
+    counts = {r.num_batches(0) for r in ranks}
+    assert counts == {3}
+    ids = [i for r in ranks for b in take(r, 3) for i in b.ids]
+    assert len(ids) == len(set(ids)) == 96
+
+
+def test_processes_step_through_like_lengths(tiny_store, encode):
+    ranks = [take(stream(tiny_store, encode, rank=r, world_size=2), 7) for r in range(2)]
+    longest = np.array([[int(b.feature_lens_B.max()) for b in rank] for rank in ranks])
+    assert np.abs(longest[0] - longest[1]).mean() < 0.5 * longest.std()
+
+
+def test_buckets_keep_padding_small(tiny_store, encode):
+    def padding(num_buckets):
+        epoch = take(stream(tiny_store, encode, num_buckets=num_buckets), 15)
+        room = sum(b.features_BTF.shape[0] * b.features_BTF.shape[1] for b in epoch)
+        return 1 - sum(int(b.feature_lens_B.sum()) for b in epoch) / room
+
+    assert padding(15) < 0.08 < padding(1)
+
+
+def test_batches_keep_within_max_frames(tiny_store, encode):
+    batches = stream(tiny_store, encode, batch_size=None, max_frames=900)
+    epoch = take(batches, batches.num_batches(0))
+    assert all(b.features_BTF.shape[0] * b.features_BTF.shape[1] <= 900 for b in epoch)
+    assert sum(len(b) for b in epoch) == 120
+
+
+def test_short_utterances_come_first(tiny_store, encode):
+    batches = stream(tiny_store, encode, short_first=0.5, num_updates=30)
+    sizes = [batches.num_batches(e) for e in range(4)]
+    assert sizes == [5, 10, 15, 15]
+    first = take(batches, 5)
+    median = tiny_store.lens_N.float().median()
+    assert max(int(b.feature_lens_B.max()) for b in first) < median
+
+
+def test_what_cannot_be_trained_on_is_counted(tiny_store):
+    def encode(text):
+        return {"ON ON": [], "OFF OFF": [5, 2], "UP UP": [3] * 1000}.get(text, [3, 4])
+
+    batches = stream(tiny_store, encode)
+    texts = [u.text for u in tiny_store.utterances]
+    assert batches.dropped == {
+        reason: texts.count(text)
+        for reason, text in {
+            "empty transcript": "ON ON",
+            "characters that the tokenizer cannot spell": "OFF OFF",
+            "fewer frames than labels": "UP UP",
+        }.items()
+        if text in texts
+    }
+    assert batches.dropped.total() == 120 - batches.num_utterances > 0
+
+
+def test_too_few_utterances_are_an_error(tiny_store, encode):
+    with pytest.raises(CorpusError, match="too few"):
+        stream(tiny_store, encode, world_size=100)
+
+
+def test_an_epoch_is_known_beforehand(tiny_store, encode):
+    batches = stream(tiny_store, encode, short_first=0.5, num_updates=30)
+    assert batches.batches_per_epoch == 15
+    assert batches.hours * 3600 == pytest.approx(tiny_store.lens_N.sum().item() / 100)
+    epoch = take(stream(tiny_store, encode), 15)
+    assert sum(b.seconds for b in epoch) == pytest.approx(batches.hours * 3600)
+
+
+def test_augmentation_leaves_the_seconds_alone(tiny_store, encode):
+    plain, augmented = (take(stream(tiny_store, encode, augmented=a), 8) for a in (False, True))
+    assert [b.seconds for b in plain] == pytest.approx([b.seconds for b in augmented])
+    assert any(len(a) < len(b) for a, b in zip(augmented, plain, strict=True))  # joined
+
+
+@pytest.mark.parametrize("limits", [{}, {"batch_size": None, "max_frames": 1200}])
+def test_no_batch_is_larger_than_the_worst(tiny_store, encode, limits):
+    batches = stream(tiny_store, encode, augmented=True, **limits)
+    worst = batches.worst_batch()
+    for batch in take(batches, 2 * batches.num_batches(0)):
+        assert batch.features_BTF.shape[:2].numel() <= worst.features_BTF.shape[:2].numel()
+        assert batch.targets_BU.numel() <= worst.targets_BU.numel()
+    assert worst.features_BTF.isfinite().all()
+    assert worst.feature_lens_B.max() == worst.features_BTF.shape[1]
+
+
+def test_silence_is_within_max_frames(tiny_store, encode):
+    limits = {"batch_size": None, "max_frames": 1200, "augmented": True, "join_prob": 0.0}
+    batches = stream(tiny_store, encode, **limits)
+    for batch in take(batches, batches.num_batches(0)):
+        assert batch.features_BTF.shape[:2].numel() <= 1200
+    with pytest.raises(CorpusError, match="longer than max_frames"):
+        stream(tiny_store, encode, **(limits | {"max_frames": 200}))
+
+
+def test_another_number_of_processes_goes_on_at_the_same_share(tiny_store, encode):
+    four = stream(tiny_store, encode, rank=1, world_size=4)
+    take(four, 2)
+    two = stream(tiny_store, encode, rank=1, world_size=2)
+    two.load_state(four.state())
+    assert two.state() == {"epoch": 0, "index": 4, "world_size": 2}

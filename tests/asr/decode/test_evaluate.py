@@ -1,0 +1,236 @@
+"""Recognised corpora: at any chunk size, as the device does it, on disk, and against each other."""
+
+import json
+import math
+import sys
+
+import pytest
+import torch
+
+from todm import artifact
+from todm.asr.backend import AsrBackend
+from todm.asr.config import AsrConfig
+from todm.asr.data.batch import LoaderConfig
+from todm.asr.decode.evaluate import (
+    Decoded,
+    decode_model,
+    paired,
+    read_utterances,
+    reference_ends,
+    references,
+    write_utterances,
+)
+from todm.asr.decode.search import beam_search, greedy_search
+from todm.asr.model.encoder import EncoderConfig
+from todm.asr.model.transducer import RnntConfig
+from todm.cli.main import main
+from todm.errors import ConfigError
+from todm.supernet.space import SpaceConfig
+
+CONFIG = AsrConfig(
+    loader=LoaderConfig(batch_size=4, num_buckets=3, speeds=(1.0,)),
+    model=RnntConfig(joiner_dim=16, encoder=EncoderConfig(d_model=32, state=4)),
+    space=SpaceConfig(depths=(2, 3), widths={"ffn": (16, 32), "pairs": (1, 2)}),
+)
+
+
+@pytest.fixture(scope="module")
+def backend(tiny_corpus):
+    return AsrBackend(CONFIG, tiny_corpus, corpus=tiny_corpus)
+
+
+@pytest.fixture(scope="module")
+def model(backend):
+    """Random weights that emit now and then."""
+    torch.manual_seed(1)
+    model = backend.build(None).eval()
+    with torch.no_grad():
+        model.output.weight.mul_(6)
+    return model
+
+
+@pytest.fixture(scope="module")
+def corpus(tiny_corpus):
+    return artifact.load(tiny_corpus, kind="corpus")
+
+
+@pytest.fixture(scope="module")
+def supernet(backend, model, tiny_corpus, tmp_path_factory):
+    """Directory of the model as an artifact."""
+    return artifact.save(
+        tmp_path_factory.mktemp("evaluation") / "net",
+        kind="supernet",
+        config={"asr": CONFIG.to_json()},
+        info={"corpus": str(tiny_corpus)},
+        tensors=model.state_dict(),
+        write=backend.write_assets,
+    ).path
+
+
+@pytest.mark.parametrize("search", [greedy_search, beam_search])
+def test_the_words_of_an_utterance_are_its_hypothesis(backend, model, search):
+    found = decode_model(backend, model, chunk=CONFIG.chunk, split="test", search=search)
+    assert any(u.words for u in found)
+    assert all(" ".join(w.text for w in u.words) == u.hypothesis for u in found)
+
+
+def test_chunk_sizes_and_subnets_decode_differently(backend, model):
+    small = backend.space.smallest
+    found = {
+        (chunk, subnet): [
+            u.words for u in decode_model(backend, model, chunk=chunk, split="dev", subnet=subnet)
+        ]
+        for chunk in (8, 0)
+        for subnet in (None, small)
+    }
+    assert len({str(v) for v in found.values()}) == 4
+
+
+def test_word_ends_by_forced_alignment(backend, model, corpus):
+    ends = reference_ends(backend, model, corpus, split="test")
+    assert len(ends) == 6
+    for timed in ends.values():
+        assert len(timed.words) == len(timed.ends) == 2
+        assert list(timed.ends) == sorted(timed.ends)
+        assert 0.4 < timed.seconds < 2.1
+        assert timed.ends[-1] <= timed.seconds + CONFIG.loader.tail_seconds + 0.04
+
+
+def test_word_ends_of_the_manifest_are_taken_first(backend, model, corpus, monkeypatch):
+    def told(cut):
+        text = cut.supervisions[0].text.lower().split() if cut.id.endswith("3") else []
+        return [(word, 0.1 * i) for i, word in enumerate(text, 1)]
+
+    before = reference_ends(backend, model, corpus, split="test")
+    monkeypatch.setattr("todm.asr.decode.evaluate.manifest_ends", told)
+    after = reference_ends(backend, model, corpus, split="test")
+    assert after["utt-003"].ends == (0.1, 0.2)
+    assert {k: v for k, v in after.items() if k != "utt-003"} == {
+        k: v for k, v in before.items() if k != "utt-003"
+    }
+
+
+def test_of_a_long_recording_only_the_cut_is_read(corpus, tmp_path):
+    import numpy as np
+    import soundfile
+    from lhotse import CutSet, Recording, SupervisionSegment
+
+    samples = np.random.default_rng(0).uniform(-0.5, 0.5, 160_000).astype(np.float32)
+    soundfile.write(tmp_path / "long.wav", samples, 16_000, subtype="FLOAT")
+    cut = Recording.from_file(tmp_path / "long.wav").to_cut().truncate(offset=2.0, duration=1.5)
+    cut.supervisions = [
+        SupervisionSegment(id="a", recording_id="long", start=0, duration=1.5, text="on")
+    ]
+
+    def write(folder):
+        CutSet.from_cuts([cut]).to_file(folder / "cuts_test.jsonl.gz")
+
+    made = artifact.save(tmp_path / "corpus", kind="corpus", config={}, write=write)
+    bundle = artifact.save(
+        tmp_path / "bundle",
+        kind="bundle",
+        config={"model": {"asr": CONFIG.to_json()}},
+        write=lambda folder: None,
+    )
+    (found,) = references(bundle, made, "test")
+    assert found.text == "ON"
+    np.testing.assert_allclose(found.samples(), samples[32_000:56_000], atol=1e-6)
+
+
+def utterance(name, reference, hypothesis):
+    return Decoded(id=name, reference=reference, hypothesis=hypothesis)
+
+
+def test_utterances_go_to_disk_and_back(tmp_path):
+    found = [utterance("a", "GO LEFT", "GO"), utterance("b", "ÉTÉ", "ÉTÉ")]
+    write_utterances(tmp_path / "u.jsonl", found)
+    assert read_utterances(tmp_path / "u.jsonl") == found
+    lines = (tmp_path / "u.jsonl").read_text().splitlines()
+    assert json.loads(lines[0]) == {
+        "id": "a", "reference": "GO LEFT", "hypothesis": "GO", "errors": 1, "words": 2,
+    }  # fmt: skip
+
+
+def test_what_is_no_evaluation_is_named(tmp_path):
+    with pytest.raises(ConfigError, match="is not there"):
+        read_utterances(tmp_path / "u.jsonl")
+    (tmp_path / "u.jsonl").write_text("{}\n")
+    with pytest.raises(ConfigError, match="does not hold utterances"):
+        read_utterances(tmp_path / "u.jsonl")
+
+
+def test_pairs_are_by_id():
+    ours = [utterance("a", "GO LEFT", "GO"), utterance("b", "STOP", "STOP")]
+    theirs = [utterance("b", "STOP", ""), utterance("a", "GO LEFT", "GO LEFT")]
+    first, second = paired(ours, theirs)
+    assert first.utterances == ((1, 2), (0, 1))
+    assert second.utterances == ((0, 2), (1, 1))
+
+
+@pytest.mark.parametrize(
+    ("other", "words"),
+    [([utterance("b", "GO", "GO")], "2 are in one"), ([utterance("a", "STOP", "")], "1 have diff")],
+    ids=["ids", "references"],
+)
+def test_other_utterances_are_refused(other, words):
+    with pytest.raises(ConfigError, match=words):
+        paired([utterance("a", "GO", "GO")], other)
+
+
+def test_the_verb_shows_every_chunk_size_and_its_latency(supernet, tmp_path, capsys):
+    flags = ["--chunks", "8,16,0", "--latency", "--out", str(tmp_path / "out")]
+    assert main(["evaluate", str(supernet), *flags]) == 0
+    head, _, *rows = capsys.readouterr().out.splitlines()
+    assert "difference to 320ms" in head
+    assert "last word, s" in head
+    assert [row.split("|")[1].strip() for row in rows] == ["320ms", "640ms", "offline"]
+    found = json.loads((tmp_path / "out" / "figures.json").read_text())["results"]
+    assert [row["chunk"] for row in found.values()] == [8, 16, 0]
+    assert "against_first" not in found["320ms"]
+    change = found["offline"]["against_first"]["difference"]["value"]
+    assert math.isclose(change, found["offline"]["error"] - found["320ms"]["error"])
+    files = {p.name for p in (tmp_path / "out").iterdir()}
+    assert {"utterances-320ms.jsonl", "utterances-offline.jsonl", "alignments-640ms.txt"} <= files
+    assert main(["evaluate", str(supernet), *flags]) == 0
+    assert "done already" in capsys.readouterr().out
+
+
+def test_the_verb_compares_two_evaluations(supernet, tmp_path, capsys):
+    for name, subnet in (("a", "smallest"), ("b", "largest")):
+        flags = ["--subnet", subnet, "--out", str(tmp_path / name)]
+        assert main(["evaluate", str(supernet), *flags]) == 0
+    capsys.readouterr()
+    assert main(["evaluate", str(tmp_path / "a"), "--compare", str(tmp_path / "b")]) == 0
+    out = capsys.readouterr().out
+    assert out.count("\n") == 1
+    assert "relative [" in out
+    assert "12 words)" in out
+
+
+def test_fast_beam_search_without_k2_says_how_to_get_it(supernet, monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, "k2", None)
+    assert main(["evaluate", str(supernet), "--search", "fast_beam"]) == 2
+    said = capsys.readouterr().err
+    assert "fast beam search needs the package 'k2' built for torch" in said
+    assert said.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [
+        (["--chunks", "8,x"], "--chunks is '8,x'"),
+        (["--chunks", "8,8"], "--chunks is '8,8'"),
+        (["--chunks", "99999999"], "--chunks is '99999999'"),
+        (["--subnet", "tiny"], "--subnet is 'tiny': largest, smallest"),
+        (["--subnet", '{"blocks": [0], "widths": {}}'], "depth 1 is not in the space"),
+        (["--aligner", "x"], "--aligner is for --latency"),
+        (["--compare", "nowhere"], "is not there"),
+        (["--limit", "-1"], "--limit is -1"),
+        (["--phrases", "x"], "--phrases is for --search fast_beam"),
+        (["--search", "fast_beam", "--phrases", "nowhere"], "no such file or directory"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)
+def test_flags_that_cannot_be_used_are_named(supernet, capsys, flags, words):
+    assert main(["evaluate", str(supernet), *flags]) == 2
+    assert words in capsys.readouterr().err

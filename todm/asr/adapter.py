@@ -1,0 +1,294 @@
+"""Speech as compression sees it: the encoder's blocks, calibration audio, losses and word errors.
+
+Letters: B batch, T frames, F bins, U labels, J joiner width, V vocabulary.
+"""
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from todm import artifact
+from todm.artifact import Artifact
+from todm.asr.backend import AsrBackend
+from todm.asr.corpora.audio import SUFFIXES
+from todm.asr.data.audio import cut_features
+from todm.asr.data.batch import Batch, add_tail
+from todm.asr.data.features import FRAME_SHIFT, MIN_SAMPLES, SAMPLE_RATE, fbank, pad
+from todm.asr.data.streams import spread_cuts
+from todm.asr.decode.evaluate import tail_seconds
+from todm.asr.decode.search import greedy_search
+from todm.asr.loading import backend_of, load_model
+from todm.asr.model.transducer import Rnnt
+from todm.asr.objective import ObjectiveConfig, TrainingBatch
+from todm.backend import Graph
+from todm.compress.adapter import Fold
+from todm.device.audio import read_audio
+from todm.errors import ArtifactError, CorpusError
+from todm.kernels.rnnt_loss import Divergence, RnntLoss, Teacher, rnnt_loss
+
+_PIECE_SECONDS = 20.0
+_BATCH = 8
+_FRONT_END = "the front end reads the features, and is where quantisation costs most"
+_RUNS_ONCE = "runs once a label, on a few weights"
+_KEPT = {
+    "encoder.subsampling.*": _FRONT_END,
+    "predictor.*": _RUNS_ONCE,
+    "project": "what the joiner hears of the encoder: a small layer that every label depends on",
+    "output": "the joiner's output: a small layer that every label depends on",
+}
+_FOLDS = (
+    Fold(layers=("mixer.w_in",), inspect="mixer", into="mixer_norm"),
+    Fold(layers=("mixer.w_out",), inspect="mixer.w_out"),
+    Fold(layers=("up",), inspect="up", into="ffn_norm"),
+    Fold(layers=("down",), inspect="down"),
+)
+
+
+def adapter_of(found: Artifact, corpus: Path | None = None) -> "AsrAdapter":
+    """An extracted subnet, or what was made of one, with its data.
+
+    Args:
+        found: the artifact.
+        corpus: its data; by default the corpus it was trained on, if that is still there.
+
+    Raises:
+        ArtifactError: a supernet, whose widths are arguments of a call: a plain model is needed.
+    """
+    if found.kind == "supernet":
+        raise ArtifactError(
+            f"{found.path} is a supernet: cut a net out of it first, with  todm extract-subnet"
+        )
+    there = corpus or Path(found.info.get("corpus", ""))
+    has_data = corpus is not None or (there / artifact.MANIFEST).is_file()
+    speech = backend_of(found, corpus=there if has_data else None, with_data=has_data)
+    return AsrAdapter(speech, load_model(found, speech))
+
+
+class AsrAdapter:
+    """`todm.compress.adapter.ModelAdapter` for speech."""
+
+    backend = "asr"
+    block_lists: Sequence[str] = ("encoder.blocks",)
+    kept: Mapping[str, str] = _KEPT
+
+    def __init__(self, speech: AsrBackend, model: Rnnt) -> None:
+        """Wrap a plain model and the backend that it belongs to."""
+        self.speech, self.model = speech, model
+
+    def folds(self, block: nn.Module) -> Sequence[Fold]:
+        """Norms take over the factors of what they feed, and the mixer those of its output layer."""
+        return _FOLDS
+
+    def resident(self, prefix: str) -> AbstractContextManager[None]:
+        """Nothing to do: a recogniser is small."""
+        return nullcontext()
+
+    def calibration(self, num: int, file: Path | None) -> list[TrainingBatch]:
+        """Utterances as evaluation hears them, with silence behind, in batches of like length.
+
+        Args:
+            num: utterances; of a recording of more than 20 s each such part counts.
+            file: audio, a folder with audio, or a list of audio files, one a line; the training
+                split if None.
+
+        Raises:
+            CorpusError: too few utterances, or audio that cannot be used.
+        """
+        place = self._training if file is None else file
+        source = _of_corpus(place, num) if file is None else _of_files(place)
+        found = sorted(islice(source, num), key=len)
+        if len(found) < num:
+            raise CorpusError(
+                f"calibration needs {num} utterances, and {place} has {len(found)}: give more "
+                f"audio, or ask for fewer with  --set num_calibration={max(len(found), 1)}"
+            )
+        return [self._batch(found[i : i + _BATCH]) for i in range(0, num, _BATCH)]
+
+    @torch.no_grad()
+    def run(self, model: nn.Module, batch: TrainingBatch) -> Tensor:
+        """Recognise a batch; encoder outputs [B, T', D]. Every layer is called as on a device."""
+        assert isinstance(model, Rnnt)
+        training, heard = model.training, batch.to(_device(model))
+        model.eval()
+        try:
+            enc_BTD, lens_B = model.encode(
+                heard.batch.features_BTF, heard.batch.feature_lens_B, chunk=heard.chunk
+            )
+            greedy_search(model, enc_BTD, lens_B)
+        finally:
+            model.train(training)
+        return enc_BTD
+
+    def batches(self, seed: int) -> Iterator[TrainingBatch]:
+        """The recipe's training batches, augmented, of all lengths from the start."""
+        config = self.speech.config
+        loader = config.loader.replace(seed=seed, short_first=0.0)
+        speech = AsrBackend(
+            config.replace(loader=loader), self.speech.assets, corpus=self.speech.corpus
+        )
+        speech.prepare()
+        return iter(speech.batches(rank=0, world_size=1, num_updates=1))
+
+    def losses(
+        self,
+        batch: TrainingBatch,
+        student: nn.Module,
+        teacher: nn.Module | None,
+        *,
+        temperature: float,
+    ) -> dict[str, Tensor]:
+        """Per label: the RNN-T loss, and the divergence from the teacher over its whole lattice.
+
+        Both networks keep the mode (dropout) that they are in; the teacher gets no gradient.
+        A temperature divides both networks' logits, and their divergence is multiplied with its
+        square (Hinton et al., arXiv 1503.02531); how much a node counts is as without it.
+
+        Args:
+            batch: one of `batches`.
+            student: a plain model, whatever became of its layers.
+            teacher: another of the same vocabulary; None for the loss against labels alone.
+            temperature: of the soft loss.
+        """
+        assert isinstance(student, Rnnt)
+        step, config = batch.to(_device(student)), self.speech.config.objective
+        told = None
+        if teacher is not None:
+            assert isinstance(teacher, Rnnt)
+            with torch.no_grad():
+                inputs, lens_B = _joiner(teacher, step)
+                lattice = _lattice(inputs, lens_B, step, config, teacher=None)
+            told = Teacher(*inputs, lattice.occupancy)
+        inputs, lens_B = _joiner(student, step)
+        at_one = told if temperature == 1 else None
+        found = _lattice(inputs, lens_B, step, config, teacher=at_one)
+        losses = {"hard": found.loss_B.sum() / step.num_labels}
+        if told is not None:
+            if at_one is None:
+                hot = Teacher(*_cooler(told[:4], temperature), told.occupancy)
+                cooled = _cooler(inputs, temperature)
+                found = _lattice(cooled, lens_B, step, config, teacher=hot)
+            losses["soft"] = temperature**2 * found.divergence_B.sum() / step.num_labels
+        return losses
+
+    def evaluate(self, model: nn.Module, *, split: str, limit: int = 0) -> dict[str, Any]:
+        """WER of greedy search, with its interval and counts."""
+        found = self.speech.evaluate(model, subnet=None, split=split, limit=limit)
+        return {**found, "metric": "WER"}
+
+    def graphs(self, model: nn.Module) -> list[Graph]:
+        """Streaming encoder, decoder and joiner."""
+        return self.speech.graphs(model)
+
+    def write_assets(self, directory: Path) -> None:
+        """The tokenizer's files."""
+        self.speech.write_assets(directory)
+
+    @property
+    def _training(self) -> Path:
+        if self.speech.corpus is None:
+            raise CorpusError(
+                "the corpus this net was trained on is not there any more: name a corpus, or audio "
+                "with  --calibration PATH"
+            )
+        return self.speech.corpus / "cuts_train.jsonl.gz"
+
+    def _batch(self, features: Sequence[Tensor]) -> TrainingBatch:
+        """Some utterances without transcripts."""
+        num, chunk = len(features), self.speech.config.eval_chunk
+        lens = torch.tensor([len(f) for f in features])
+        none = torch.zeros(num, dtype=torch.int64)
+        plain = Batch(pad(features), lens, none[:, None][:, :0], none, [""] * num, [""] * num)
+        tail = math.ceil(tail_seconds(self.speech, chunk) / FRAME_SHIFT)
+        return TrainingBatch(add_tail(plain, tail), chunk, num_labels=1.0)
+
+
+def _of_corpus(cuts: Path, num: int) -> Iterator[Tensor]:
+    """Features [T, F] of utterances from all over a split."""
+    for cut in spread_cuts(cuts, num):
+        yield cut_features(cut, (1.0,))[0]
+
+
+def _of_files(place: Path) -> Iterator[Tensor]:
+    """Features [T, F] of the user's recordings, in pieces of at most 20 s."""
+    for path in _audio_files(place):
+        samples_S = torch.from_numpy(read_audio(path))
+        for piece_S in samples_S.split(round(_PIECE_SECONDS * SAMPLE_RATE)):
+            if len(piece_S) >= MIN_SAMPLES:
+                yield fbank(piece_S)
+
+
+def _audio_files(place: Path) -> list[Path]:
+    """A recording itself, all below a folder, or those that a text file names."""
+    if place.is_dir():
+        found = sorted(p for p in place.rglob("*") if p.suffix.lower() in SUFFIXES and p.is_file())
+        if not found:
+            raise CorpusError(
+                f"{place} holds no audio: calibration takes {', '.join(sorted(SUFFIXES))}"
+            )
+        return found
+    if place.suffix.lower() in SUFFIXES:
+        return [place]
+    try:
+        lines = place.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise CorpusError(
+            f"{place} cannot be read as a list of audio files ({error}): give a folder, a "
+            "recording, or a text file with a path a line"
+        ) from None
+    return [place.parent / line.strip() for line in lines if line.strip()]
+
+
+def _joiner(
+    model: Rnnt, step: TrainingBatch
+) -> tuple[tuple[Tensor, Tensor, Tensor, Tensor], Tensor]:
+    """What the loss takes of a network, and the lengths of the utterances."""
+    batch = step.batch
+    enc_BTD, lens_B = model.encode(batch.features_BTF, batch.feature_lens_B, chunk=step.chunk)
+    pred_BUJ = model.predict_sequence(batch.targets_BU)
+    return (
+        model.project_encoder(enc_BTD),
+        pred_BUJ,
+        model.output.weight,
+        model.output.bias,
+    ), lens_B
+
+
+def _lattice(
+    inputs: tuple[Tensor, Tensor, Tensor, Tensor],
+    lens_B: Tensor,
+    step: TrainingBatch,
+    config: ObjectiveConfig,
+    *,
+    teacher: Teacher | None,
+) -> RnntLoss:
+    """Loss and divergence as the recipe counts them; alpha-divergence where it distils otherwise."""
+    divergence = config.on_lattice or Divergence()
+    return rnnt_loss(
+        *inputs,
+        step.batch.targets_BU,
+        lens_B,
+        step.batch.target_lens_B,
+        topology=config.topology,
+        teacher=teacher,
+        divergence=None if teacher is None else divergence,
+        # torchaudio's knows no divergence.
+        impl=None if config.rnnt_impl == "torchaudio" else config.rnnt_impl,
+    )
+
+
+def _cooler(
+    inputs: tuple[Tensor, Tensor, Tensor, Tensor], temperature: float
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """The same with logits divided by a temperature."""
+    enc_BTJ, pred_BUJ, weight_VJ, bias_V = inputs
+    return enc_BTJ, pred_BUJ, weight_VJ / temperature, bias_V / temperature
+
+
+def _device(model: Rnnt) -> torch.device:
+    return model.encoder.subsampling.mean.device

@@ -1,0 +1,289 @@
+"""The stage `prepare`: speech from a grammar, from sentences or from disk becomes a corpus artifact.
+
+Beside the artifact OUT the audio of spoken corpora lies in OUT-audio, in LibriSpeech's layout. The stage
+continues where it was interrupted, and does nothing when OUT already holds what is asked for.
+"""
+
+import dataclasses
+import hashlib
+import json
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from todm import artifact
+from todm.artifact import Artifact
+from todm.asr import tokens
+from todm.asr.corpora import commands, grammar, manifests, sentences, shards, sources, synthesis
+from todm.asr.corpora.config import SPLITS, DataConfig, Split
+from todm.asr.corpora.sources import Found
+from todm.asr.corpora.utterances import Rejected, Utterance
+from todm.asr.data import shar
+from todm.asr.data.audio import frames_at
+from todm.asr.data.batch import SUBSAMPLING
+from todm.asr.data.order import LEFT_OUT
+from todm.asr.data.workers import Progress
+from todm.errors import ArtifactError, CorpusError
+from todm.files import only_one
+
+KIND = "corpus"
+REJECTED = "rejected.jsonl"
+
+
+def prepare(
+    config: DataConfig,
+    out: str | Path,
+    *,
+    progress: Progress | None = None,
+    processes: int | None = None,
+) -> Artifact:
+    """Make the corpus artifact `out`, or load it if it is there already.
+
+    A corpus made with other limits or tokens is replaced, and its audio is used again; audio made with
+    other settings is never overwritten. The artifact's config names the layout and the text rule that
+    were found where they were `auto`.
+
+    Args:
+        config: the corpus.
+        out: directory of the artifact; spoken audio goes to `OUT-audio`.
+        progress: called with what is being done, how much is done, and how much there is.
+        processes: for speaking and checking audio; default all CPUs.
+
+    Raises:
+        CorpusError: the source cannot be read, nothing usable is left in a split, or the place of
+            the audio is taken.
+        ArtifactError: `out` is something else than a corpus.
+    """
+    out = Path(out).absolute()
+    mark = _fingerprint(config)
+    with only_one(out, f"the corpus {out}"):
+        found = _existing(config, out, mark)
+        if found is not None:
+            return found
+        config, there = _read(config, out, progress=progress, processes=processes)
+        if config.shar is not None:
+            there = _in_shards(config, there, progress=progress, processes=processes)
+        return _save(config, out, mark=mark, found=there)
+
+
+def _read(
+    config: DataConfig, out: Path, *, progress: Progress | None, processes: int | None
+) -> tuple[DataConfig, Found]:
+    """What there is of speech, made first if need be, and the configuration with nothing left `auto`."""
+    config, spoken, left_out = _sentences(config)
+    root = Path(config.data or audio_folder(out))
+    spread_over = {"processes": processes, "progress": progress}
+    if spoken is not None:
+        synthesis.speak(config, spoken, root, **spread_over)
+        there = _timed(sources.read(_trusting(config), root, **spread_over), root)
+    else:
+        config = config.replace(source=sources.source_of(config, root))
+        there = sources.read(config, root, unpack=audio_folder(out), **spread_over)
+    config = config.replace(tokens=config.tokens.replace(normalise=there.rule))
+    return config, there._replace(rejected=left_out + there.rejected)
+
+
+def _timed(found: Found, root: Path) -> Found:
+    """The same with the times of words that were kept when they were spoken."""
+    times = synthesis.word_times(root)
+    timed = [dataclasses.replace(u, word_times=times.get(u.id, ())) for u in found.utterances]
+    return found._replace(utterances=timed)
+
+
+def _in_shards(
+    config: DataConfig,
+    found: Found,
+    *,
+    progress: Progress | None,
+    processes: int | None,
+) -> Found:
+    """The same with the training split written to shards."""
+    train = [u for u in found.utterances if u.split == "train"]
+    others = [u for u in found.utterances if u.split != "train"]
+    written, placed, damaged = shards.write(train, config, processes=processes, progress=progress)
+    return found._replace(
+        utterances=placed + others, rejected=found.rejected + damaged, shards=written
+    )
+
+
+def audio_folder(out: str | Path) -> Path:
+    """Where the audio of a spoken corpus lies."""
+    out = Path(out).absolute()
+    return out.with_name(f"{out.name}-audio")
+
+
+def is_prepared(config: DataConfig, out: str | Path) -> bool:
+    """Whether `prepare` would find its work done.
+
+    Raises:
+        CorpusError: the source cannot be read.
+        ArtifactError: `out` is something else than a corpus.
+    """
+    return _existing(config, Path(out).absolute(), _fingerprint(config)) is not None
+
+
+def _sentences(
+    config: DataConfig,
+) -> tuple[DataConfig, dict[Split, list[str]] | None, list[Rejected]]:
+    """The text rule found, what is to be spoken (None: audio is there), and lines left out."""
+    if not config.is_spoken:
+        return config, None, []
+    if config.source == "commands":
+        rules = grammar.read(config.grammar) if config.grammar else commands.commands()
+        config = _with_rule(config, sorted(rules.words()))
+        return config, sentences.from_grammar(rules, config), []
+    assert config.text is not None
+    path = str(Path(config.text).absolute())
+    lines = sentences.read_lines(config.text)
+    config = _with_rule(config, lines)
+    chosen, left_out = sentences.from_lines(lines, config)
+    rejected = [Rejected(f"line {n}", path, reason, line) for n, line, reason in left_out]
+    return config, chosen, rejected
+
+
+def _with_rule(config: DataConfig, texts: Sequence[str]) -> DataConfig:
+    rule = tokens.resolve(config.tokens.normalise, texts)
+    return config.replace(tokens=config.tokens.replace(normalise=rule))
+
+
+def _fingerprint(config: DataConfig) -> str:
+    """A hash of the configuration and of all that it points to."""
+    if not config.is_spoken:
+        inputs = sources.fingerprint(_data_root(config))
+    elif (path := config.grammar or config.text) is not None:
+        inputs = _hash_file(Path(path))
+    else:
+        inputs = commands.TEXT
+    text = json.dumps([config.to_json(), synthesis.VERSION, inputs], sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def _data_root(config: DataConfig) -> Path:
+    root = Path(config.data or "").resolve()
+    if not root.exists():
+        raise CorpusError(
+            f"{root} does not exist: give a directory with speech, or a file of JSON lines"
+        )
+    return root
+
+
+def _hash_file(path: Path) -> str:
+    try:
+        return hashlib.sha256(path.read_bytes()).hexdigest()
+    except OSError as error:
+        raise CorpusError(f"{path} cannot be read: {error.strerror}") from None
+
+
+def _existing(config: DataConfig, out: Path, mark: str) -> Artifact | None:
+    """The artifact at `out` if it was made from the same configuration and inputs, and is whole."""
+    if not (out / artifact.MANIFEST).is_file():
+        if out.is_file() or (out.is_dir() and any(out.iterdir())):
+            raise ArtifactError(f"{out} holds something else: choose another --out or remove it")
+        return None
+    try:
+        found = artifact.load(out)
+    except ArtifactError:
+        return None
+    if found.kind != KIND:
+        raise ArtifactError(f"{out} is a {found.kind}, not a corpus: choose another --out")
+    whole = not config.is_spoken or audio_folder(out).is_dir()
+    return found if found.info.get("fingerprint") == mark and whole else None
+
+
+def _trusting(config: DataConfig) -> DataConfig:
+    """Our own audio: in a layout that we know, written whole, so decoded only if that is asked for."""
+    settings = config.to_json() | {"source": "librispeech", "data": ".", "shar": None}
+    settings |= {"grammar": None, "text": None, "hours": None, "splits": {}}
+    if config.verify_audio == "auto":
+        settings["verify_audio"] = "header"
+    return DataConfig.from_json(settings)
+
+
+def _save(config: DataConfig, out: Path, *, mark: str, found: Found) -> Artifact:
+    """Train the tokenizer, leave out what it cannot write, and write the artifact."""
+    info: dict[str, Any] = {"fingerprint": mark}
+    utterances, rejected = found.utterances, found.rejected
+
+    def write(folder: Path) -> None:
+        texts = [u.text for u in utterances if u.split == "train"]
+        tokenizer = tokens.train(texts, config.tokens, folder)
+        usable, untrainable = _trainable(utterances, tokenizer)
+        _check_left(usable, rejected + untrainable)
+        for split in SPLITS:
+            part = [u for u in usable if u.split == split]
+            if found.shards and split == "train":
+                _write_index(found.shards, part, tokenizer, folder / "shar_train.json")
+            else:
+                manifests.write_cuts(part, folder / f"cuts_{split}.jsonl.gz")
+        _write_rejected(rejected + untrainable, folder / REJECTED)
+        info.update(_info(usable, rejected + untrainable), vocab_size=tokenizer.vocab_size)
+
+    _check_left(utterances, rejected)
+    return artifact.save(out, kind=KIND, config=config.to_json(), info=info, write=write)
+
+
+def _write_index(
+    written: Sequence[shar.Shard],
+    utterances: Sequence[Utterance],
+    tokenizer: tokens.Tokenizer,
+    path: Path,
+) -> None:
+    num = sum(shard.num for shard in written)
+    seconds_M, labels_M = np.zeros(num), np.full(num, LEFT_OUT)
+    for utterance in utterances:
+        seconds_M[utterance.place] = utterance.seconds
+        labels_M[utterance.place] = len(tokenizer.encode(utterance.text))
+    shar.write_index(written, seconds_M, labels_M, path)
+
+
+def _trainable(
+    utterances: list[Utterance], tokenizer: tokens.Tokenizer
+) -> tuple[list[Utterance], list[Rejected]]:
+    """What can be spelt and, of the training split, has a frame of the encoder for every label."""
+    usable: list[Utterance] = []
+    left_out: list[Rejected] = []
+    for utterance in utterances:
+        labels = tokenizer.encode(utterance.text)
+        steps = int(frames_at(np.array([utterance.seconds]), 1.0)[0]) // SUBSAMPLING
+        if tokens.UNK_ID in labels:
+            reason = "transcript needs <unk>"
+        elif utterance.split == "train" and steps < len(labels):
+            reason = "fewer frames than labels"
+        else:
+            usable.append(utterance)
+            continue
+        left_out.append(Rejected(utterance.id, str(utterance.path), reason, utterance.text))
+    return usable, left_out
+
+
+def _check_left(utterances: list[Utterance], rejected: list[Rejected]) -> None:
+    for split in SPLITS:
+        if not any(u.split == split for u in utterances):
+            counts = Counter(r.reason for r in rejected).most_common()
+            why = ", ".join(f"{num} {reason}" for reason, num in counts)
+            told = f"left out were {why}" if why else "there was none"
+            raise CorpusError(f"no usable utterance is left in {split}: {told}")
+
+
+def _write_rejected(rejected: list[Rejected], path: Path) -> None:
+    lines = [json.dumps(dataclasses.asdict(r), ensure_ascii=False) + "\n" for r in rejected]
+    path.write_text("".join(lines), encoding="utf-8", errors="backslashreplace")
+
+
+def _info(utterances: list[Utterance], rejected: list[Rejected]) -> dict[str, Any]:
+    """Figures of every split, and rejections by reason."""
+    train = {u.text for u in utterances if u.split == "train"}
+    splits: dict[str, dict[str, Any]] = {}
+    for split in SPLITS:
+        part = [u for u in utterances if u.split == split]
+        splits[split] = {
+            "num": len(part),
+            "hours": round(sum(u.seconds for u in part) / 3600, 4),
+            "speakers": len({u.speaker for u in part}),
+            "words": len({w for u in part for w in u.text.split()}),
+            "unseen_sentences": round(sum(u.text not in train for u in part) / len(part), 4),
+        }
+    return {"splits": splits, "rejected": dict(Counter(r.reason for r in rejected).most_common())}

@@ -1,0 +1,1 @@
+"""Training data: batches, their order and where they come from, features, augmentation."""

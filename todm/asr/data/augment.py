@@ -1,0 +1,392 @@
+"""Augmentation of log-mel features: cheap, a batch at a time, from one generator.
+
+Everything works on features already computed, so that a training step on a CPU does not pay for
+audio. What is exact and what is an approximation:
+
+- Gain is exact (a constant in the log domain), save that bins at the floor stay there and that
+  loud speech does not clip as a sample above 1 would.
+- Noise is added in the power domain, log(exp(x) + exp(n)): the cross term of the two signals, zero
+  on average, is left out. Shaping a noise's spectrum by a constant per bin stands for a filter.
+- A tail of the utterance's own noise is drawn from its quietest frames one by one: level and
+  spectrum are right, the likeness of neighbouring frames is lost. It starts with a decay of the
+  last frame, which stands for the room.
+- Two joined utterances meet at a frame border, with no window over both.
+
+Letters: B batch, T frames, F bins, M masks, N frames of noise.
+"""
+
+import dataclasses
+import math
+
+import torch
+from torch import Tensor
+
+from todm.asr.data.batch import Batch, add_tail, generator, pad_targets
+from todm.asr.data.features import NUM_BINS, PADDING, SAMPLE_RATE, SILENCE_FLOOR, fbank
+from todm.config import Config
+from todm.errors import ConfigError
+
+_NATS_PER_DB = math.log(10) / 10
+_AT_FLOOR = SILENCE_FLOOR + 1e-3
+_QUIET_SHARE = 0.1
+_DECAY_FRAMES = 40
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class AugmentConfig(Config):
+    """How much of what. A probability of 0 switches a part off.
+
+    Attributes:
+        gain_db: least and greatest gain, drawn evenly per utterance.
+        noise_prob: share of utterances that get noise.
+        snr_db: least and greatest ratio of speech to noise, drawn evenly.
+        max_tail: greatest silence after the speech, in frames.
+        max_offset: greatest silence before the speech, in frames; one chunk of 640 ms is 64.
+        digital_prob: share of silences that are digital; the others are the utterance's own noise.
+        no_speech_prob: share of utterances that become noise or digital silence, with nothing to
+            recognise in them: without any, a transducer finds words in both.
+        join_prob: share of batches in which utterances are joined two by two.
+        spec_prob: share of batches with masks.
+        num_freq_masks: masks over bins, per utterance.
+        freq_mask_bins: greatest width of each.
+        num_time_masks: most masks over frames, per utterance; short utterances get fewer.
+        time_mask_frames: greatest length of each.
+        time_mask_share: greatest share of an utterance's frames that they cover together.
+        warp_frames: greatest shift of the point about which time is warped; 0 for no warping.
+    """
+
+    gain_db: tuple[float, float] = (-15.0, 10.0)
+    noise_prob: float = 0.5
+    snr_db: tuple[float, float] = (5.0, 30.0)
+    max_tail: int = 130
+    max_offset: int = 64
+    digital_prob: float = 0.5
+    no_speech_prob: float = 0.0
+    join_prob: float = 0.15
+    spec_prob: float = 0.9
+    num_freq_masks: int = 2
+    freq_mask_bins: int = 27
+    num_time_masks: int = 10
+    time_mask_frames: int = 100
+    time_mask_share: float = 0.15
+    warp_frames: int = 0
+
+    def __post_init__(self) -> None:
+        for name in (
+            "noise_prob",
+            "no_speech_prob",
+            "digital_prob",
+            "join_prob",
+            "spec_prob",
+            "time_mask_share",
+        ):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ConfigError(f"{name} is {getattr(self, name)}: a share from 0 to 1 is needed")
+        for name in ("gain_db", "snr_db"):
+            low, high = getattr(self, name)
+            if low > high:
+                raise ConfigError(f"{name} is [{low}, {high}]: the lower end comes first")
+        for name in ("max_tail", "max_offset", "num_freq_masks", "num_time_masks", "warp_frames"):
+            if getattr(self, name) < 0:
+                raise ConfigError(f"{name} is {getattr(self, name)}: it cannot be negative")
+        if not 0 <= self.freq_mask_bins <= NUM_BINS:
+            raise ConfigError(f"freq_mask_bins is {self.freq_mask_bins}: from 0 to {NUM_BINS}")
+        if self.num_time_masks and self.time_mask_frames < 1:
+            raise ConfigError(f"time_mask_frames is {self.time_mask_frames}: at least 1 is needed")
+
+
+class Augmenter:
+    """All of it, in the order of the world: silence, noise, level, session, then masks."""
+
+    def __init__(
+        self, config: AugmentConfig, *, mean_F: Tensor, noise_NF: Tensor | None = None
+    ) -> None:
+        """Prepare.
+
+        Args:
+            config: how much of what.
+            mean_F: what masks put in place of speech: the training mean, which the encoder's
+                normalisation turns into zeros.
+            noise_NF: frames of noise (`todm.asr.data.noise`); if None, shaped Gaussian noise.
+        """
+        self._config, self._mean_F = config, mean_F
+        # White noise gets a random colour; a user's own noise has the colour it has.
+        self._shape_noise = noise_NF is None
+        # Kept as power: in the power domain it is added.
+        self._noise_NF = (white_noise() if noise_NF is None else noise_NF).exp()
+
+    def __call__(self, batch: Batch, generator: torch.Generator) -> Batch:
+        """A changed copy of a batch; with joining, of half as many utterances."""
+        config, draw = self._config, _Draw(generator)
+        features_BTF, speech_lens_B = batch.features_BTF, batch.feature_lens_B
+        if config.warp_frames:
+            features_BTF = _warp(features_BTF, speech_lens_B, config.warp_frames, draw)
+        removed = torch.nonzero(draw.uniform(len(batch)) < config.no_speech_prob).flatten()
+        removed = removed[: len(batch) - 1]  # a loss per label needs one
+        if len(removed):
+            features_BTF = features_BTF.index_copy(
+                0, removed, self._noise(len(removed), features_BTF.shape[1], draw)
+            )
+            batch = without_speech(batch, removed.tolist())
+        features_BTF, lens_B, digital = _add_silence(features_BTF, speech_lens_B, config, draw)
+        noisy = torch.nonzero(draw.uniform(len(batch)) < config.noise_prob).flatten()
+        if len(noisy):
+            mixed = self._mix(features_BTF[noisy], lens_B[noisy], speech_lens_B[noisy], draw)
+            features_BTF[noisy] = mixed
+        gain_B = draw.uniform(len(batch), *config.gain_db) * _NATS_PER_DB
+        _apply_gain(features_BTF, gain_B)
+        for row_TF, spans in zip(features_BTF, digital, strict=True):
+            for span in spans:
+                row_TF[span] = SILENCE_FLOOR
+        _fill_padding(features_BTF, lens_B)
+        batch = dataclasses.replace(batch, features_BTF=features_BTF, feature_lens_B=lens_B)
+        if draw.chance(config.join_prob):
+            batch = join_pairs(batch)
+        if draw.chance(config.spec_prob):
+            masks = {"mean_F": self._mean_F, "config": config, "generator": generator}
+            mask(batch.features_BTF, batch.feature_lens_B, **masks)
+        return batch
+
+    @property
+    def silence(self) -> int:
+        """The most frames of silence that an utterance gets."""
+        return self._config.max_offset + self._config.max_tail
+
+    @property
+    def joins(self) -> bool:
+        """Whether utterances may be joined two by two."""
+        return self._config.join_prob > 0
+
+    def worst(self, batch: Batch) -> Batch:
+        """The largest that a batch can become: all the silence, and joined if any batch is."""
+        batch = add_tail(batch, self.silence)
+        return join_pairs(batch) if self.joins else batch
+
+    def _noise(self, num: int, num_frames: int, draw: "_Draw") -> Tensor:
+        """Noise of random colour at -75 to -20 dB, or digital silence: [num, num_frames, F]."""
+        rows = draw.integers(num, len(self._noise_NF))[:, None] + torch.arange(num_frames)
+        noise_BTF = self._noise_NF[rows % len(self._noise_NF)].log()
+        level_B = draw.uniform(num, -75.0, -20.0) * _NATS_PER_DB
+        level_B[draw.uniform(num) < self._config.digital_prob] = -100.0  # far below the floor
+        noise_BTF = noise_BTF + (_random_spectra(num, draw) + level_B[:, None])[:, None]
+        return noise_BTF.clamp_(min=SILENCE_FLOOR)
+
+    def _mix(
+        self, speech_BTF: Tensor, lens_B: Tensor, speech_lens_B: Tensor, draw: "_Draw"
+    ) -> Tensor:
+        """Speech with noise from random places, at random ratios; log-mel again."""
+        B, T, F = speech_BTF.shape
+        # Log-mel energies lie in [-16, 16): their powers need no care against overflow.
+        speech_BTF = speech_BTF.exp()
+        inside_BT = torch.arange(T) < lens_B[:, None]
+        speech_B = (speech_BTF.sum(2) * inside_BT).sum(1) / speech_lens_B
+        rows_BT = draw.integers(B, len(self._noise_NF))[:, None] + torch.arange(T)
+        rows_BT %= len(self._noise_NF)
+        noise_BTF = self._noise_NF.index_select(0, rows_BT.flatten()).view(B, T, F)
+        scale_BF = _random_spectra(B, draw).exp() if self._shape_noise else torch.ones(B, F)
+        noise_B = (noise_BTF.mean(1) * scale_BF).sum(1)
+        snr_B = (draw.uniform(B, *self._config.snr_db) * _NATS_PER_DB).exp()
+        scale_BF *= (speech_B / (noise_B * snr_B))[:, None]
+        return speech_BTF.addcmul_(noise_BTF, scale_BF[:, None]).log_()
+
+
+class _Draw:
+    """Random numbers from one generator."""
+
+    def __init__(self, generator: torch.Generator) -> None:
+        self._generator = generator
+
+    def uniform(self, shape: int | tuple[int, ...], low: float = 0.0, high: float = 1.0) -> Tensor:
+        shape = (shape,) if isinstance(shape, int) else shape
+        return torch.rand(shape, generator=self._generator) * (high - low) + low
+
+    def integers(self, num: int, end: int) -> Tensor:
+        return torch.randint(end, (num,), generator=self._generator)
+
+    def chance(self, probability: float) -> bool:
+        return self.uniform(1).item() < probability
+
+
+def white_noise(seconds: float = 40.0) -> Tensor:
+    """Features of white Gaussian noise at 0 dB per sample, [N, 80]; always the same."""
+    wave_S = torch.randn(int(seconds * SAMPLE_RATE), generator=generator(0))
+    return fbank(wave_S)
+
+
+def without_speech(batch: Batch, rows: list[int]) -> Batch:
+    """The batch with nothing to recognise in some of its utterances."""
+    targets = [[] if i in rows else t for i, t in enumerate(batch.targets)]
+    targets_BU, target_lens_B = pad_targets(targets)
+    texts = ["" if i in rows else text for i, text in enumerate(batch.texts)]
+    return dataclasses.replace(
+        batch, targets_BU=targets_BU, target_lens_B=target_lens_B, texts=texts
+    )
+
+
+def join_pairs(batch: Batch) -> Batch:
+    """Join utterances two by two, in time and in targets; an odd last one stays alone.
+
+    The device keeps its encoder's state over an endpoint: there, speech follows speech.
+    """
+    pairs = [tuple(range(i, min(i + 2, len(batch)))) for i in range(0, len(batch), 2)]
+    lens, targets = batch.feature_lens_B.tolist(), batch.targets
+    lens_B = torch.tensor([sum(lens[i] for i in p) for p in pairs])
+    features_BTF = torch.full((len(pairs), int(lens_B.max()), batch.features_BTF.shape[2]), PADDING)
+    for row_TF, pair in zip(features_BTF, pairs, strict=True):
+        start = 0
+        for i in pair:
+            row_TF[start : start + lens[i]] = batch.features_BTF[i, : lens[i]]
+            start += lens[i]
+    return Batch(
+        features_BTF,
+        lens_B,
+        *pad_targets([[t for i in p for t in targets[i]] for p in pairs]),
+        ["+".join(batch.ids[i] for i in p) for p in pairs],
+        [" ".join(batch.texts[i] for i in p) for p in pairs],
+        batch.seconds,
+    )
+
+
+def mask(
+    features_BTF: Tensor,
+    lens_B: Tensor,
+    *,
+    mean_F: Tensor,
+    config: AugmentConfig,
+    generator: torch.Generator,
+) -> None:
+    """SpecAugment's masks (Park et al. 2019), in place: the mean where speech is to be hidden.
+
+    An utterance of n frames gets at most ceil(share * n / longest) masks over time, and each has at
+    most share * n / number frames, so that together they never hide more than the share.
+    """
+    draw, B = _Draw(generator), len(lens_B)
+    room_B = config.time_mask_share * lens_B
+    num_B = (room_B / config.time_mask_frames).ceil().clamp(1, max(config.num_time_masks, 1))
+    longest_B1 = (room_B / num_B).clamp(max=config.time_mask_frames).floor()[:, None]
+    width_BM = (draw.uniform((B, config.num_time_masks)) * (longest_B1 + 1)).floor()
+    width_BM = width_BM * (torch.arange(config.num_time_masks) < num_B[:, None])
+    in_time = _stripes(width_BM, lens_B, draw)
+    width_BM = (draw.uniform((B, config.num_freq_masks)) * (config.freq_mask_bins + 1)).floor()
+    in_freq = _stripes(width_BM, torch.full((B,), NUM_BINS), draw)
+    # Slices of each row: filling what is hidden costs less than a mask over everything.
+    for row_TF, n, times, freqs in zip(
+        features_BTF, lens_B.tolist(), in_time, in_freq, strict=True
+    ):
+        for span in times:
+            row_TF[span] = mean_F
+        for span in freqs:
+            row_TF[:n, span] = mean_F[span]
+
+
+def _stripes(width_BM: Tensor, ends_B: Tensor, draw: _Draw) -> list[list[slice]]:
+    """For each utterance, stripes of the given widths at random places before its end."""
+    start_BM = (draw.uniform(tuple(width_BM.shape)) * (ends_B[:, None] - width_BM + 1)).long()
+    stop_BM = start_BM + width_BM.long()
+    pairs = zip(start_BM.tolist(), stop_BM.tolist(), strict=True)
+    return [[slice(a, b) for a, b in zip(*row, strict=True) if a < b] for row in pairs]
+
+
+def _add_silence(
+    features_BTF: Tensor, lens_B: Tensor, config: AugmentConfig, draw: _Draw
+) -> tuple[Tensor, Tensor, list[list[slice]]]:
+    """Put silence before and after the speech.
+
+    Returns:
+        features [B, T', F], lengths [B], and for each utterance the spans that are digital silence;
+        frames there and beyond the end are arbitrary yet.
+    """
+    B, T, F = features_BTF.shape
+    front_B = draw.integers(B, config.max_offset + 1)
+    tail_B = draw.integers(B, config.max_tail + 1)
+    end_B, new_lens_B = front_B + lens_B, front_B + lens_B + tail_B
+    at_BT = torch.arange(int(new_lens_B.max())) - front_B[:, None]
+    own_BT = (at_BT < 0) | (at_BT >= lens_B[:, None])
+    quiet_BT = _quiet_frames(features_BTF, lens_B, at_BT.shape[1], draw)
+    rows_BT = torch.where(own_BT, quiet_BT, at_BT) + torch.arange(B)[:, None] * T
+    flat_NF = features_BTF.reshape(B * T, F)
+    out_BTF = flat_NF.index_select(0, rows_BT.flatten()).view(B, -1, F)
+    digital_B2 = draw.uniform((B, 2)) < config.digital_prob
+    last_BF = flat_NF[torch.arange(B) * T + lens_B - 1]
+    decaying_B = ~digital_B2[:, 1]
+    _add_decay(out_BTF, end_B, tail_B * decaying_B, last_BF, draw)
+    spans = [
+        [slice(0, front)] * first + [slice(end, stop)] * second
+        for front, end, stop, (first, second) in zip(
+            front_B.tolist(), end_B.tolist(), new_lens_B.tolist(), digital_B2.tolist(), strict=True
+        )
+    ]
+    return out_BTF, new_lens_B, spans
+
+
+def _quiet_frames(features_BTF: Tensor, lens_B: Tensor, num: int, draw: _Draw) -> Tensor:
+    """[B, num] random frames among the quietest tenth (four at least) of each utterance."""
+    B, T, _ = features_BTF.shape
+    level_BT = features_BTF.mean(2).masked_fill_(_beyond(lens_B, T), math.inf)
+    count_B = (lens_B * _QUIET_SHARE).ceil().clamp(min=4).minimum(lens_B)
+    pick_BT = (draw.uniform((B, num)) * count_B[:, None]).long()
+    return level_BT.argsort(1).gather(1, pick_BT)
+
+
+def _add_decay(
+    out_BTF: Tensor, start_B: Tensor, num_B: Tensor, last_BF: Tensor, draw: _Draw
+) -> None:
+    """Let the last frame die away over the tail, 60 dB in 0.1 to 0.6 s, in place."""
+    fall_B = 60 * _NATS_PER_DB / (draw.uniform(len(last_BF), 0.1, 0.6) * 100)
+    b, k = torch.nonzero(torch.arange(_DECAY_FRAMES) < num_B[:, None], as_tuple=True)
+    t = start_B[b] + k
+    decay_NF = last_BF[b] - (fall_B[b] * (k + 1))[:, None]
+    out_BTF[b, t] = torch.logaddexp(out_BTF[b, t], decay_NF)
+
+
+def _random_spectra(num: int, draw: _Draw) -> Tensor:
+    """[num, F] smooth random colours: a tilt of up to 40 dB and three ripples of up to 6 dB."""
+    at_F = torch.linspace(0, 1, NUM_BINS)
+    tilt_B = draw.uniform(num, -32, 8) * _NATS_PER_DB
+    ripple_BM = draw.uniform((num, 3), -6, 6) * _NATS_PER_DB
+    phase_BM = draw.uniform((num, 3), 0, 2 * math.pi)
+    turns_M = torch.tensor([1.0, 2.0, 3.0]) * math.pi
+    waves_BMF = torch.cos(turns_M[:, None] * at_F + phase_BM[..., None])
+    return tilt_B[:, None] * at_F + (ripple_BM[..., None] * waves_BMF).sum(1)
+
+
+def _apply_gain(features_BTF: Tensor, gain_B: Tensor) -> None:
+    """Change the level in place; what is at the floor stays there, what falls below is lifted."""
+    torch.threshold_(features_BTF, _AT_FLOOR, -math.inf)
+    features_BTF.add_(gain_B[:, None, None]).clamp_(min=SILENCE_FLOOR)
+
+
+def _fill_padding(features_BTF: Tensor, lens_B: Tensor) -> None:
+    for row_TF, end in zip(features_BTF, lens_B.tolist(), strict=True):
+        row_TF[end:] = PADDING
+
+
+def _warp(features_BTF: Tensor, lens_B: Tensor, most: int, draw: _Draw) -> Tensor:
+    """Warp time about a random point of each utterance, which moves by up to `most` frames.
+
+    Utterances of fewer than 2 * most + 2 frames are left as they are. Frames are interpolated
+    linearly, in the log domain.
+    """
+    B, T, F = features_BTF.shape
+    wide_B = lens_B > 2 * most + 1
+    from_B = most + 1 + draw.uniform(B) * (lens_B - 2 * most - 2)
+    to_B = torch.where(wide_B, from_B + draw.uniform(B, -most, most), 1.0)
+    from_B = torch.where(wide_B, from_B, 1.0)
+    at_BT = torch.arange(T).expand(B, T).float()
+    end_B = (lens_B - 1).float()
+    left_BT = at_BT * (from_B / to_B)[:, None]
+    slope_B = (end_B - from_B) / (end_B - to_B)
+    right_BT = end_B[:, None] - (end_B[:, None] - at_BT) * slope_B[:, None]
+    source_BT = torch.where(at_BT < to_B[:, None], left_BT, right_BT)
+    source_BT = torch.where(_beyond(lens_B, T) | ~wide_B[:, None], at_BT, source_BT)
+    low_BT = source_BT.floor().long().clamp_(0, T - 1)
+    base_B1 = torch.arange(B)[:, None] * T
+    rows_N = (low_BT + base_B1).flatten()
+    next_N = ((low_BT + 1).minimum(lens_B[:, None] - 1) + base_B1).flatten()
+    flat_NF, part_N1 = features_BTF.reshape(B * T, F), (source_BT - low_BT).flatten()[:, None]
+    return torch.lerp(flat_NF[rows_N], flat_NF[next_N], part_N1).view(B, T, F)
+
+
+def _beyond(lens_B: Tensor, length: int) -> Tensor:
+    """[B, length], true past the end."""
+    return torch.arange(length) >= lens_B[:, None]

@@ -1,0 +1,212 @@
+"""Batches: what training and evaluation consume, and how much of it at a time.
+
+Letters: B batch, T frames (100 a second, before subsampling), F bins, U labels.
+"""
+
+import dataclasses
+import math
+from collections.abc import Callable, Iterator, Sequence
+from typing import Literal, Protocol, Self
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from todm.asr.data.features import FRAME_SHIFT, PADDING, SILENCE_FLOOR
+from todm.asr.data.store import FeatureStore
+from todm.config import Config
+from todm.errors import ConfigError
+
+SUBSAMPLING = 4
+"""Frames of features for one of the encoder's."""
+
+UNKNOWN = 2
+"""The tokenizer's id for what it cannot spell."""
+
+Encode = Callable[[str], list[int]]
+State = dict[str, int]
+
+
+@dataclasses.dataclass
+class Batch:
+    """Some utterances, padded.
+
+    Attributes:
+        features_BTF: float32 log-mel features, padded with `PADDING`.
+        feature_lens_B: int64 lengths in frames, silence in front and at the end included.
+        targets_BU: int64 token ids, padded with 0.
+        target_lens_B: int64 lengths in tokens.
+        ids: names of the utterances; joined ones by a "+".
+        texts: transcripts.
+        seconds: audio as it was before augmentation put silence around it; that of
+            `feature_lens_B` if not given.
+    """
+
+    features_BTF: Tensor
+    feature_lens_B: Tensor
+    targets_BU: Tensor
+    target_lens_B: Tensor
+    ids: list[str]
+    texts: list[str]
+    seconds: float = math.nan
+
+    def __post_init__(self) -> None:
+        if math.isnan(self.seconds):
+            self.seconds = float(self.feature_lens_B.sum()) * FRAME_SHIFT
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    @property
+    def targets(self) -> list[list[int]]:
+        """The token ids of every utterance, without padding."""
+        lens = self.target_lens_B.tolist()
+        return [row[:n] for row, n in zip(self.targets_BU.tolist(), lens, strict=True)]
+
+    def to(self, device: torch.device | str) -> Self:
+        """The same batch on a device."""
+        tensors = {
+            f.name: getattr(self, f.name).to(device, non_blocking=True)
+            for f in dataclasses.fields(self)
+            if isinstance(getattr(self, f.name), Tensor)
+        }
+        return dataclasses.replace(self, **tensors)
+
+
+class Augment(Protocol):
+    """Changes a batch by random draws from a generator: `todm.asr.data.augment.Augmenter`."""
+
+    def __call__(self, batch: Batch, generator: torch.Generator) -> Batch:
+        """A changed copy; may have fewer, longer utterances."""
+        ...
+
+    @property
+    def silence(self) -> int:
+        """The most frames of silence that an utterance gets."""
+        ...
+
+    @property
+    def joins(self) -> bool:
+        """Whether utterances may be joined two by two."""
+        ...
+
+    def worst(self, batch: Batch) -> Batch:
+        """The largest that a batch can become."""
+        ...
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class LoaderConfig(Config):
+    """How utterances become batches.
+
+    Attributes:
+        feature_mode: `map` computes all features once to a memory map (160 bytes a frame: 58 MB an
+            hour of audio and speed); `on_the_fly` computes them in loader processes each time.
+        speeds: speed perturbation, each a copy of the corpus.
+        batch_size: utterances a batch; None leaves it to `max_frames`.
+        max_frames: most padded frames a batch (B x T), with the silence that augmentation may add;
+            None: any. What does not fit alone is left out; where utterances are joined two by two,
+            an odd last one takes the room of two.
+        num_buckets: groups of like length that batches are drawn from.
+        short_first: fraction of the planned updates in which the longest utterances are held back.
+        one_symbol: leave out utterances with more labels than frames of the encoder, which the
+            `one_symbol` lattice and CTC cannot align; the `standard` lattice by itself can.
+        shards: Shar shards that each process mixes at a time; their audio is held in memory.
+        num_workers: loader processes of `on_the_fly`.
+        tail_seconds: silence after every utterance in evaluation; a streaming recogniser decodes
+            no residue shorter than its chunk, so at least the chunk.
+        seed: of order and augmentation.
+    """
+
+    feature_mode: Literal["map", "on_the_fly"] = "map"
+    speeds: tuple[float, ...] = (0.9, 1.0, 1.1)
+    batch_size: int | None = 32
+    max_frames: int | None = None
+    num_buckets: int = 30
+    short_first: float = 0.0
+    one_symbol: bool = True
+    shards: int = 8
+    num_workers: int = 4
+    tail_seconds: float = 0.8
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.batch_size is None and self.max_frames is None:
+            raise ConfigError("set batch_size or max_frames: without either a batch has no end")
+        for name in ("batch_size", "max_frames", "num_buckets", "shards"):
+            if (value := getattr(self, name)) is not None and value < 1:
+                raise ConfigError(f"{name} is {value}: it must be at least 1")
+        for name in ("num_workers", "tail_seconds", "seed"):
+            if getattr(self, name) < 0:
+                raise ConfigError(f"{name} is {getattr(self, name)}: it must be 0 or more")
+        if not self.speeds or min(self.speeds) <= 0.5 or max(self.speeds) >= 2:
+            raise ConfigError(f"speeds are {list(self.speeds)}: each must be between 0.5 and 2")
+        if not 0 <= self.short_first <= 1:
+            raise ConfigError(f"short_first is {self.short_first}: it must be from 0 to 1")
+
+
+def from_store(store: FeatureStore, indices: Sequence[int], targets: Sequence[list[int]]) -> Batch:
+    """A batch of utterances of a store, with the token ids of each."""
+    chosen = [store.utterances[i] for i in indices]
+    ids, texts = [u.id for u in chosen], [u.text for u in chosen]
+    return Batch(*store.read(indices), *pad_targets(targets), ids, texts)
+
+
+def pad_targets(targets: Sequence[list[int]]) -> tuple[Tensor, Tensor]:
+    """Token ids as [B, U] int64 padded with 0, and their lengths [B]."""
+    lens = [len(t) for t in targets]
+    padded_BU = torch.zeros(len(targets), max(lens, default=0), dtype=torch.int64)
+    for row, ids in zip(padded_BU, targets, strict=True):
+        row[: len(ids)] = torch.tensor(ids, dtype=torch.int64)
+    return padded_BU, torch.tensor(lens)
+
+
+def add_tail(batch: Batch, num_frames: int) -> Batch:
+    """Put frames of digital silence after every utterance.
+
+    The frame at the seam is not what features of the padded audio would be: there the window sees
+    the speech's end and the silence together, here it saw the end mirrored.
+    """
+    B, T, F = batch.features_BTF.shape
+    features_BTF = torch.full((B, T + num_frames, F), PADDING)
+    features_BTF[:, :T] = batch.features_BTF
+    for row_TF, end in zip(features_BTF, batch.feature_lens_B.tolist(), strict=True):
+        row_TF[end : end + num_frames] = SILENCE_FLOOR
+    lens_B = batch.feature_lens_B + num_frames
+    return dataclasses.replace(batch, features_BTF=features_BTF, feature_lens_B=lens_B)
+
+
+def eval_batches(
+    store: FeatureStore,
+    encode: Encode,
+    *,
+    batch_size: int = 32,
+    tail_seconds: float = 0.8,
+    limit: int | None = None,
+) -> Iterator[Batch]:
+    """Batches for evaluation: every utterance once, shortest first, with silence behind.
+
+    Nothing is augmented, and nothing left out, whatever its transcript.
+
+    Args:
+        store: the features.
+        encode: transcript to token ids.
+        batch_size: utterances a batch.
+        tail_seconds: digital silence after every utterance.
+        limit: only that many utterances, evenly spread over the lengths; None for all.
+    """
+    order = np.argsort(store.lens_N.numpy(), kind="stable")
+    if limit is not None and limit < len(order):
+        order = order[np.linspace(0, len(order) - 1, limit).round().astype(np.int64)]
+    tail = round(tail_seconds / FRAME_SHIFT)
+    for start in range(0, len(order), batch_size):
+        indices = order[start : start + batch_size].tolist()
+        targets = [encode(store.utterances[i].text) for i in indices]
+        yield add_tail(from_store(store, indices, targets), tail)
+
+
+def generator(*numbers: int) -> torch.Generator:
+    """A generator whose draws depend on all the numbers, and on nothing else."""
+    seed = int(np.random.SeedSequence(numbers).generate_state(1, np.uint64)[0])
+    # torch takes 64 bits as a signed number.
+    return torch.Generator().manual_seed(seed >> 1)

@@ -1,0 +1,319 @@
+"""Training from lhotse Shar: audio in tar shards, read from their beginning to their end.
+
+For corpora that no manifest in memory and no shared disk holds. Shard s belongs to process s mod
+`world_size` in every epoch, so a node needs its own shards only. A process mixes a few shards at a time:
+it reads them one after the other, the next while the present ones are trained on, and makes batches of
+like length of them. With three speeds an epoch is three passes; in each pass an utterance is heard at
+another speed.
+
+What the order needs is in an index that `todm prepare` writes, 8 bytes an utterance; from it each process
+knows how many batches each of the others has, and all give as many as the one with the fewest.
+
+Letters: N items (utterances of a pass after those of the pass before), M utterances.
+"""
+
+import gzip
+import json
+import logging
+import tarfile
+import zlib
+from collections import deque
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from itertools import islice
+from pathlib import Path
+from typing import Any, NamedTuple, Self
+
+import numpy as np
+
+from todm.asr.data.audio import cut_text, frames_at
+from todm.asr.data.batch import Encode, LoaderConfig
+from todm.asr.data.map_batches import Lengths
+from todm.asr.data.on_the_fly import Item
+from todm.asr.data.order import Order, cut_pool, share_of_lengths, short_epochs
+from todm.errors import CorpusError
+
+_log = logging.getLogger(__name__)
+_DAMAGE = (tarfile.TarError, EOFError, zlib.error)
+
+
+class Shard(NamedTuple):
+    """Two files, `cuts.N.jsonl.gz` and `recording.N.tar`, and how many utterances they hold."""
+
+    cuts: str
+    recording: str
+    num: int
+
+
+class Block(NamedTuple):
+    """Shards that are mixed, and the batches of them, as indices of items."""
+
+    shards: list[int]
+    batches: list[np.ndarray]
+
+
+def index_of(cuts_path: str | Path) -> Path | None:
+    """The index of a split in shards, which lies where its manifest would; None if there is none."""
+    path = Path(cuts_path)
+    split = path.name.removeprefix("cuts_").partition(".")[0]
+    index = path.with_name(f"shar_{split}.json")
+    return index if index.is_file() else None
+
+
+def write_index(
+    shards: Sequence[Shard], seconds_M: np.ndarray, labels_M: np.ndarray, path: Path
+) -> None:
+    """Write `shar_SPLIT.json`, and the lengths beside it.
+
+    Args:
+        shards: in the order of the utterances.
+        seconds_M: length of every utterance.
+        labels_M: its labels; `LEFT_OUT` where it is not to be used.
+        path: the file to write.
+    """
+    path.write_text(json.dumps({"shards": [list(s) for s in shards]}) + "\n", encoding="utf-8")
+    arrays = {"seconds": seconds_M.astype(np.float32), "labels": labels_M.astype(np.int32)}
+    np.savez(path.with_suffix(".npz"), **arrays)  # pyright: ignore[reportArgumentType]
+
+
+def read_shard(shard: Shard) -> Iterator[Any]:
+    """The cuts of a shard with their audio in memory, in order; of a cut without audio, just the cut.
+
+    Raises:
+        CorpusError: a file is missing or damaged; what was given before is good.
+    """
+    from lhotse.serialization import deserialize_item
+
+    try:
+        with (
+            (
+                gzip.open(shard.cuts, "rb")
+                if shard.cuts.endswith(".gz")
+                else open(shard.cuts, "rb")
+            ) as lines,
+            tarfile.open(shard.recording, "r|*") as tar,
+        ):
+            for line, (name, data, recording) in zip(lines, _pairs(tar), strict=True):
+                cut = deserialize_item(json.loads(line))
+                if name != cut.id:
+                    raise CorpusError(f"{shard.recording} has {name} where {cut.id} is expected")
+                cut.recording = _in_memory(data, recording)
+                yield cut
+    except OSError as error:
+        what = error.strerror or str(error)
+        raise CorpusError(
+            f"the shard {error.filename or shard.recording} cannot be read ({what}): bring it back, "
+            "or prepare again"
+        ) from None
+    except (*_DAMAGE, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise CorpusError(f"the shard {shard.recording} is damaged: {error}") from None
+
+
+def _pairs(tar: tarfile.TarFile) -> Iterator[tuple[str, bytes, bytes]]:
+    """Name, audio and recording of every entry; both are empty where a cut has no audio."""
+    members = iter(tar)
+    for first in members:
+        name, _, kind = first.name.rpartition(".")
+        data = _content(tar, first)
+        second = next(members, None)
+        if second is None:
+            raise tarfile.ReadError(f"{name} has no manifest")
+        yield name, b"" if kind == "nodata" else data, _content(tar, second)
+
+
+def _content(tar: tarfile.TarFile, member: tarfile.TarInfo) -> bytes:
+    file = tar.extractfile(member)
+    return b"" if file is None else file.read()
+
+
+def _in_memory(data: bytes, manifest: bytes) -> Any:  # noqa: ANN401 - a lhotse Recording
+    from lhotse import Recording
+
+    if not data:
+        return None
+    recording = Recording.from_dict(json.loads(manifest))
+    recording.sources[0].type, recording.sources[0].source = "memory", data
+    return recording
+
+
+class Shards:
+    """The utterances of a corpus in shards, once for every speed."""
+
+    def __init__(
+        self,
+        shards: Sequence[Shard],
+        seconds_M: np.ndarray,
+        labels_M: np.ndarray,
+        speeds: tuple[float, ...],
+    ) -> None:
+        """Arguments as of `write_index`, and the speeds."""
+        self.shards, self.speeds, self._labels_M = list(shards), speeds, labels_M
+        self.starts = np.cumsum([0, *(shard.num for shard in shards)])
+        self._turn_M = np.arange(len(labels_M)) % len(speeds)
+        frames = np.stack([frames_at(seconds_M.astype(np.float64), s) for s in speeds])
+        passes = [(self._turn_M + k) % len(speeds) for k in range(len(speeds))]
+        self.frames_N = np.concatenate([np.take_along_axis(frames, p[None], 0)[0] for p in passes])
+
+    @classmethod
+    def open(cls, index: Path, speeds: tuple[float, ...]) -> Self:
+        """The shards that an index names.
+
+        Raises:
+            CorpusError: the index is damaged.
+        """
+        try:
+            rows = json.loads(index.read_text(encoding="utf-8"))["shards"]
+            with np.load(index.with_suffix(".npz")) as arrays:
+                seconds_M, labels_M = arrays["seconds"], arrays["labels"]
+            shards = [Shard(*row) for row in rows]
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise CorpusError(f"{index} is damaged ({error}): run  todm prepare  again") from None
+        return cls(shards, seconds_M, labels_M, speeds)
+
+    def labels_N(self, encode: Encode) -> np.ndarray:
+        """Labels of every item, as they were counted when the corpus was prepared."""
+        del encode
+        return np.tile(self._labels_M, len(self.speeds))
+
+    def order(
+        self,
+        lengths: Lengths,
+        config: LoaderConfig,
+        *,
+        num_updates: int | None,
+        rank: int,
+        world: int,
+    ) -> "ShardOrder":
+        """Blocks of shards in random order.
+
+        Raises:
+            CorpusError: fewer shards than processes.
+        """
+        if len(self.shards) < world:
+            raise CorpusError(
+                f"{len(self.shards)} shards cannot be split over {world} processes: "
+                "prepare with a smaller  asr.data.shard_size, or use fewer processes"
+            )
+        place = {"num_updates": num_updates, "rank": rank, "world": world}
+        return ShardOrder(self.starts, len(self.speeds), lengths, config=config, **place)
+
+    def read(self, order: Order, epoch: int, start: int) -> Iterator[list[Item]]:
+        """The batches of an epoch from number `start` on; a block is read while another is used."""
+        assert isinstance(order, ShardOrder)
+        waiting: deque[tuple[Block, Future[dict[int, Any]]]] = deque()
+        with ThreadPoolExecutor(1) as reader:
+            for block in order.blocks_from(epoch, start):
+                waiting.append((block, reader.submit(self._load, block.shards)))
+                if len(waiting) > 1:
+                    yield from self._items(*waiting.popleft())
+            while waiting:
+                yield from self._items(*waiting.popleft())
+
+    def some_cuts(self, num: int) -> Iterator[Any]:
+        """About so many cuts from those shards that are here, with their audio."""
+        here = [s for s in self.shards if Path(s.recording).is_file()]
+        chosen = here[:: -(-len(here) // 8) or 1]
+        for shard in chosen:
+            yield from islice(read_shard(shard), -(-num // len(chosen)))
+
+    def _load(self, numbers: list[int]) -> dict[int, Any]:
+        """The cuts of some shards by utterance; what is damaged is not among them."""
+        found: dict[int, Any] = {}
+        for number in numbers:
+            at = int(self.starts[number])
+            try:
+                for cut in islice(read_shard(self.shards[number]), self.shards[number].num):
+                    found[at] = cut
+                    at += 1
+            except CorpusError as error:
+                lost = int(self.starts[number + 1]) - at
+                _log.warning("left out %d utterances: %s", lost, error)
+        return found
+
+    def _items(self, block: Block, loaded: "Future[dict[int, Any]]") -> Iterator[list[Item]]:
+        cuts, num = loaded.result(), len(self._labels_M)
+        for batch in block.batches:
+            places = [divmod(item, num) for item in batch.tolist()]
+            yield [
+                Item(cuts[i], self._speed(k, i), cut_text(cuts[i])[0])
+                for k, i in places
+                if i in cuts
+            ]
+
+    def _speed(self, turn: int, utterance: int) -> float:
+        return self.speeds[(int(self._turn_M[utterance]) + turn) % len(self.speeds)]
+
+
+class ShardOrder:
+    """Blocks of shards in an order that is a function of (seed, epoch)."""
+
+    def __init__(
+        self,
+        starts: np.ndarray,
+        num_passes: int,
+        lengths: Lengths,
+        *,
+        config: LoaderConfig,
+        num_updates: int | None,
+        rank: int,
+        world: int,
+    ) -> None:
+        """Prepare.
+
+        Args:
+            starts: the first utterance of every shard, and the number of all.
+            num_passes: how often an epoch goes through all shards.
+            lengths: of the items.
+            config: see `MixedOrder`.
+            num_updates: see `MixedOrder`.
+            rank: this process, of `world`.
+            world: number of processes.
+        """
+        self._starts, self._num_passes, self._lengths = starts, num_passes, lengths
+        self._config, self._rank, self._world = config, rank, world
+        self._sorted = np.sort(lengths.padded_N[lengths.usable_N])
+        self._counts: dict[int, int] = {}
+        self._short_epochs = 0
+        per_epoch = self.num_batches(0)
+        self._short_epochs = short_epochs(config.short_first, num_updates, per_epoch)
+        self._counts.clear()
+
+    def num_batches(self, epoch: int) -> int:
+        """Batches of an epoch for every process: those of the one that has the fewest."""
+        if epoch not in self._counts:
+            ranks = [self._blocks(epoch, rank) for rank in range(self._world)]
+            self._counts = {epoch: min(sum(len(b.batches) for b in blocks) for blocks in ranks)}
+        return self._counts[epoch]
+
+    def batches(self, epoch: int) -> Iterator[np.ndarray]:
+        """This process's batches of an epoch."""
+        return (batch for block in self.blocks_from(epoch, 0) for batch in block.batches)
+
+    def blocks_from(self, epoch: int, start: int) -> Iterator[Block]:
+        """This process's blocks of an epoch, without the batches before number `start`."""
+        end, at = self.num_batches(epoch), 0
+        for block in self._blocks(epoch, self._rank):
+            wanted = block.batches[max(start - at, 0) : max(end - at, 0)]
+            at += len(block.batches)
+            if wanted:
+                yield Block(block.shards, wanted)
+
+    def _blocks(self, epoch: int, rank: int) -> Iterator[Block]:
+        config, per_pass = self._config, int(self._starts[-1])
+        for turn in range(self._num_passes):
+            rng = np.random.default_rng([config.seed, epoch, rank, turn])
+            mine = rng.permutation(np.arange(rank, len(self._starts) - 1, self._world))
+            for first in range(0, len(mine), config.shards):
+                shards = mine[first : first + config.shards].tolist()
+                pool = self._pool(epoch, turn * per_pass, shards)
+                batches = cut_pool(pool, self._lengths.padded_N, config, rng)
+                yield Block(shards, [batches[i] for i in rng.permutation(len(batches))])
+
+    def _pool(self, epoch: int, offset: int, shards: list[int]) -> np.ndarray:
+        """The usable items of some shards by length; at first only the shortest of the corpus."""
+        spans = [np.arange(self._starts[s], self._starts[s + 1]) for s in shards]
+        items, lens_N = np.concatenate(spans) + offset, self._lengths.padded_N
+        usable = items[self._lengths.usable_N[items]]
+        if (share := share_of_lengths(epoch, self._short_epochs)) < 1 and len(self._sorted):
+            usable = usable[lens_N[usable] <= self._sorted[int(share * (len(self._sorted) - 1))]]
+        return usable[np.argsort(lens_N[usable], kind="stable")]

@@ -1,0 +1,81 @@
+"""Work spread over processes, with a progress callback and a clean stop."""
+
+import multiprocessing
+import os
+import signal
+import threading
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from typing import TypeVar
+
+from todm.files import Progress
+
+Job = TypeVar("Job")
+Result = TypeVar("Result")
+"""Called with what is being done, how much of it is done, and how much there is."""
+
+
+def num_processes(asked: int | None) -> int:
+    """The number asked for, or that of the CPUs this process may use."""
+    if asked is not None:
+        return max(1, asked)
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def spread(
+    function: Callable[[Job], Result],
+    jobs: Iterable[Job],
+    *,
+    processes: int,
+    label: str = "",
+    progress: Progress | None = None,
+) -> Iterator[Result]:
+    """Results of `function` for every job, in the order in which they are ready.
+
+    With one process, or one job, nothing is started. Workers are spawned, not forked: the parent may
+    have threads. An interrupt stops the workers after their present job.
+    """
+    jobs = list(jobs)
+    if processes == 1 or len(jobs) < 2:
+        results = map(function, jobs)
+    else:
+        results = _spawned(function, jobs, min(processes, len(jobs)))
+    for done, result in enumerate(results, 1):
+        if progress is not None:
+            progress(label, done, len(jobs))
+        yield result
+
+
+def _spawned(
+    function: Callable[[Job], Result], jobs: list[Job], processes: int
+) -> Iterator[Result]:
+    pool = ProcessPoolExecutor(
+        processes, mp_context=multiprocessing.get_context("spawn"), initializer=_start_worker
+    )
+    waiting: set[Future[Result]] = set()
+    try:
+        for job in jobs:
+            # Few jobs in flight: an interrupt has little left to wait for, and memory stays bounded.
+            if len(waiting) >= 4 * processes:
+                done, waiting = wait(waiting, return_when=FIRST_COMPLETED)
+                yield from (future.result() for future in done)
+            waiting.add(pool.submit(function, job))
+        while waiting:
+            done, waiting = wait(waiting, return_when=FIRST_COMPLETED)
+            yield from (future.result() for future in done)
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)
+
+
+def _start_worker() -> None:
+    """Ctrl-C reaches the whole process group, and only the parent acts on it; a killed parent ends us."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    threading.Thread(target=_follow_parent, daemon=True).start()
+
+
+def _follow_parent() -> None:
+    # A worker waits for jobs on a pipe that it holds open itself, so it would wait for ever.
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(1)

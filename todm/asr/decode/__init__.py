@@ -1,0 +1,1 @@
+"""Decoding and its figures: searches, word error rate, latency, evaluation."""

@@ -1,0 +1,173 @@
+"""Training that begins from an earlier supernet or subnet, perhaps with another vocabulary or space.
+
+Blocks are cut by prefix as in extraction. Of layers with a row for each piece of the vocabulary
+(embedding, joiner output, CTC head), rows of pieces that both vocabularies have are taken, the
+others stay as a new model has them. Features are normalised as in the earlier training, so that the
+encoder begins as the same function.
+"""
+
+import dataclasses
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from todm.artifact import Artifact
+from todm.asr import tokens
+from todm.asr.config import AsrConfig
+from todm.asr.model.encoder import Block, EncoderConfig
+from todm.asr.model.transducer import Rnnt
+from todm.errors import ArtifactError, ConfigError
+from todm.supernet.elastic import extract_blocks
+from todm.supernet.space import SearchSpace, Subnet
+
+_BY_PIECE = (
+    "predictor.embedding.weight",
+    "output.weight",
+    "output.bias",
+    "ctc.weight",
+    "ctc.bias",
+)
+# What cannot be cut: settings of the recipe that decide the size of a tensor, or what it means.
+_FIXED_ENCODER = ("d_model", "head_channels", "state", "context", "lookahead")
+_FIXED_MODEL = ("joiner_dim", "context_size")
+_MOST_NAMED = 8
+
+
+@dataclasses.dataclass(frozen=True)
+class _Source:
+    """An earlier model: its weights, the sizes of its blocks, and what they were made with."""
+
+    path: Path
+    config: AsrConfig
+    encoder: EncoderConfig
+    symbols: list[str]
+    state: Mapping[str, Tensor]
+    blocks: Subnet | None
+
+    def kept(self, depth: int) -> tuple[int, ...]:
+        """Its blocks that a stack of `depth` begins with."""
+        if self.blocks is None and depth <= len(self.encoder.ffn):
+            return SearchSpace(self.config.space).kept_blocks(depth)
+        return tuple(range(len(self.encoder.ffn)))
+
+
+def init_from(model: Rnnt, found: Artifact, symbols: list[str]) -> list[str]:
+    """Put the weights of a supernet or subnet into a new supernet, in place.
+
+    Args:
+        model: the new supernet, on the CPU.
+        found: the earlier artifact; its weights are averaged ones already.
+        symbols: the new vocabulary, a piece for each id.
+
+    Returns:
+        What was taken and what is fresh, a line each.
+
+    Raises:
+        ConfigError: a size that cannot be cut is another, or the new model is larger.
+        ArtifactError: the artifact's weights are not those of its configuration.
+    """
+    source = _read(found)
+    _check_fixed(source, model)
+    subnet = _prefix(source, model)
+    axes = Block.axes(source.encoder)
+    state = extract_blocks(source.state, "encoder.blocks.", axes, subnet)
+    own, fresh = model.state_dict(), []
+    rows = {piece: i for i, piece in enumerate(source.symbols)}
+    shared = [(i, rows[piece]) for i, piece in enumerate(symbols) if piece in rows]
+    for name, value in own.items():
+        if name not in state:
+            fresh.append(name)
+            continue
+        taken = _by_piece(value, state[name], shared) if name in _BY_PIECE else state[name]
+        if taken.shape != value.shape:
+            raise ArtifactError(
+                f"{found.path}: {name} is {list(taken.shape)}, and {list(value.shape)} is needed: its "
+                "weights are not those of its configuration"
+            )
+        own[name] = taken
+    _check_fresh(found, fresh)
+    model.load_state_dict(own)
+    return _told(source, subnet, symbols, fresh=bool(fresh))
+
+
+def _read(found: Artifact) -> _Source:
+    config = AsrConfig.from_json(found.config.get("asr", {}), where=f"{found.path}: asr.")
+    symbols = tokens.load(found.path, rule=config.data.tokens.normalise).symbols
+    encoder = config.supernet(len(symbols)).encoder
+    blocks = None
+    if found.kind == "subnet":
+        blocks = Subnet.from_json(found.info["subnet"])
+        encoder = encoder.narrow(blocks)
+    return _Source(found.path, config, encoder, symbols, found.tensors(), blocks)
+
+
+def _check_fixed(source: _Source, model: Rnnt) -> None:
+    theirs, ours = source.config.model, model.config
+    pairs = [
+        *((f"model.{n}", getattr(theirs, n), getattr(ours, n)) for n in _FIXED_MODEL),
+        *(
+            (f"model.encoder.{n}", getattr(theirs.encoder, n), getattr(ours.encoder, n))
+            for n in _FIXED_ENCODER
+        ),
+    ]
+    for name, there, here in pairs:
+        if there != here:
+            raise ConfigError(
+                f"{source.path} has asr.{name}={there} and this config {here}: to begin from it set "
+                f"--set asr.{name}={there}, or leave --init out"
+            )
+
+
+def _prefix(source: _Source, model: Rnnt) -> Subnet:
+    """The part of the earlier encoder that the new one begins with."""
+    ours, theirs = model.config.encoder, source.encoder
+    kept = source.kept(len(ours.ffn))
+    if len(kept) != len(ours.ffn):
+        raise ConfigError(
+            f"{source.path} has {len(theirs.ffn)} blocks and this config {len(ours.ffn)}: "
+            + (
+                "a subnet's blocks are all needed; set asr.space.depths to end there"
+                if source.blocks
+                else "only fewer can be taken from it; lower asr.space.depths"
+            )
+        )
+    for name in ("ffn", "pairs"):
+        have = [getattr(theirs, name)[block] for block in kept]
+        short = [n for n, need in zip(have, getattr(ours, name), strict=True) if n < need]
+        if short:
+            raise ConfigError(
+                f"{source.path} has {name} {short[0]} and this config {max(getattr(ours, name))}: only "
+                f"a prefix can be taken from it; set asr.space.widths.{name} to end at {min(have)}"
+            )
+    return Subnet(blocks=kept, widths=(("ffn", ours.ffn), ("pairs", ours.pairs)))
+
+
+def _by_piece(fresh: Tensor, earlier: Tensor, shared: list[tuple[int, int]]) -> Tensor:
+    """Rows of `earlier` in the places of the same pieces, the others of `fresh`."""
+    taken = fresh.clone()
+    here, there = torch.tensor(shared).T
+    taken[here] = earlier[there].to(fresh.dtype)
+    return taken
+
+
+def _check_fresh(found: Artifact, fresh: list[str]) -> None:
+    """A subnet has no CTC head; whatever else is missing was never there to be taken."""
+    missing = [name for name in fresh if not name.startswith("ctc.")]
+    if missing:
+        raise ArtifactError(
+            f"{found.path} has no {missing[0]}: its weights are not those of its configuration"
+        )
+
+
+def _told(source: _Source, subnet: Subnet, symbols: list[str], *, fresh: bool) -> list[str]:
+    new = [piece for piece in symbols if piece not in set(source.symbols)]
+    named = " ".join(new[:_MOST_NAMED]) + (" ..." if len(new) > _MOST_NAMED else "")
+    return [
+        f"taken from {source.path}: encoder ({subnet} of its {len(source.encoder.ffn)} blocks), "
+        "feature normalisation, predictor, joiner",
+        f"vocabulary: {len(symbols) - len(new)} of {len(symbols)} pieces taken, "
+        + (f"{len(new)} fresh: {named}" if new else "none fresh"),
+        *(["fresh: CTC head (the artifact has none)"] if fresh else []),
+    ]

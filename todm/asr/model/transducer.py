@@ -1,0 +1,126 @@
+"""The transducer: encoder, stateless predictor, joiner. The supernet and every plain subnet are this class.
+
+Letters: B batch, T frames, U labels, K context of the predictor, D encoder width, J joiner width,
+V vocabulary. Ids: 0 blank, 1 start/end, 2 unknown; a context id of -1 stands for nothing.
+"""
+
+import dataclasses
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from todm.asr.model.encoder import Block, Encoder, EncoderConfig
+from todm.config import Config
+from todm.errors import ConfigError
+from todm.supernet.elastic import extract_blocks
+from todm.supernet.space import Subnet
+
+BLANK, SOS, UNK = 0, 1, 2
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class RnntConfig(Config):
+    """Sizes of the transducer.
+
+    Attributes:
+        vocab_size: V, read back from the tokenizer.
+        encoder: the encoder; plain models list their own blocks.
+        joiner_dim: J, also the predictor's width.
+        context_size: K, labels the predictor sees.
+        ctc: whether there is a CTC head (training only; an extracted model has none).
+    """
+
+    vocab_size: int = 128
+    encoder: EncoderConfig = dataclasses.field(default_factory=EncoderConfig)
+    joiner_dim: int = 128
+    context_size: int = 2
+    ctc: bool = True
+
+    def __post_init__(self) -> None:
+        for name, least in (("vocab_size", 4), ("joiner_dim", 1), ("context_size", 1)):
+            if getattr(self, name) < least:
+                raise ConfigError(f"model.{name} is {getattr(self, name)}: at least {least}")
+
+
+class Predictor(nn.Module):
+    """Embedding of the last K labels, mixed per channel and projected; no recurrent state.
+
+    Stateless predictor: Ghodsi et al. 2020.
+    """
+
+    def __init__(self, config: RnntConfig) -> None:
+        super().__init__()
+        self.context_size = config.context_size
+        self.embedding = nn.Embedding(config.vocab_size, config.joiner_dim)
+        self.taps = nn.Parameter(
+            torch.randn(config.context_size, config.joiner_dim) / config.context_size**0.5
+        )
+        self.project = nn.Linear(config.joiner_dim, config.joiner_dim)
+
+    def forward(self, labels_BUK: Tensor) -> Tensor:
+        """Contexts of K labels, oldest first -> [B, U, J]. Works for any leading axes."""
+        known = (labels_BUK >= 0).unsqueeze(-1).to(self.taps.dtype)
+        embedded = self.embedding(labels_BUK.clamp(min=0)) * known
+        return self.project(F.relu((embedded * self.taps).sum(-2)))
+
+    def sequence(self, targets_BU: Tensor) -> Tensor:
+        """Outputs before each of the labels and after the last: [B, U + 1, J].
+
+        The context begins as the device's does: -1 ... -1, then blank.
+        """
+        start = targets_BU.new_full((targets_BU.shape[0], self.context_size), -1)
+        start[:, -1] = BLANK
+        labels = torch.cat([start, targets_BU], 1)
+        return self(labels.unfold(1, self.context_size, 1))
+
+
+class Rnnt(nn.Module):
+    """The model; a subnet is an argument of `encode`, never a state."""
+
+    def __init__(self, config: RnntConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.encoder = Encoder(config.encoder)
+        self.predictor = Predictor(config)
+        self.project = nn.Linear(config.encoder.d_model, config.joiner_dim)
+        self.output = nn.Linear(config.joiner_dim, config.vocab_size)
+        self.ctc = nn.Linear(config.encoder.d_model, config.vocab_size) if config.ctc else None
+
+    @property
+    def context_size(self) -> int:
+        """K, labels the predictor sees."""
+        return self.config.context_size
+
+    def encode(
+        self, features_BTF: Tensor, lens_B: Tensor, *, subnet: Subnet | None = None, chunk: int = 16
+    ) -> tuple[Tensor, Tensor]:
+        """Encoder outputs [B, T', D] and their lengths; see `Encoder.forward`."""
+        return self.encoder(features_BTF, lens_B, subnet=subnet, chunk=chunk)
+
+    def project_encoder(self, enc_BTD: Tensor) -> Tensor:
+        """Encoder outputs in the joiner's space, [B, T, J]."""
+        return self.project(enc_BTD)
+
+    def predict(self, context_BK: Tensor) -> Tensor:
+        """Predictor output for contexts of K labels, [B, J]."""
+        return self.predictor(context_BK)
+
+    def predict_sequence(self, targets_BU: Tensor) -> Tensor:
+        """Predictor outputs along a label sequence, [B, U + 1, J]."""
+        return self.predictor.sequence(targets_BU)
+
+    def joint(self, enc_J: Tensor, pred_J: Tensor) -> Tensor:
+        """Logits over the vocabulary for matching leading axes."""
+        return self.output(torch.tanh(enc_J + pred_J))
+
+
+def extract(model: Rnnt, subnet: Subnet) -> Rnnt:
+    """A plain dense model whose outputs equal the supernet's with this subnet; the CTC head stays behind."""
+    config = model.config.replace(encoder=model.config.encoder.narrow(subnet), ctc=False)
+    plain = Rnnt(config)
+    state = extract_blocks(
+        model.state_dict(), "encoder.blocks.", Block.axes(model.config.encoder), subnet
+    )
+    plain.load_state_dict({k: v for k, v in state.items() if not k.startswith("ctc.")})
+    return plain.to(next(model.parameters()).device).train(model.training)

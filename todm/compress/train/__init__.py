@@ -1,0 +1,1 @@
+"""Passes that train: tuning with distillation, QAT, SR-STE."""

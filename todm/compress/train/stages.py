@@ -1,0 +1,184 @@
+"""The passes that train: sparse fine-tuning, masks that are learnt, quantisation-aware training.
+
+GPUSQ-ViT's two stages (arXiv 2305.10727): `sparse24` trains with masked weights, `int8` and `int4`
+with rounded ones. Both distil from the dense model, and the second weighs blocks by what the first
+has left (`distill.py`). The loop is in `tune.py`.
+"""
+
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from typing import NamedTuple
+
+from torch import nn
+
+from todm.compress import int4, int8
+from todm.compress.adapter import ModelAdapter
+from todm.compress.affine import why_not_a_layer
+from todm.compress.config import Int4Config, Int8Config, SparseConfig, TuneConfig
+from todm.compress.packed import PackedLinear
+from todm.compress.train import distill, qat
+from todm.compress.train.sr_ste import LAYERS, SrSte, SrSteConfig
+from todm.compress.train.tune import Masks, Options, tune
+from todm.compress.work import BlockWork, LayerResult
+
+
+class Trained(NamedTuple):
+    """What a training leaves beside the changed model: what became of layers, and its figures."""
+
+    done: dict[str, LayerResult]
+    curves: list[dict[str, float]]
+
+
+class Tuner:
+    """The trainings of one `compress`: the second weighs blocks by what the first has left."""
+
+    def __init__(self, adapter: ModelAdapter, teacher: nn.Module, options: Options) -> None:
+        """Args: teacher is a copy of the dense model."""
+        self.adapter, self.teacher, self.options = adapter, teacher.eval(), options
+        self.left: dict[str, float] = {}
+        self._blocks = [
+            f"{block_list}.{name}"
+            for block_list in adapter.block_lists
+            for name, _ in adapter.model.get_submodule(block_list).named_children()
+        ]
+
+    def run(
+        self, name: str, settings: SparseConfig | Int8Config | Int4Config, work: BlockWork
+    ) -> Trained:
+        """Train a pass on the whole model, and leave it masked, or packed.
+
+        Args:
+            name: of the pass.
+            settings: its own, with `tune`.
+            work: the whole model, its layers and calibration batches.
+
+        Raises:
+            ConfigError: an optimizer that is not there, or a checkpoint of another training.
+            TrainingError: too many updates in a row whose loss or gradient is not finite.
+        """
+        with self._in_memory():
+            if isinstance(settings, SparseConfig):
+                return self._sparse(name, settings, work)
+            return self._quantised(name, settings, work)
+
+    def _sparse(self, name: str, settings: SparseConfig, work: BlockWork) -> Trained:
+        """Masked training: with masks that are learnt, or with those of the one-shot pass."""
+        learnt = settings.method == "sr_ste"
+        done = {n: LayerResult(why_not=_why_not(work.get(n), settings)) for n in work.layers}
+        weights = {n: _weight(work.get(n)) for n, found in done.items() if not found.why_not}
+        sizes = {k: getattr(settings, k) for k in ("n", "m", "decay", "refresh", "freeze")}
+        chosen = weights if learnt else {}
+        sparse = SrSte(chosen, SrSteConfig(**sizes), num_updates=settings.tune.updates)
+        sparse.enter(0)
+        with sparse.masked():
+            blocks = dict.fromkeys(self._choose(work, settings.tune, self._residuals(work)), 1.0)
+        curves = self._train(name, settings.tune, work, blocks=blocks, sparse=sparse)
+        sparse.finish()
+        work.masks.update(sparse.masks)
+        self.left = self._residuals(work)
+        for layer in [n for n in done if n in work.masks]:
+            pairs = " in pairs" if settings.pairs else ""
+            what = f"{settings.n}:{settings.m}{pairs} {settings.method} trained"
+            figures = sparse.by_layer.get(layer, {})
+            density = float(work.masks[layer].float().mean())
+            done[layer] = LayerResult(what=what, figures={"density": density, **figures})
+        # Of layers that the one-shot pass left alone, its report knows the reason.
+        kept = done if learnt else {n: found for n, found in done.items() if found.what}
+        return Trained(kept, curves)
+
+    def _quantised(self, name: str, settings: Int8Config | Int4Config, work: BlockWork) -> Trained:
+        """Training with rounded weights, from the scales found after training, and packing."""
+        floats = {n: work.get(n) for n in work.layers}
+        if isinstance(settings, Int8Config):
+            done, zeros = int8.run(work, settings), False
+        else:
+            done, zeros = int4.run(work, settings), settings.learn_zeros
+        left = self.left or self._residuals(work)
+        fakes: dict[str, qat.FakeQuantLinear] = {}
+        for layer, packed in ((n, work.get(n)) for n in work.layers):
+            if isinstance(packed, PackedLinear):
+                before = floats[layer]
+                assert isinstance(before, nn.Linear)
+                mask_NK = work.masks.get(layer)
+                fakes[layer] = qat.start(before, packed, mask_NK, learn_zeros=zeros)
+                work.replace(layer, fakes[layer])
+        blocks = distill.weights(left, self._choose(work, settings.tune, left))
+        sparse = SrSte({}, SrSteConfig(), num_updates=settings.tune.updates)
+        curves = self._train(name, settings.tune, work, blocks=blocks, sparse=sparse)
+        for layer, fake in fakes.items():
+            work.replace(layer, fake.pack())
+            figures = {**done[layer].figures, "scale_change": qat.scale_change(fake)}
+            done[layer] = LayerResult(what=f"{done[layer].what} trained", figures=figures)
+        return Trained(done, curves)
+
+    def _train(
+        self,
+        name: str,
+        config: TuneConfig,
+        work: BlockWork,
+        *,
+        blocks: Mapping[str, float],
+        sparse: SrSte,
+    ) -> list[dict[str, float]]:
+        """Train the whole model; layers with a mask that is not learnt keep their zeros."""
+        fixed = {
+            n: (_weight(work.get(n)), mask)
+            for n, mask in work.masks.items()
+            if isinstance(work.get(n), LAYERS)
+        }
+        student = self.adapter.model
+        distiller = distill.Distiller(
+            self.adapter, student, teacher=self.teacher, config=config, blocks=blocks
+        )
+        masks = Masks(sparse, list(fixed.values()))
+        with _trainable(student):
+            return tune(distiller, config, masks, name=name, options=self.options)
+
+    def _residuals(self, work: BlockWork) -> dict[str, float]:
+        """Distances of all blocks from the teacher's, on calibration data."""
+        self.adapter.model.eval()
+        return distill.residuals(
+            self.adapter,
+            self.adapter.model,
+            self.teacher,
+            batches=[call.args[0] for call in work.calls],
+            names=self._blocks,
+        )
+
+    def _choose(self, work: BlockWork, config: TuneConfig, found: dict[str, float]) -> list[str]:
+        return distill.choose(found, config.feature_blocks) if work.calls else []
+
+    @contextmanager
+    def _in_memory(self) -> Iterator[None]:
+        with ExitStack() as stack:
+            for prefix in ("", *self._blocks):
+                stack.enter_context(self.adapter.resident(prefix))
+            yield
+
+
+@contextmanager
+def _trainable(model: nn.Module) -> Iterator[None]:
+    """Inside, all parameters want a gradient; then what they wanted before."""
+    before = {name: p.requires_grad for name, p in model.named_parameters()}
+    model.requires_grad_(requires_grad=True)
+    try:
+        yield
+    finally:
+        for name, p in model.named_parameters():
+            p.requires_grad_(before[name])
+
+
+def _why_not(module: nn.Module, settings: SparseConfig) -> str:
+    """Why a layer cannot be pruned; empty if it can."""
+    if why_not := why_not_a_layer(module):
+        return why_not
+    inputs = _weight(module).shape[1]
+    if inputs > settings.n:
+        return ""
+    return f"an output reads {inputs} inputs, of which {settings.n}:{settings.m} prunes none"
+
+
+def _weight(module: nn.Module) -> nn.Parameter:
+    weight = module.weight
+    assert isinstance(weight, nn.Parameter)
+    return weight

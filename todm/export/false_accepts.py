@@ -1,0 +1,86 @@
+"""False accepts in the card of a bundle that is there already: README.md and manifest, all or nothing."""
+
+import re
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from todm import artifact
+from todm.device.bundle import KIND, open_bundle
+
+_HEAD = "## False accepts"
+_SECTION = """\
+{head}
+How often an hour it writes a word where nothing was said to it: sound of each kind without a pause,
+decoded greedily, with the 95 % interval. {sure}.
+
+{table}
+
+"""
+
+
+def write_rejects(path: Path, results: Mapping[str, Mapping[str, Any]], *, sure: float) -> None:
+    """Put false accepts into the card and the manifest of a bundle; a second time replaces them.
+
+    Args:
+        path: the bundle.
+        results: by form, by kind of sound, the figures of `todm.device.false_accepts.Rejects` as a table.
+        sure: the confidence from which a segment counts as sure.
+
+    Raises:
+        BundleError: the bundle is damaged.
+    """
+    open_bundle(path)
+    found = artifact.load(path, kind=KIND)
+
+    def write(folder: Path) -> None:
+        for name in found.files:
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(path / name, folder / name)
+        readme = folder / "README.md"
+        old = readme.read_text(encoding="utf-8") if readme.is_file() else ""
+        readme.write_text(with_section(old, section(results, sure=sure)), encoding="utf-8")
+
+    artifact.save(
+        path,
+        kind=KIND,
+        config=found.config,
+        parent=found.parent,
+        metrics={
+            **found.metrics,
+            "rejects": {form: dict(kinds) for form, kinds in results.items()},
+        },
+        info=found.info,
+        write=write,
+    )
+
+
+def section(results: Mapping[str, Mapping[str, Any]], *, sure: float) -> str:
+    """What the card says of them."""
+    words = f"Sure are segments of which every word has a confidence of at least {sure:g}"
+    return _SECTION.format(head=_HEAD, sure=words, table=table(results))
+
+
+def table(results: Mapping[str, Mapping[str, Any]]) -> str:
+    """The figures in Markdown, a row for each kind of sound in each form."""
+    rows = [
+        ["", "kind", "minutes", "an hour", "95 % interval", "sure, an hour", "heard most often"]
+    ]
+    rows.append(["---"] * len(rows[0]))
+    for form, kinds in results.items():
+        for kind, row in kinds.items():
+            common = ", ".join(f"{text} ({count})" for text, count in row["common"])
+            interval = f"{row['low']:.1f} to {row['high']:.1f}"
+            sure = f"{60 * row['sure'] / row['minutes']:.1f}"
+            rate = f"{row['per_hour']:.1f}"
+            rows.append([form, kind, f"{row['minutes']:.1f}", rate, interval, sure, common])
+    return "\n".join(f"| {' | '.join(cells)} |" for cells in rows)
+
+
+def with_section(card: str, text: str) -> str:
+    """A card with the section in it, before how to run the bundle, in the place of an older one."""
+    card = re.sub(rf"^{_HEAD}\n.*?(?=^## |\Z)", "", card, flags=re.MULTILINE | re.DOTALL)
+    place = re.search(r"^## ", card, re.MULTILINE)
+    at = place.start() if place else len(card)
+    return card[:at] + text + card[at:]

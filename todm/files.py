@@ -1,0 +1,110 @@
+"""Files and the small things every stage shares: whole writes, appended records, locks, progress.
+
+Imports no torch and no package at module level: it is part of what a device runs.
+"""
+
+import contextlib
+import errno
+import logging
+import os
+import socket
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from todm.errors import CorpusError
+
+_log = logging.getLogger(__name__)
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
+Progress = Callable[[str, int, int], None]
+"""Called with (what is being worked on, how many are done, how many there are)."""
+
+
+def no_progress(what: str, done: int, total: int) -> None:
+    """A `Progress` that shows nothing."""
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a single file atomically: on a full disk the old one stays, and nothing is left behind."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        temporary.write_text(text, encoding="utf-8")
+        sync_file(temporary)
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def append(path: Path, data: bytes) -> None:
+    """Add a record to a file, or nothing: half a record would spoil those that come after it.
+
+    Raises:
+        OSError: the record cannot be written; the file is as it was.
+    """
+    with path.open("ab", buffering=0) as handle:
+        size = handle.tell()
+        try:
+            while data:  # a full disk takes a part first, and then raises
+                data = data[handle.write(data) :]
+        except OSError:
+            os.truncate(path, size)
+            raise
+
+
+def is_full(error: OSError) -> bool:
+    """Whether a write failed because the disk, the quota or the largest size of a file is used up."""
+    return error.errno in _FULL
+
+
+def sync_file(path: Path) -> None:
+    """Return once the content of a file is on the disk."""
+    with path.open("rb") as handle:
+        os.fsync(handle.fileno())
+
+
+def sync_directory(path: Path) -> None:
+    """Return once the names in a directory are on the disk."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+@contextlib.contextmanager
+def only_one(path: Path, what: str) -> Iterator[None]:
+    """Hold the lock of a place; waits while another process has it.
+
+    The lock is the kernel's, on the hidden file beside `path`, so it ends with its owner, however that
+    dies. A second hidden file holds the owner's name, for the message to those who wait.
+
+    Args:
+        path: the place; its parent is made if need be.
+        what: what is done there, for the message to those who wait.
+
+    Raises:
+        CorpusError: the file system knows no locks.
+    """
+    from filelock import FileLock, Timeout
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    owner = path.with_name(f".{path.name}.owner")
+    lock = FileLock(path.with_name(f".{path.name}.lock"))
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        name = owner.read_text().strip() if owner.is_file() else ""
+        _log.warning("%s is being done by %s: waiting", what, name or "another process")
+        lock.acquire()
+    except (NotImplementedError, OSError) as error:
+        if isinstance(error, OSError) and error.errno not in (errno.ENOLCK, errno.ENOTSUP):
+            raise
+        raise CorpusError(
+            f"{path.parent} is on a file system without locks ({error}): "
+            "choose another disk, or mount it with them"
+        ) from None
+    try:
+        owner.write_text(f"process {os.getpid()} on {socket.gethostname()}\n")
+        yield
+    finally:
+        lock.release()
