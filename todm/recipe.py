@@ -8,9 +8,10 @@ egs/librispeech/ASR), the best open one at these sizes.
 import dataclasses
 
 from todm.asr.config import AsrConfig
-from todm.asr.corpora.config import DataConfig, RoomConfig
+from todm.asr.corpora.config import DataConfig
 from todm.asr.data.augment import AugmentConfig
 from todm.asr.data.batch import LoaderConfig
+from todm.asr.data.rooms import RoomConfig
 from todm.asr.model.encoder import EncoderConfig
 from todm.asr.model.transducer import RnntConfig
 from todm.asr.objective import ObjectiveConfig

@@ -120,7 +120,7 @@ def test_a_run_calls_every_layer_and_leaves_the_mode(adapter):
         n for n, m in model.named_modules() if isinstance(m, (nn.Linear, nn.Embedding))
     }
     with torch.no_grad():
-        want, _ = model.eval().encode(batch.batch.features_BTF, batch.batch.feature_lens_B, chunk=8)
+        want, _ = model.eval().encode(batch.features_BTF, batch.feature_lens_B, chunk=8)
     assert torch.equal(got, want)
 
 
@@ -218,16 +218,16 @@ def test_training_batches_follow_the_seed(adapter):
 def test_calibration_hears_what_evaluation_hears(adapter):
     """Whole utterances of the training split, the same each time, with a chunk of silence and more behind."""
     batches = adapter.calibration(10, None)
-    assert [len(b.batch) for b in batches] == [8, 2]
+    assert [len(b) for b in batches] == [8, 2]
     assert all(b.chunk == CONFIG.chunk for b in batches)
-    lens = torch.cat([b.batch.feature_lens_B for b in batches])
+    lens = torch.cat([b.feature_lens_B for b in batches])
     assert lens.tolist() == sorted(lens.tolist())
     store = adapter.speech.store("train")
     tail = 80
     assert {n - tail for n in lens.tolist()} <= set(store.lens_N.tolist())
     again = adapter.calibration(10, None)
     for a, b in zip(batches, again, strict=True):
-        assert torch.equal(a.batch.features_BTF, b.batch.features_BTF)
+        assert torch.equal(a.features_BTF, b.features_BTF)
 
 
 @pytest.mark.parametrize("way", ["folder", "list", "one"])
@@ -241,7 +241,7 @@ def test_calibration_on_the_users_audio(adapter, recordings, tmp_path, way):
     if way == "one":
         place, num = folder / "deep" / "0.wav", 3
     (batch,) = adapter.calibration(num, place)
-    lens = (batch.batch.feature_lens_B - 80).tolist()
+    lens = (batch.feature_lens_B - 80).tolist()
     assert lens == [100, 150, 2000, 2000][: num + 1] if num == 4 else [100, 2000, 2000]
     assert adapter.run(adapter.model, batch).isfinite().all()
     with pytest.raises(

@@ -46,8 +46,8 @@ def _same(a, b):
         a.chunk == b.chunk
         and a.num_labels == b.num_labels
         and a.ids == b.ids
-        and torch.equal(a.batch.features_BTF, b.batch.features_BTF)
-        and torch.equal(a.batch.targets_BU, b.batch.targets_BU)
+        and torch.equal(a.features_BTF, b.features_BTF)
+        and torch.equal(a.targets_BU, b.targets_BU)
     )
 
 
@@ -77,7 +77,7 @@ def test_processes_share_chunks_and_no_utterances(backend):
 def test_every_chunk_size_is_drawn(backend):
     steps = [b for b, _ in _take(_batches(backend), 40)]
     assert {b.chunk for b in steps} == {8, 16, 0}
-    assert all(b.num_labels == int(b.batch.target_lens_B.sum()) for b in steps)
+    assert all(b.num_labels == int(b.target_lens_B.sum()) for b in steps)
 
 
 def test_the_supernet_normalises_with_the_corpus(backend):
@@ -266,9 +266,9 @@ def test_batches_say_what_they_amount_to(backend):
     assert heard == pytest.approx(batches.hours * 3600, rel=0.05)
     worst = batches.worst_batch()
     assert worst.chunk == 0
-    assert worst.num_labels == int(worst.batch.target_lens_B.sum())
-    most = max(b.batch.features_BTF[..., 0].numel() for b in epoch)
-    assert worst.batch.features_BTF[..., 0].numel() >= most
+    assert worst.num_labels == int(worst.target_lens_B.sum())
+    most = max(b.features_BTF[..., 0].numel() for b in epoch)
+    assert worst.features_BTF[..., 0].numel() >= most
 
 
 def test_features_that_are_there_need_no_disk(backend, tiny_corpus, tmp_path):

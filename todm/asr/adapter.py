@@ -16,8 +16,7 @@ from torch import Tensor, nn
 from todm import artifact
 from todm.artifact import Artifact
 from todm.asr.backend import AsrBackend
-from todm.asr.corpora.audio import SUFFIXES
-from todm.asr.data.audio import cut_features
+from todm.asr.data.audio import SUFFIXES, cut_features
 from todm.asr.data.batch import Batch, add_tail
 from todm.asr.data.features import FRAME_SHIFT, MIN_SAMPLES, SAMPLE_RATE, fbank, pad
 from todm.asr.data.streams import spread_cuts
@@ -25,7 +24,7 @@ from todm.asr.decode.evaluate import tail_seconds
 from todm.asr.decode.search import greedy_search
 from todm.asr.loading import backend_of, load_model
 from todm.asr.model.transducer import Rnnt
-from todm.asr.objective import ObjectiveConfig, TrainingBatch
+from todm.asr.objective import ObjectiveConfig
 from todm.backend import Graph
 from todm.compress.adapter import Fold
 from todm.device.audio import read_audio
@@ -89,7 +88,7 @@ class AsrAdapter:
         """Nothing to do: a recogniser is small."""
         return nullcontext()
 
-    def calibration(self, num: int, file: Path | None) -> list[TrainingBatch]:
+    def calibration(self, num: int, file: Path | None) -> list[Batch]:
         """Utterances as evaluation hears them, with silence behind, in batches of like length.
 
         Args:
@@ -111,21 +110,21 @@ class AsrAdapter:
         return [self._batch(found[i : i + _BATCH]) for i in range(0, num, _BATCH)]
 
     @torch.no_grad()
-    def run(self, model: nn.Module, batch: TrainingBatch) -> Tensor:
+    def run(self, model: nn.Module, batch: Batch) -> Tensor:
         """Recognise a batch; encoder outputs [B, T', D]. Every layer is called as on a device."""
         assert isinstance(model, Rnnt)
         training, heard = model.training, batch.to(_device(model))
         model.eval()
         try:
             enc_BTD, lens_B = model.encode(
-                heard.batch.features_BTF, heard.batch.feature_lens_B, chunk=heard.chunk
+                heard.features_BTF, heard.feature_lens_B, chunk=heard.chunk
             )
             greedy_search(model, enc_BTD, lens_B)
         finally:
             model.train(training)
         return enc_BTD
 
-    def batches(self, seed: int) -> Iterator[TrainingBatch]:
+    def batches(self, seed: int) -> Iterator[Batch]:
         """The recipe's training batches, augmented, of all lengths from the start."""
         config = self.speech.config
         loader = config.loader.replace(seed=seed, short_first=0.0)
@@ -137,7 +136,7 @@ class AsrAdapter:
 
     def losses(
         self,
-        batch: TrainingBatch,
+        batch: Batch,
         student: nn.Module,
         teacher: nn.Module | None,
         *,
@@ -198,14 +197,23 @@ class AsrAdapter:
             )
         return self.speech.corpus / "cuts_train.jsonl.gz"
 
-    def _batch(self, features: Sequence[Tensor]) -> TrainingBatch:
+    def _batch(self, features: Sequence[Tensor]) -> Batch:
         """Some utterances without transcripts."""
         num, chunk = len(features), self.speech.config.eval_chunk
         lens = torch.tensor([len(f) for f in features])
         none = torch.zeros(num, dtype=torch.int64)
-        plain = Batch(pad(features), lens, none[:, None][:, :0], none, [""] * num, [""] * num)
+        plain = Batch(
+            features_BTF=pad(features),
+            feature_lens_B=lens,
+            targets_BU=none[:, None][:, :0],
+            target_lens_B=none,
+            ids=[""] * num,
+            texts=[""] * num,
+            chunk=chunk,
+            num_labels=1.0,
+        )
         tail = math.ceil(tail_seconds(self.speech, chunk) / FRAME_SHIFT)
-        return TrainingBatch(add_tail(plain, tail), chunk, num_labels=1.0)
+        return add_tail(plain, tail)
 
 
 def _of_corpus(cuts: Path, num: int) -> Iterator[Tensor]:
@@ -244,13 +252,10 @@ def _audio_files(place: Path) -> list[Path]:
     return [place.parent / line.strip() for line in lines if line.strip()]
 
 
-def _joiner(
-    model: Rnnt, step: TrainingBatch
-) -> tuple[tuple[Tensor, Tensor, Tensor, Tensor], Tensor]:
+def _joiner(model: Rnnt, step: Batch) -> tuple[tuple[Tensor, Tensor, Tensor, Tensor], Tensor]:
     """What the loss takes of a network, and the lengths of the utterances."""
-    batch = step.batch
-    enc_BTD, lens_B = model.encode(batch.features_BTF, batch.feature_lens_B, chunk=step.chunk)
-    pred_BUJ = model.predict_sequence(batch.targets_BU)
+    enc_BTD, lens_B = model.encode(step.features_BTF, step.feature_lens_B, chunk=step.chunk)
+    pred_BUJ = model.predict_sequence(step.targets_BU)
     return (
         model.project_encoder(enc_BTD),
         pred_BUJ,
@@ -262,7 +267,7 @@ def _joiner(
 def _lattice(
     inputs: tuple[Tensor, Tensor, Tensor, Tensor],
     lens_B: Tensor,
-    step: TrainingBatch,
+    step: Batch,
     config: ObjectiveConfig,
     *,
     teacher: Teacher | None,
@@ -271,9 +276,9 @@ def _lattice(
     divergence = config.on_lattice or Divergence()
     return rnnt_loss(
         *inputs,
-        step.batch.targets_BU,
+        step.targets_BU,
         lens_B,
-        step.batch.target_lens_B,
+        step.target_lens_B,
         topology=config.topology,
         teacher=teacher,
         divergence=None if teacher is None else divergence,

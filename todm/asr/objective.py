@@ -21,30 +21,6 @@ from todm.kernels.rnnt_loss import IMPLS, Divergence, RnntLoss, Teacher, rnnt_lo
 from todm.supernet.space import Subnet
 
 
-@dataclasses.dataclass(frozen=True)
-class TrainingBatch:
-    """A batch, and what all passes of a step and all processes share.
-
-    Attributes:
-        batch: features after augmentation, and labels.
-        chunk: C of this step, 0 for whole utterances.
-        num_labels: labels of the batch, averaged over processes: the unit of the loss.
-    """
-
-    batch: Batch
-    chunk: int
-    num_labels: float
-
-    @property
-    def ids(self) -> list[str]:
-        """Names of the utterances."""
-        return self.batch.ids
-
-    def to(self, device: torch.device) -> "TrainingBatch":
-        """The same on a device."""
-        return dataclasses.replace(self, batch=self.batch.to(device))
-
-
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ObjectiveConfig(Config):
     """Weights of the loss terms; ramps are fractions of the planned updates.
@@ -146,7 +122,7 @@ class RnntObjective(nn.Module):
 
     def forward(
         self,
-        step: TrainingBatch,
+        batch: Batch,
         *,
         subnet: Subnet | None,
         teacher: Teacher | None,
@@ -159,7 +135,7 @@ class RnntObjective(nn.Module):
         do the same). Dropout is drawn anew in each pass; features, masks and chunk are the step's.
 
         Args:
-            step: features, labels and the chunk size of this step.
+            batch: features, labels and the chunk size of this step.
             subnet: active subnet.
             teacher: left by the largest net in the same step; None for the largest itself.
             progress: fraction of the planned updates done.
@@ -168,12 +144,12 @@ class RnntObjective(nn.Module):
             `loss` with its gradient, detached parts (`rnnt`, `ctc`, `divergence`, `flat_start`), all
             per label.
         """
-        model, batch = self.model, step.batch
+        model = self.model
         enc, lens = model.encode(
-            batch.features_BTF, batch.feature_lens_B, subnet=subnet, chunk=step.chunk
+            batch.features_BTF, batch.feature_lens_B, subnet=subnet, chunk=batch.chunk
         )
         if model.ctc is not None and progress < self.config.align_until:
-            loss = self._flat_start(enc, batch) / step.num_labels
+            loss = self._flat_start(enc, batch) / batch.num_labels
             return {"loss": loss, "flat_start": loss.detach()}, None
         weights = self._weights(progress, student=teacher is not None)
         taught = teacher if weights["divergence"] else None
@@ -191,7 +167,7 @@ class RnntObjective(nn.Module):
             sums["divergence"] = result.divergence_B.sum()
         if model.ctc is not None:
             sums["ctc"] = self._ctc(enc, lens, batch)
-        parts = {name: value / step.num_labels for name, value in sums.items()}
+        parts = {name: value / batch.num_labels for name, value in sums.items()}
         loss = torch.stack([weights[name] * value for name, value in parts.items()]).sum()
         told = Teacher._make(x.detach() for x in (*joiner, result.occupancy))
         return {"loss": loss, **{k: v.detach() for k, v in parts.items()}}, told

@@ -1,6 +1,7 @@
 import pytest
 
-from todm.asr.corpora.config import DataConfig, RoomConfig, SpeechConfig
+from todm.asr.corpora.config import DataConfig, SpeechConfig
+from todm.asr.data.rooms import RoomConfig
 from todm.errors import ConfigError
 
 

@@ -8,10 +8,11 @@ from todm import artifact
 from todm.asr import tokens
 from todm.asr.corpora import prepare as stage
 from todm.asr.corpora import synthesis
-from todm.asr.corpora.config import DataConfig, RoomConfig, SpeechConfig
+from todm.asr.corpora.config import DataConfig, SpeechConfig
 from todm.asr.corpora.prepare import audio_folder, is_prepared, prepare
 from todm.asr.data.audio import cut_samples
 from todm.asr.data.order import LEFT_OUT
+from todm.asr.data.rooms import RoomConfig
 from todm.asr.data.shar import Shards
 from todm.asr.decode.latency import manifest_ends
 from todm.asr.tokens import TokensConfig

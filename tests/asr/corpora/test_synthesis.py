@@ -5,7 +5,8 @@ import pytest
 import soundfile
 
 from todm.asr.corpora import synthesis
-from todm.asr.corpora.config import DataConfig, RoomConfig, SpeechConfig
+from todm.asr.corpora.config import DataConfig, SpeechConfig
+from todm.asr.data.rooms import RoomConfig
 from todm.errors import CorpusError
 
 SENTENCES = {

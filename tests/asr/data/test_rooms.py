@@ -1,8 +1,8 @@
 import numpy as np
 import pytest
 
-from todm.asr.corpora.config import RoomConfig
 from todm.asr.data import rooms
+from todm.asr.data.rooms import RoomConfig
 
 
 @pytest.fixture

@@ -9,9 +9,6 @@ from todm.asr.corpora.config import DataConfig
 from todm.asr.corpora.utterances import Candidate, Rejected, Utterance
 from todm.asr.data.workers import Progress, num_processes, spread
 
-SUFFIXES = frozenset(
-    (".flac", ".wav", ".opus", ".ogg", ".mp3", ".aiff", ".aif", ".au", ".sph", ".w64", ".caf")
-)
 _DECODE_BELOW_HOURS = 40.0
 _PER_JOB = 64
 # A manifest may round, and so may a decoder.

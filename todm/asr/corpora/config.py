@@ -3,6 +3,7 @@
 import dataclasses
 from typing import Literal
 
+from todm.asr.data.rooms import RoomConfig
 from todm.asr.tokens import TokensConfig
 from todm.config import Config
 from todm.errors import ConfigError
@@ -44,28 +45,6 @@ class SpeechConfig(Config):
     def __post_init__(self) -> None:
         _check_ranges(self, "rate", "pitch", "pitch_range", "silence", "level_db")
         _check_at_least(self, 1, "train_voices", "dev_voices", "test_voices")
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class RoomConfig(Config):
-    """What is done to the spoken audio: shares of utterances, and ranges drawn for each.
-
-    `clean` is the share left as it is; of the others a share `room` is reverberated and a share
-    `noise` gets noise. `rt60` is in seconds, `direct_db` is direct sound against reverberation.
-    """
-
-    clean: float = 0.3
-    room: float = 0.6
-    noise: float = 0.75
-    snr_db: tuple[float, float] = (8.0, 30.0)
-    rt60: tuple[float, float] = (0.12, 0.5)
-    direct_db: tuple[float, float] = (0.0, 15.0)
-
-    def __post_init__(self) -> None:
-        _check_ranges(self, "snr_db", "rt60", "direct_db")
-        for name in ("clean", "room", "noise"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise ConfigError(f"{name} is {getattr(self, name)}: a share from 0 to 1 is needed")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -122,7 +101,7 @@ class DataConfig(Config):
     shar: str | None = None
     shard_size: int = 500
     speech: SpeechConfig = SpeechConfig()
-    room: RoomConfig = RoomConfig()
+    room: RoomConfig = dataclasses.field(default_factory=RoomConfig)
     tokens: TokensConfig = dataclasses.field(default_factory=TokensConfig)
 
     def __post_init__(self) -> None:

@@ -7,7 +7,6 @@ cannot be used is listed with a reason, never fatal and never dropped in silence
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-from todm.asr.corpora.audio import SUFFIXES
 from todm.asr.corpora.config import Split
 from todm.asr.corpora.utterances import (
     Candidate,
@@ -16,6 +15,7 @@ from todm.asr.corpora.utterances import (
     not_utf8,
     text_lines,
 )
+from todm.asr.data.audio import SUFFIXES
 from todm.errors import CorpusError
 
 _TRANSCRIPTS = ".trans.txt"

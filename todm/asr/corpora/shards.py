@@ -20,10 +20,10 @@ from typing import NamedTuple
 import numpy as np
 
 from todm.asr.corpora import jsonl, manifests
-from todm.asr.corpora.audio import SUFFIXES, Limits
+from todm.asr.corpora.audio import Limits
 from todm.asr.corpora.config import DataConfig, Split
 from todm.asr.corpora.utterances import Candidate, Rejected, Utterance, assign_splits
-from todm.asr.data.audio import cut_samples
+from todm.asr.data.audio import SUFFIXES, cut_samples
 from todm.asr.data.shar import Shard, read_shard
 from todm.asr.data.workers import Progress, num_processes, spread
 from todm.errors import CorpusError

@@ -17,6 +17,9 @@ from torch import Tensor
 from todm.asr.data.features import FRAME_SAMPLES, SAMPLE_RATE, fbank
 from todm.errors import CorpusError
 
+SUFFIXES = frozenset(
+    (".flac", ".wav", ".opus", ".ogg", ".mp3", ".aiff", ".aif", ".au", ".sph", ".w64", ".caf")
+)
 _TOLERANCE = 0.1
 """Seconds that a recording may differ from its manifest by."""
 

@@ -219,7 +219,11 @@ def without_speech(batch: Batch, rows: list[int]) -> Batch:
     targets_BU, target_lens_B = pad_targets(targets)
     texts = ["" if i in rows else text for i, text in enumerate(batch.texts)]
     return dataclasses.replace(
-        batch, targets_BU=targets_BU, target_lens_B=target_lens_B, texts=texts
+        batch,
+        targets_BU=targets_BU,
+        target_lens_B=target_lens_B,
+        texts=texts,
+        num_labels=math.nan,
     )
 
 

@@ -38,8 +38,9 @@ class Batch:
         target_lens_B: int64 lengths in tokens.
         ids: names of the utterances; joined ones by a "+".
         texts: transcripts.
-        seconds: audio as it was before augmentation put silence around it; that of
-            `feature_lens_B` if not given.
+        seconds: audio before augmentation put silence around it; by default, all of it.
+        chunk: C of this step, 0 for whole utterances; only training sets it.
+        num_labels: the unit of the loss: labels, averaged over processes in training.
     """
 
     features_BTF: Tensor
@@ -49,10 +50,14 @@ class Batch:
     ids: list[str]
     texts: list[str]
     seconds: float = math.nan
+    chunk: int = 0
+    num_labels: float = math.nan
 
     def __post_init__(self) -> None:
         if math.isnan(self.seconds):
             self.seconds = float(self.feature_lens_B.sum()) * FRAME_SHIFT
+        if math.isnan(self.num_labels):
+            self.num_labels = float(self.target_lens_B.sum())
 
     def __len__(self) -> int:
         return len(self.ids)

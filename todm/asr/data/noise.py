@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from todm.asr.corpora.audio import SUFFIXES
+from todm.asr.data.audio import SUFFIXES
 from todm.asr.data.store import FeatureStore
 from todm.errors import CorpusError
 from todm.files import only_one

@@ -1,13 +1,40 @@
 """Noise and simulated rooms. Signals are float32 in [-1, 1] at 16 kHz."""
 
+import dataclasses
 from collections.abc import Callable
 
 import numpy as np
 
-from todm.asr.corpora.config import RoomConfig
+from todm.config import Config
+from todm.errors import ConfigError
 
 SAMPLE_RATE = 16_000
 KINDS = ("white", "pink", "brown", "hum", "babble")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class RoomConfig(Config):
+    """What is done to the spoken audio: shares of utterances, and ranges drawn for each.
+
+    `clean` is the share left as it is; of the others a share `room` is reverberated and a share
+    `noise` gets noise. `rt60` is in seconds, `direct_db` is direct sound against reverberation.
+    """
+
+    clean: float = 0.3
+    room: float = 0.6
+    noise: float = 0.75
+    snr_db: tuple[float, float] = (8.0, 30.0)
+    rt60: tuple[float, float] = (0.12, 0.5)
+    direct_db: tuple[float, float] = (0.0, 15.0)
+
+    def __post_init__(self) -> None:
+        for name in ("snr_db", "rt60", "direct_db"):
+            low, high = getattr(self, name)
+            if low > high:
+                raise ConfigError(f"{name} is [{low}, {high}]: the lower value comes first")
+        for name in ("clean", "room", "noise"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ConfigError(f"{name} is {getattr(self, name)}: a share from 0 to 1 is needed")
 
 
 def impulse_response(rng: np.random.Generator, rt60: float, direct_db: float) -> np.ndarray:

@@ -1,5 +1,6 @@
 """Training batches as the loop takes them: with the chunk of the step, and what they amount to."""
 
+import dataclasses
 import random
 from collections.abc import Iterator
 from typing import Any
@@ -7,9 +8,8 @@ from typing import Any
 import torch
 from torch import distributed
 
-from todm.asr.data.batch import LoaderConfig
+from todm.asr.data.batch import Batch, LoaderConfig
 from todm.asr.data.map_batches import BatchStream
-from todm.asr.objective import TrainingBatch
 
 
 class TrainingBatches:
@@ -18,12 +18,16 @@ class TrainingBatches:
     def __init__(self, stream: BatchStream, chunks: tuple[int, ...], loader: LoaderConfig) -> None:
         self._stream, self._chunks, self._loader = stream, chunks, loader
 
-    def __iter__(self) -> Iterator[TrainingBatch]:
+    def __iter__(self) -> Iterator[Batch]:
         for batch in self._stream:
             state = self._stream.state()
             draw = random.Random(f"{self._loader.seed}/{state['epoch']}/{state['index']}")
             labels = float(batch.target_lens_B.sum())
-            yield TrainingBatch(batch, draw.choice(self._chunks), _mean_over_processes(labels))
+            yield dataclasses.replace(
+                batch,
+                chunk=draw.choice(self._chunks),
+                num_labels=_mean_over_processes(labels),
+            )
 
     def state_dict(self) -> dict[str, Any]:
         """Epoch and index."""
@@ -50,15 +54,15 @@ class TrainingBatches:
         name = "batch_size" if loader.max_frames is None else "max_frames"
         return f"asr.loader.{name}={getattr(loader, name)}"
 
-    def seconds(self, batch: TrainingBatch) -> float:
+    def seconds(self, batch: Batch) -> float:
         """Audio in a batch."""
-        return batch.batch.seconds
+        return batch.seconds
 
-    def worst_batch(self) -> TrainingBatch:
+    def worst_batch(self) -> Batch:
         """The largest padded batch, with the chunk that needs the most: the whole utterance if drawn."""
         batch = self._stream.worst_batch()
         chunk = 0 if 0 in self._chunks else max(self._chunks)
-        return TrainingBatch(batch, chunk, float(batch.target_lens_B.sum()))
+        return dataclasses.replace(batch, chunk=chunk)
 
 
 def _mean_over_processes(value: float) -> float:
