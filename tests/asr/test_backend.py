@@ -190,7 +190,7 @@ def test_more_labels_than_frames_are_for_the_standard_lattice_alone(
     )
     backend = AsrBackend(config, tmp_path / "corpus", corpus=tmp_path / "corpus")
     backend.prepare()
-    batch = next(iter(_batches(backend))).batch
+    batch = next(iter(_batches(backend)))
     assert len(set("+".join(batch.ids).split("+"))) == num
 
 
