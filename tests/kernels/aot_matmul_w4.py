@@ -2,7 +2,8 @@
 
 from triton import language as tl
 
-from todm.kernels.matmul_w4 import triton_gather, triton_impl
+from todm.bench.kernels import triton_gather
+from todm.kernels.matmul_w4 import triton_impl
 from todm.kernels.matmul_w4 import triton_kernels as T
 
 POINTERS = {"words_ptr": "*i32", "scale_ptr": "*fp16", "zero_ptr": "*u8"}

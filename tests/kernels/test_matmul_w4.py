@@ -492,22 +492,3 @@ def test_parts_that_do_not_belong_together(change, words):
 def test_codes_that_cannot_be_packed(codes, words):
     with pytest.raises(ConfigError, match=words):
         pack(codes, torch.ones(4, 1), group=32)
-
-
-# The benchmark's peer for groups in any order.
-
-
-@pytest.mark.skipif(not HAS_TRITON, reason="needs triton")
-@pytest.mark.parametrize("ordered", [True, False], ids=["in order", "act order"])
-def test_groups_in_any_order(ordered):
-    from todm.kernels.matmul_w4 import triton_gather
-
-    codes = _codes(35, 64).to(DEVICE)
-    words = (codes.int().unflatten(1, (8, 8)) << 4 * torch.arange(8, device=DEVICE)).sum(2).int()
-    scale, zero = torch.rand(2, 35, device=DEVICE).half(), _codes(2, 35).to(DEVICE)
-    group = torch.arange(64, device=DEVICE).int() // 32
-    group = group if ordered else group[torch.randperm(64)]
-    x = _x(18, 64)
-    got = triton_gather.product(x, words.t().contiguous(), scale, zero, None if ordered else group)
-    weight = scale.double()[group] * (codes.t().double() - zero.double()[group])
-    assert _error(got, x.double() @ weight) < 2e-6

@@ -86,7 +86,7 @@ def _torchao(layer: Layer) -> Subject:
 
 def _gather(layer: Layer, weight: Packed, *, name: str) -> Subject:
     """A kernel for groups in any order; `in order` is the same without the index (GPTQ, arXiv 2210.17323)."""
-    from todm.kernels.matmul_w4 import triton_gather
+    from todm.bench.kernels import triton_gather
 
     assert weight.zero_NG is not None
     if not layer.x_MK.is_cuda:
