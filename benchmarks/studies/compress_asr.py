@@ -4,7 +4,7 @@
 
 compresses each subnet in every way of `WAYS`, recognises a split and writes compress-asr.md, .json and
 .png with paired-bootstrap differences from float32. A way that was done is not done again. `--ways`
-chooses some; `--try "2:4 tuned" --set sparse24.tune.lr=1e-3` adds one with other settings, by that name.
+chooses some; `--try "2:4 tuned" --set prune.tune.lr=1e-3` adds one with other settings, by that name.
 """
 
 import argparse
@@ -31,7 +31,7 @@ from todm.compress.report import table as layer_table
 from todm.errors import ConfigError
 from todm.files import write_text
 
-_TUNED = ("sparse24.tune.updates=3000", "sparse24.tune.lr=2e-3")
+_TUNED = ("prune.tune.updates=3000", "prune.tune.lr=2e-3")
 _QAT8 = ("int8.activations=static", "int8.tune.updates=500", "int8.tune.lr=3e-4")
 _G64 = ("int4.group=64", "awq.group=64")
 WAYS: dict[str, tuple[str, ...]] = {
@@ -47,23 +47,23 @@ WAYS: dict[str, tuple[str, ...]] = {
     "rtn int3 g64": ('passes=["int4"]', "int4.bits=3", *_G64),
     "gptq int3 g64": ('passes=["int4"]', "int4.bits=3", "int4.method=gptq", *_G64),
     "awq int3 g64": ('passes=["awq"]', "awq.bits=3", *_G64),
-    "2:4 magnitude": ('passes=["sparse24"]', "sparse24.method=magnitude"),
-    "2:4 wanda": ('passes=["sparse24"]', "sparse24.method=wanda"),
-    "2:4 sparsegpt": ('passes=["sparse24"]', "sparse24.method=sparsegpt"),
-    "2:4 sparsegpt + int8": ('passes=["sparse24","int8"]', "sparse24.method=sparsegpt"),
-    "2:4 tuned": ('passes=["sparse24"]', *_TUNED),
-    "2:4 SR-STE": ('passes=["sparse24"]', "sparse24.method=sr_ste", *_TUNED),
-    "2:4 tuned + int8": ('passes=["sparse24","int8"]', *_TUNED),
+    "2:4 magnitude": ('passes=["prune"]', "prune.method=magnitude"),
+    "2:4 wanda": ('passes=["prune"]', "prune.method=wanda"),
+    "2:4 sparsegpt": ('passes=["prune"]', "prune.method=sparsegpt"),
+    "2:4 sparsegpt + int8": ('passes=["prune","int8"]', "prune.method=sparsegpt"),
+    "2:4 tuned": ('passes=["prune"]', *_TUNED),
+    "2:4 SR-STE": ('passes=["prune"]', "prune.method=sr_ste", *_TUNED),
+    "2:4 tuned + int8": ('passes=["prune","int8"]', *_TUNED),
     "2:4 tuned + int8 static": (
-        'passes=["sparse24","int8"]',
+        'passes=["prune","int8"]',
         "int8.activations=static",
         *_TUNED,
     ),
-    "2:4 tuned + int8 QAT": ('passes=["sparse24","int8"]', *_TUNED, *_QAT8),
-    "2:4 SR-STE + int8": ('passes=["sparse24","int8"]', "sparse24.method=sr_ste", *_TUNED),
-    "2:4 tuned + awq int4 g64": ('passes=["sparse24","awq"]', *_TUNED, *_G64),
+    "2:4 tuned + int8 QAT": ('passes=["prune","int8"]', *_TUNED, *_QAT8),
+    "2:4 SR-STE + int8": ('passes=["prune","int8"]', "prune.method=sr_ste", *_TUNED),
+    "2:4 tuned + awq int4 g64": ('passes=["prune","awq"]', *_TUNED, *_G64),
     "2:4 tuned + gptq int4 g64": (
-        'passes=["sparse24","int4"]',
+        'passes=["prune","int4"]',
         "int4.method=gptq",
         *_TUNED,
         *_G64,
@@ -166,7 +166,9 @@ class Study:
         torch.manual_seed(config.seed)
         adapter, began, result = adapter_of(found, self.corpus), time.monotonic(), None
         if config.passes:
-            result = compress(adapter, config, scratch=_scratch(config, path.parent / "scratch"))
+            result = compress(
+                adapter, config, checkpoints=_checkpoints(config, path.parent / "scratch")
+            )
         seconds = time.monotonic() - began
         _, utterances = adapter.speech.recognise(adapter.model, subnet=None, split=self.split)
         row = Row(
@@ -259,8 +261,8 @@ def plot(by_subnet: Sequence[Sequence[StepResult]], out: Path) -> None:
     plt.close(figure)
 
 
-def _scratch(config: CompressConfig, root: Path) -> Path:
-    """Where trainings are kept: a folder for all ways that begin with the same ones.
+def _checkpoints(config: CompressConfig, root: Path) -> Path:
+    """Where trainings keep their checkpoints: a folder for all ways that begin with the same ones.
 
     What a way trains first was perhaps trained for another way, and is taken over.
     """
@@ -356,7 +358,7 @@ def _asked(args: argparse.Namespace) -> dict[str, tuple[str, ...]]:
     if bool(args.try_) != bool(args.set):
         raise ConfigError("--try and --set go together: a way, and what is to be changed of it")
     if args.try_:
-        short = ", ".join(item.replace("sparse24.", "").replace("tune.", "") for item in args.set)
+        short = ", ".join(item.replace("prune.", "").replace("tune.", "") for item in args.set)
         return {"fp32": (), f"{args.try_} [{short}]": (*WAYS[args.try_], *args.set)}
     return {name: WAYS[name] for name in args.ways or WAYS}
 

@@ -76,15 +76,15 @@ PAIRS = [
 ]
 """What is compared: first what ought to be better."""
 TARGETS = {
-    "2:4": {"passes": ["sparse24"]},
-    "2:4 + int8": {"passes": ["sparse24", "int8"]},
-    "2:4 + int4": {"passes": ["sparse24", "int4"]},
-    "1:4": {"passes": ["sparse24"], "sparse24": {"n": 1}},
-    "1:4 + int4": {"passes": ["sparse24", "int4"], "sparse24": {"n": 1}},
+    "2:4": {"passes": ["prune"]},
+    "2:4 + int8": {"passes": ["prune", "int8"]},
+    "2:4 + int4": {"passes": ["prune", "int4"]},
+    "1:4": {"passes": ["prune"], "prune": {"n": 1}},
+    "1:4 + int4": {"passes": ["prune", "int4"], "prune": {"n": 1}},
 }
 EXCLUSIONS = {"": (), "first block dense": ("encoder.blocks.0.*",)}
-UPDATES = {"sparse24": 60, "int8": 30, "int4": 30}
-RATES = {"sparse24": 3e-4, "int8": 1e-4, "int4": 1e-4}
+UPDATES = {"prune": 60, "int8": 30, "int4": 30}
+RATES = {"prune": 3e-4, "int8": 1e-4, "int4": 1e-4}
 CANVAS_SEEDS = 2
 RESAMPLES = 2000
 
@@ -108,7 +108,7 @@ class Run:
     def config(self) -> CompressConfig:
         """Settings of the passes."""
         settings = json.loads(json.dumps(TARGETS[self.target]))
-        settings.setdefault("sparse24", {})["method"] = "magnitude"
+        settings.setdefault("prune", {})["method"] = "magnitude"
         for name in settings["passes"]:
             own = settings.setdefault(name, {})
             if TERMS[self.terms]:

@@ -4,7 +4,7 @@ NOT RUN on such a device by this project: the commands are written after TensorR
 checked is the file: its int8 weights stand behind DequantizeLinear and keep their 2:4 zeros along the
 reduction axis (`todm.export.sparsity`), which is what `--sparsity=enable` looks for.
 
-The bundle is of a model compressed to int8 with static scales (QDQ), best with the pass sparse24 before
+The bundle is of a model compressed to int8 with static scales (QDQ), best with the pass prune before
 it; the `encoder.int8.onnx` of other bundles rounds activations as they come, which TensorRT does not take.
 
 pip install onnx                                  (trtexec comes with TensorRT, JetPack has it)

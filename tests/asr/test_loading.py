@@ -126,7 +126,7 @@ def test_a_compressed_subnet_comes_back_and_recognises_the_same(save, tiny_corpu
 
     found, model = save(SearchSpace(CONFIG.space).largest)
     backend = backend_of(found)
-    config = CompressConfig(passes=("sparse24", "int8"), num_calibration=4)
+    config = CompressConfig(passes=("prune", "int8"), num_calibration=4)
     result = compress(AsrAdapter(backend, model.eval()), config)
     compressed = storage.save(
         found.path.with_name("small"),

@@ -50,7 +50,7 @@ def test_a_vision_model_is_imported_compressed_and_exported(checkpoint, tmp_path
         todm("import", checkpoint, "--backend", "vision", "--data", "digits", "--out", model) == 0
     )
     assert f"model: {model}" in capsys.readouterr().out
-    flags = ["--passes", "sparse24,int8", "--set", "num_calibration=16"]
+    flags = ["--passes", "prune,int8", "--set", "num_calibration=16"]
     assert todm("compress", model, *flags, "--out", small, "--evaluate", "--limit", 20) == 0
     assert "| blocks.0.mlp.fc1 | linear 64x32 |" in capsys.readouterr().out
     assert todm("export", small, "--out", out) == 0

@@ -110,7 +110,7 @@ def test_plots_are_written(tmp_path):
     rows = [Row(name=f"l{i}", kind="linear 3x3", done="x", before=0.0, after=0.0) for i in (1, 2)]
     rows.append(Row(name="front", kind="conv", why_not="kept"))
     curves = [{"update": 1, "loss": 2.0}, {"update": 9, "loss": 1.0, "flip_rate": 0.0}]
-    report = PassReport(name="sparse24", settings={}, rows=rows, curves=curves)
+    report = PassReport(name="prune", settings={}, rows=rows, curves=curves)
     bare = PassReport(name="int8", settings={}, rows=rows)
     for reports in ([report, bare], [bare], [PassReport(name="int8", settings={}, rows=[])]):
         plot_report(reports, tmp_path / "a.png")

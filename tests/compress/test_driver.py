@@ -5,7 +5,7 @@ import torch
 
 from tests.compress.conftest import ToyAdapter, ToyModel
 from todm.compress import packed
-from todm.compress.config import CompressConfig, Int4Config, Int8Config, SparseConfig
+from todm.compress.config import CompressConfig, Int4Config, Int8Config, PruneConfig
 from todm.compress.driver import compress
 from todm.compress.plan import select
 from todm.errors import ConfigError
@@ -18,7 +18,7 @@ def _config(*passes, **settings):
 
 
 def test_every_parameter_with_two_axes_has_a_row_in_every_pass(toy):
-    result = compress(toy, _config("sparse24", "int8"))
+    result = compress(toy, _config("prune", "int8"))
     for report in result.reports:
         rows = {row.name: row for row in report.rows}
         assert set(rows) == {
@@ -31,7 +31,7 @@ def test_every_parameter_with_two_axes_has_a_row_in_every_pass(toy):
 
 
 def test_errors_go_from_pass_to_pass(toy):
-    first, second = compress(toy, _config("sparse24", "int8")).reports
+    first, second = compress(toy, _config("prune", "int8")).reports
     a, b = (
         {row.name: row for row in report.rows if row.name.startswith("blocks")}
         for report in (first, second)
@@ -74,7 +74,7 @@ def test_layers_outside_the_blocks_count_in_the_ratios(toy):
 
 
 def test_masks_stay_through_a_quantising_pass(toy):
-    result = compress(toy, _config("sparse24", "int4"))
+    result = compress(toy, _config("prune", "int4"))
     assert len(result.masks) == 4
     for name, mask in result.masks.items():
         weight = toy.model.get_submodule(name).dense_weight()
@@ -83,7 +83,7 @@ def test_masks_stay_through_a_quantising_pass(toy):
 
 
 def test_a_sparse_layer_ends_in_its_packed_form_and_computes_the_same(toy):
-    result = compress(toy, _config("sparse24"))
+    result = compress(toy, _config("prune"))
     layer = toy.model.blocks[1].down
     assert isinstance(layer, packed.SparseLinear)
     plain = ToyModel().eval()
@@ -103,7 +103,7 @@ def test_a_sparse_layer_ends_in_its_packed_form_and_computes_the_same(toy):
 
 
 def test_other_patterns_than_2_4_are_counted_as_stored_dense(toy):
-    config = _config("sparse24", sparse24=SparseConfig(n=1, m=4, method="magnitude"))
+    config = _config("prune", prune=PruneConfig(n=1, m=4, method="magnitude"))
     result = compress(toy, config)
     assert isinstance(toy.model.blocks[0].up, torch.nn.Linear)
     row = next(row for row in result.reports[0].rows if row.name == "blocks.0.up")
@@ -172,10 +172,13 @@ def test_excluded_layers_stay(toy):
 @pytest.mark.parametrize(
     ("given", "message"),
     [
-        ({"passes": ("int9",)}, "there is no pass 'int9'"),
-        ({"passes": ("int8", "sparse24")}, "comes last"),
+        (
+            {"passes": ("int9",)},
+            r"unknown pass 'int9'; choose from prune \(alias sparse24\), int8, int4, awq",
+        ),
+        ({"passes": ("int8", "prune")}, "comes last"),
         ({"passes": ("int8", "int4")}, "at most one"),
-        ({"passes": ("sparse24", "sparse24")}, "at most once"),
+        ({"passes": ("prune", "prune")}, "at most once"),
         ({"passes": ()}, "no passes"),
     ],
 )
@@ -187,8 +190,8 @@ def test_passes_that_do_not_go_together(toy, given, message):
 @pytest.mark.parametrize(
     "make",
     [
-        lambda: SparseConfig(n=4, m=4),
-        lambda: SparseConfig(method="sr_ste"),
+        lambda: PruneConfig(n=4, m=4),
+        lambda: PruneConfig(method="sr_ste"),
         lambda: Int8Config(percentile=30.0),
         lambda: Int4Config(bits=5),
         lambda: Int4Config(group=48),

@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from todm.compress import int4, prune
-from todm.compress.config import Int4Config, SparseConfig
+from todm.compress.config import Int4Config, PruneConfig
 from todm.compress.packed import W4Linear
 from todm.compress.work import BlockWork, Call
 from todm.errors import CorpusError
@@ -58,7 +58,7 @@ def test_gptq_is_better_than_rtn_on_correlated_inputs(bits, symmetric):
 def test_a_mask_is_kept(method, symmetric, n, m):
     block, x = nn.Sequential(nn.Linear(150, 9)), _correlated()
     work = _work(block, ["b.0"], [x])
-    prune.run(work, SparseConfig(n=n, m=m))
+    prune.run(work, PruneConfig(n=n, m=m))
     mask = work.masks["b.0"]
     done = int4.run(work, Int4Config(method=method, symmetric=symmetric))
     assert not (block[0].dense_weight()[~mask] != 0).any()
@@ -71,7 +71,7 @@ def test_gptq_with_a_mask_is_better_than_rtn_with_it():
         torch.manual_seed(3)
         block = nn.Sequential(nn.Linear(150, 17))
         work = _work(block, ["b.0"], [x])
-        prune.run(work, SparseConfig())
+        prune.run(work, PruneConfig())
         with torch.no_grad():
             wanted = block(x)
         int4.run(work, Int4Config(method=method))

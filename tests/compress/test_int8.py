@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from todm.compress import int8, prune
-from todm.compress.config import Int8Config, SparseConfig
+from todm.compress.config import Int8Config, PruneConfig
 from todm.compress.packed import Int8Linear
 from todm.compress.statistics import Histogram
 from todm.compress.work import BlockWork, Call
@@ -107,7 +107,7 @@ def test_a_row_of_zeros_has_a_scale():
 def test_a_mask_is_kept_and_used(range_):
     block, x = nn.Sequential(nn.Linear(38, 9)), torch.randn(200, 38)
     work = _work(block, ["b.0"], [x])
-    prune.run(work, SparseConfig())
+    prune.run(work, PruneConfig())
     mask = work.masks["b.0"]
     done = int8.run(work, Int8Config(range=range_))
     assert block[0].sparse24
@@ -118,7 +118,7 @@ def test_a_mask_is_kept_and_used(range_):
 def test_other_masks_stay_zero_in_a_dense_layer():
     block = nn.Sequential(nn.Linear(32, 9))
     work = _work(block, ["b.0"], [])
-    prune.run(work, SparseConfig(n=4, m=8, method="magnitude"))
+    prune.run(work, PruneConfig(n=4, m=8, method="magnitude"))
     int8.run(work, Int8Config())
     assert not block[0].sparse24
     assert not (block[0].dense_weight()[~work.masks["b.0"]] != 0).any()

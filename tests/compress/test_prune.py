@@ -1,4 +1,4 @@
-"""The pass sparse24 on blocks of linear layers and convolutions, against loops and closed forms."""
+"""The pass prune on blocks of linear layers and convolutions, against loops and closed forms."""
 
 import numpy as np
 import pytest
@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 from todm.compress import prune
-from todm.compress.config import SparseConfig
+from todm.compress.config import PruneConfig
 from todm.compress.masks import check_nm, nm_mask
 from todm.compress.work import BlockWork, Call
 from todm.errors import ConfigError, CorpusError
@@ -52,7 +52,7 @@ def _linear(rows=600, inputs=60, outputs=16):
 @pytest.mark.parametrize(("n", "m"), [(2, 4), (1, 4), (2, 8)])
 def test_every_layer_is_pruned_or_says_why_not(method, n, m):
     work = _work(_Mixed(), LAYERS, torch.randn(5, 2, 10, 20))
-    done = prune.run(work, SparseConfig(n=n, m=m, method=method))
+    done = prune.run(work, PruneConfig(n=n, m=m, method=method))
     assert set(done) == set(work.layers)
     for layer in ("conv", "grouped", "fc"):
         name = f"blocks.0.{layer}"
@@ -74,7 +74,7 @@ def test_magnitude_keeps_the_largest_and_leaves_them_as_they_are():
     module = _Mixed()
     before = module.conv.weight.detach().clone()
     work = _work(module, LAYERS, [])
-    prune.run(work, SparseConfig(method="magnitude"))
+    prune.run(work, PruneConfig(method="magnitude"))
     mask = nm_mask(before.abs(), 2, 4)
     assert torch.equal(module.conv.weight, before * mask)
 
@@ -83,7 +83,7 @@ def test_wanda_is_its_formula():
     block, x = _linear()
     weight = block[0].weight.detach().clone()
     work = _work(block, ["0"], x.split(150))
-    prune.run(work, SparseConfig(method="wanda"))
+    prune.run(work, PruneConfig(method="wanda"))
     norm = np.sqrt((x.double().numpy() ** 2).mean(0))
     mask = work.masks["blocks.0.0"]
     for n in range(weight.shape[0]):
@@ -100,7 +100,7 @@ def test_wanda_of_a_convolution_is_its_formula(groups):
     x = torch.randn(4, 12, 15) * torch.logspace(-1, 1, 12)[:, None]
     weight = conv.weight.detach().clone()
     work = _work(nn.Sequential(conv), ["0"], x.split(2))
-    prune.run(work, SparseConfig(method="wanda"))
+    prune.run(work, PruneConfig(method="wanda"))
     padded = nn.functional.pad(x, (1, 1)).double()
     outputs, channels = 6 // groups, 12 // groups
     scores = torch.zeros_like(weight, dtype=torch.float64)
@@ -125,7 +125,7 @@ def test_each_method_is_better_than_the_simpler_one():
     dense.load_state_dict(block[0].state_dict())
     for method in METHODS:
         block[0].load_state_dict(dense.state_dict())
-        prune.run(_work(block, ["0"], x.split(100)), SparseConfig(method=method))
+        prune.run(_work(block, ["0"], x.split(100)), PruneConfig(method=method))
         errors[method] = _error(block[0], dense, x)
     assert errors["wanda"] < 0.8 * errors["magnitude"]
     assert errors["sparsegpt"] < 0.5 * errors["wanda"]
@@ -146,7 +146,7 @@ def test_sparsegpt_of_a_convolution_is_better_than_magnitude(conv):
     errors = {}
     for method in ("magnitude", "sparsegpt"):
         conv.load_state_dict(state)
-        prune.run(_work(nn.Sequential(conv), ["0"], x.split(2)), SparseConfig(method=method))
+        prune.run(_work(nn.Sequential(conv), ["0"], x.split(2)), PruneConfig(method=method))
         with torch.no_grad():
             errors[method] = float((conv(x) - wanted).square().sum())
         check_nm(conv.weight, 2, 4)
@@ -156,14 +156,14 @@ def test_sparsegpt_of_a_convolution_is_better_than_magnitude(conv):
 def test_pairs():
     block, x = _linear()
     work = _work(block, ["0"], [x])
-    done = prune.run(work, SparseConfig(n=4, m=8, pairs=True))
+    done = prune.run(work, PruneConfig(n=4, m=8, pairs=True))
     mask = work.masks["blocks.0.0"].view(16, -1, 2)
     assert torch.equal(mask[..., 0], mask[..., 1])
     assert done["blocks.0.0"].what == "4:8 in pairs sparsegpt"
     with pytest.raises(ConfigError, match="must be even"):
-        SparseConfig(n=1, m=4, pairs=True)
+        PruneConfig(n=1, m=4, pairs=True)
     with pytest.raises(ConfigError, match="have no pairs"):
-        SparseConfig(n=4, m=8, pairs=True, method="sr_ste")
+        PruneConfig(n=4, m=8, pairs=True, method="sr_ste")
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -171,14 +171,14 @@ def test_a_weight_of_bfloat16_keeps_its_dtype(method):
     block, x = _linear()
     block[0].to(torch.bfloat16)
     work = _work(block, ["0"], [x.bfloat16()])
-    prune.run(work, SparseConfig(method=method))
+    prune.run(work, PruneConfig(method=method))
     assert block[0].weight.dtype == torch.bfloat16
     check_nm(block[0].weight, 2, 4)
 
 
 def test_few_rows_are_said():
     block, x = _linear()
-    done = prune.run(_work(block, ["0"], [x[:7]]), SparseConfig(method="sparsegpt"))
+    done = prune.run(_work(block, ["0"], [x[:7]]), PruneConfig(method="sparsegpt"))
     assert done["blocks.0.0"].what == "2:4 sparsegpt, few rows: 7 for 60 inputs"
     assert done["blocks.0.0"].figures["rows"] == 7
 
@@ -188,9 +188,9 @@ def test_numbers_that_are_not_finite_are_refused_before_anything_changes():
     module[1].weight.data[3, 2] = float("nan")
     before = module[0].weight.detach().clone()
     with pytest.raises(ConfigError, match=r"blocks\.0\.1: its weight holds NaN"):
-        prune.run(_work(module, ["0", "1"], []), SparseConfig(method="magnitude"))
+        prune.run(_work(module, ["0", "1"], []), PruneConfig(method="magnitude"))
     assert torch.equal(module[0].weight, before)
     block, x = _linear()
     x[3] = float("inf")
     with pytest.raises(CorpusError, match=r"blocks\.0\.0: calibration batch 1"):
-        prune.run(_work(block, ["0"], [x]), SparseConfig())
+        prune.run(_work(block, ["0"], [x]), PruneConfig())

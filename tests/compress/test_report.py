@@ -41,7 +41,7 @@ def test_a_report_survives_json_and_its_table_says_all():
         _row("a", done="2:4 wanda", before=0.0, after=0.0123, bytes_after=288),
         _row("b", why_not="excluded", bytes_after=512),
     ]
-    report = PassReport(name="sparse24", settings={"n": 2}, rows=rows, curves=[{"update": 1.0}])
+    report = PassReport(name="prune", settings={"n": 2}, rows=rows, curves=[{"update": 1.0}])
     again = PassReport.from_json(report.to_json())
     assert again == report
     text = table(again)

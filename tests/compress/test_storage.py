@@ -12,10 +12,10 @@ from todm.compress.driver import compress
 from todm.errors import ArtifactError
 
 WAYS = {
-    "sparse24": {},
-    "sparse24,int8": {"int8.activations": "static"},
+    "prune": {},
+    "prune,int8": {"int8.activations": "static"},
     "int8": {},
-    "sparse24,int4": {"int4.group": 32},
+    "prune,int4": {"int4.group": 32},
     "awq": {"awq.group": 32, "awq.bits": 3},
 }
 
@@ -79,7 +79,7 @@ def test_what_comes_back_is_what_was_written(saved, passes):
 
 
 def test_2_4_int8_takes_20_of_32_of_the_bytes_of_int8(saved, tmp_path):
-    found, model, *_ = saved("sparse24,int8", {})
+    found, model, *_ = saved("prune,int8", {})
     stored = found.tensors()
     for name, layer in packed.layers_of(model).items():
         codes = stored[f"{name}.values_NH"].nbytes + stored[f"{name}.codes_NC"].nbytes
@@ -119,8 +119,8 @@ def test_dense_weights_are_loaded_too(toy, tmp_path):
 
 
 def test_a_compressed_model_is_not_compressed_again(saved):
-    found, *_ = saved("sparse24,int8", {})
-    with pytest.raises(ArtifactError, match=r"compressed already \(sparse24,int8\)"):
+    found, *_ = saved("prune,int8", {})
+    with pytest.raises(ArtifactError, match=r"compressed already \(prune,int8\)"):
         storage.refuse_compressed(found)
 
 
@@ -166,6 +166,17 @@ def test_damaged_artifacts_are_refused_in_a_sentence(saved, change, words):
     found, _, fresh, _ = saved("int8", {})
     with pytest.raises(ArtifactError, match=words):
         storage.load_weights(fresh, _rewritten(found, change))
+
+
+def test_an_artifact_of_before_the_pass_was_renamed_says_so(saved):
+    found, *_ = saved("prune,int8", {})
+
+    def rename(table, _tensors):
+        table["settings"]["sparse24"] = table["settings"].pop("prune")
+        table["settings"]["passes"] = ["sparse24", "int8"]
+
+    with pytest.raises(ArtifactError, match="older todm, in which the pass `prune` was called"):
+        storage.read(_rewritten(found, rename))
 
 
 def test_a_foreign_model_is_refused(saved):

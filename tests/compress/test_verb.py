@@ -37,10 +37,10 @@ def run(toy, tmp_path, monkeypatch, capsys):
 
 
 def test_a_model_is_compressed_and_told_of(run):
-    status, out, _ = run("--passes", "sparse24,int8", "--evaluate")
+    status, out, _ = run("--passes", "prune,int8", "--evaluate")
     assert status == 0
     for words in (
-        "pass sparse24",
+        "pass prune",
         "pass int8",
         "| blocks.0.up | linear 40x24 |",
         "| head | linear 5x24 | not done: the head |",
@@ -84,12 +84,29 @@ def test_settings_include_and_exclude_reach_the_passes(run):
     assert "act_scale" in layers["head"]["tensors"]
 
 
+def test_sparse24_is_another_word_for_prune(run):
+    flags = ("--set", "sparse24.method=magnitude")
+    assert run("--passes", "sparse24,int8", *flags)[0] == 0
+    done = storage.read(artifact.load(run.out))
+    assert done.words == "prune,int8"
+    assert done.settings["prune"]["method"] == "magnitude"
+    again = run("--passes", "prune, int8", "--set", "prune.method=magnitude")
+    assert again[1].startswith(f"done already: {run.out}\npass prune")
+
+
 @pytest.mark.parametrize(
     ("flags", "words"),
     [
-        (["--passes", "int9"], "there is no pass 'int9'"),
-        (["--passes", "int8,sparse24"], "comes last"),
-        (["--passes", ""], "there is no pass ''"),
+        (
+            ["--passes", "int9"],
+            "unknown pass 'int9'; choose from prune (alias sparse24), int8, int4, awq (did you mean int8?)",
+        ),
+        (["--passes", "intt8"], "(did you mean int8?)"),
+        (["--passes", "sparse42"], "(did you mean sparse24?)"),
+        (["--passes", "sparse24,prune"], "each at most once"),
+        (["--passes", "int8,prune"], "comes last"),
+        (["--passes", "int8", "--set", "sparse24.metod=wanda"], "did you mean 'method'"),
+        (["--passes", ""], "unknown pass ''; choose from prune"),
         (["--passes", "int8", "--set", "int8.rang=mse"], "did you mean 'range'"),
         (["--passes", "int8", "--calibration", "/gone"], "--calibration /gone is not there"),
         (["--passes", "int8", "--include", "blocks.7.up"], "fits no layer"),
@@ -141,8 +158,8 @@ def test_an_interrupt_leaves_nothing_and_the_next_call_finishes(run, monkeypatch
 def test_a_pass_that_trains_keeps_its_checkpoint_until_it_is_done(run, optimizer, monkeypatch):
     from todm.compress import driver
 
-    flags = ["--passes", "sparse24,int8", "--set", "sparse24.method=magnitude"]
-    flags += ["--set", "sparse24.tune.updates=3", "--set", f"sparse24.tune.optimizer={optimizer}"]
+    flags = ["--passes", "prune,int8", "--set", "prune.method=magnitude"]
+    flags += ["--set", "prune.tune.updates=3", "--set", f"prune.tune.optimizer={optimizer}"]
     whole = driver._ONE_SHOT["int8"]
 
     def interrupted(block, config):
@@ -190,7 +207,7 @@ def test_analysis_by_the_error_has_a_place_of_its_own(run):
 
 
 def test_packed_layers_run_after_the_round_trip(run):
-    run("--passes", "sparse24,awq", "--set", "awq.group=32")
+    run("--passes", "prune,awq", "--set", "awq.group=32")
     adapter = adapters.adapter_of(artifact.load(run.out))
     assert len(packed.layers_of(adapter.model)) == 4
     assert adapter.evaluate(adapter.model, split="test")["error"] <= 1

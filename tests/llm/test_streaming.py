@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from todm.compress.config import AwqConfig, CompressConfig, Int8Config, SparseConfig
+from todm.compress.config import AwqConfig, CompressConfig, Int8Config, PruneConfig
 from todm.compress.driver import compress
 
 pytest.importorskip("transformers")
@@ -46,13 +46,13 @@ def _bytes(module):
     [
         {"passes": ("awq",), "awq": AwqConfig(group=32, grid=4)},
         {
-            "passes": ("sparse24", "int8"),
-            "sparse24": SparseConfig(method="wanda"),
+            "passes": ("prune", "int8"),
+            "prune": PruneConfig(method="wanda"),
             "int8": Int8Config(),
         },
-        {"passes": ("sparse24",)},
+        {"passes": ("prune",)},
     ],
-    ids=["awq", "sparse24+int8", "sparse24"],
+    ids=["awq", "prune+int8", "prune"],
 )
 def test_one_block_at_a_time_is_in_memory(adapter, tmp_path, config):
     settings = CompressConfig(num_calibration=8, **config)

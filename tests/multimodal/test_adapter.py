@@ -116,7 +116,7 @@ def test_losses(adapter):
     assert error["error"] > 0
 
 
-@pytest.mark.parametrize("passes", [("sparse24",), ("int8",), ("sparse24", "int4"), ("awq",)])
+@pytest.mark.parametrize("passes", [("prune",), ("int8",), ("prune", "int4"), ("awq",)])
 def test_every_layer_is_accounted_for(adapter, passes):
     settings = {"passes": list(passes), "num_calibration": 8}
     settings |= {"int4": {"group": 32}, "awq": {"group": 32, "grid": 4}}
@@ -208,7 +208,7 @@ def test_sound_and_language():
     }
     adapter = MultimodalAdapter(model, inputs)
     assert len(adapter.block_lists) == 2
-    config = CompressConfig.from_json({"passes": ["sparse24", "int8"], "num_calibration": 6})
+    config = CompressConfig.from_json({"passes": ["prune", "int8"], "num_calibration": 6})
     result = compress(adapter, config)
     for report in result.reports:
         assert sum(bool(row.done) for row in report.rows) == LAYERS

@@ -34,9 +34,9 @@ def nets(tmp_path, monkeypatch):
         model = torch.nn.Linear(4, 4)
         return type("ModelAdapter", (), {"speech": speech, "model": model, "found": found})()
 
-    def compress(adapter, config, *, scratch):
-        calls.append((config.passes, scratch))
-        adapter.speech = _Speech({"int8": 21, "sparse24": 40}[config.passes[0]])
+    def compress(adapter, config, *, checkpoints):
+        calls.append((config.passes, checkpoints))
+        adapter.speech = _Speech({"int8": 21, "prune": 40}[config.passes[0]])
 
     monkeypatch.setattr(study, "adapter_of", adapter_of)
     monkeypatch.setattr(study, "compress", compress)
@@ -53,7 +53,7 @@ def test_all_ways_are_settings_of_the_passes():
         quantised = {p for p in ("int8", "int4", "awq") if p in config.passes}
         assert bool(quantised) == ("int" in name)
         trained = any(
-            getattr(config, p).tune.updates for p in config.passes if p in ("sparse24", "int8")
+            getattr(config, p).tune.updates for p in config.passes if p in ("prune", "int8")
         )
         assert trained == any(word in name for word in ("tuned", "SR-STE", "QAT")), name
         if "int4" in name or "int3" in name:
@@ -78,12 +78,12 @@ def test_trainings_of_the_same_settings_share_a_folder(nets):
     for way in ("2:4 tuned", "2:4 tuned + int8", "2:4 tuned + int8 QAT", "2:4 SR-STE"):
         if way == "2:4 tuned + int8 QAT":
             (calls[0][1]).mkdir(parents=True)
-            (calls[0][1] / "sparse24.safetensors").write_text("trained")
+            (calls[0][1] / "prune.safetensors").write_text("trained")
         where.row(found, way, study.WAYS[way])
-    tuned, with_int8, with_qat, learnt = (scratch for _, scratch in calls)
+    tuned, with_int8, with_qat, learnt = (folder for _, folder in calls)
     assert tuned == with_int8
     assert len({tuned, with_qat, learnt}) == 3
-    assert (with_qat / "sparse24.safetensors").read_text() == "trained"
+    assert (with_qat / "prune.safetensors").read_text() == "trained"
 
 
 def test_figures_are_those_of_the_utterances(nets):

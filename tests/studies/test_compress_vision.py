@@ -53,10 +53,10 @@ def test_every_run_has_a_place_and_settings_of_its_own():
     settings = {json.dumps(run.config().to_json()) for run in runs if run.network == "digits"}
     assert len(settings) == len(SEEDS) * len(bench.TARGETS) * len(bench.TERMS)
     one = next(r for r in runs if (r.target, r.terms) == ("2:4 + int4", "soft + feature")).config()
-    assert one.passes == ("sparse24", "int4")
-    assert (one.sparse24.tune.hard, one.int4.tune.soft, one.int4.tune.updates) == (0, 1, 30)
+    assert one.passes == ("prune", "int4")
+    assert (one.prune.tune.hard, one.int4.tune.soft, one.int4.tune.updates) == (0, 1, 30)
     none = next(r for r in runs if r.terms == "no training").config()
-    assert none.sparse24.tune.updates == none.int4.tune.updates == 0
+    assert none.prune.tune.updates == none.int4.tune.updates == 0
 
 
 def test_a_difference_is_told_where_there_is_one(study):

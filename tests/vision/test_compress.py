@@ -23,10 +23,10 @@ def _settings(passes, **changes):
 @pytest.mark.parametrize(
     ("passes", "packed"),
     [
-        (("sparse24",), SparseLinear),
+        (("prune",), SparseLinear),
         (("int8",), Int8Linear),
-        (("sparse24", "int8"), Int8Linear),
-        (("sparse24", "int4"), W4Linear),
+        (("prune", "int8"), Int8Linear),
+        (("prune", "int4"), W4Linear),
         (("awq",), W4Linear),
     ],
 )
@@ -66,9 +66,7 @@ def test_training_brings_a_student_nearer_to_its_teacher(make):
             expected = adapter.model(images)
         tune = {"updates": updates, "hard": 0.0, "lr": 3e-3}
         sparse = {"method": "magnitude", "tune": tune}
-        settings = _settings(
-            ["sparse24", "int8"], sparse24=sparse, int8={"tune": {**tune, "lr": 3e-4}}
-        )
+        settings = _settings(["prune", "int8"], prune=sparse, int8={"tune": {**tune, "lr": 3e-4}})
         result = compress(adapter, settings)
         with torch.no_grad():
             distances[updates] = float((adapter.model(images) - expected).norm())
@@ -99,7 +97,7 @@ def test_calibration_of_the_user(make, tmp_path):
 def test_a_compressed_artifact_brings_the_same_model(make, tmp_path):
     adapter = make()
     found = adapter.save(tmp_path / "dense")
-    settings = _settings(["sparse24", "int8"])
+    settings = _settings(["prune", "int8"])
     result = compress(adapter, settings)
     made = storage.save(
         tmp_path / "small",

@@ -1,4 +1,4 @@
-"""`todm compress ARTIFACT --passes sparse24,int8 --out DIR`: a smaller model, and a report on every layer.
+"""`todm compress ARTIFACT --passes prune,int8 --out DIR`: a smaller model, and a report on every layer.
 
 With `--analyse` nothing is compressed: each layer is tried alone, and what it costs is told.
 """
@@ -35,7 +35,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--passes",
         required=True,
-        help="of sparse24, int8, int4 and awq, in order, joined by commas; at most one quantises, last",
+        help="of prune (alias sparse24), int8, int4, awq, in order, with commas; at most one quantises, last",
     )
     parser.add_argument("--out", type=Path, required=True, help="directory of the result")
     parser.add_argument(
@@ -43,7 +43,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action="append",
         default=[],
         metavar="KEY=VALUE",
-        help="a setting, such as sparse24.method=wanda or awq.group=64",
+        help="a setting, such as prune.method=wanda or awq.group=64",
     )
     parser.add_argument(
         "--include",
@@ -120,12 +120,8 @@ def _config(args: argparse.Namespace) -> "CompressConfig":
         raise ConfigError(f"--tolerance is {args.tolerance}: 0 or more, as in 0.01")
     if args.calibration and not args.calibration.exists():
         raise ConfigError(f"--calibration {args.calibration} is not there: check the path")
-    base = CompressConfig(
-        passes=tuple(name.strip() for name in args.passes.split(",")),
-        include=tuple(args.include),
-        exclude=tuple(args.exclude),
-    )
-    return base.override(args.set)
+    passes = args.passes.split(",")
+    return CompressConfig.parse(passes, args.set, include=args.include, exclude=args.exclude)
 
 
 def _asked(args: argparse.Namespace, found: "Artifact", config: "CompressConfig") -> dict[str, Any]:
@@ -161,7 +157,7 @@ def _compress(
         print(f"done already: {done.path}")
         _show(storage.read(done).reports, done.metrics)
         return 0
-    scratch = args.out.with_name(f".{args.out.name}.training")
+    checkpoints = args.out.with_name(f".{args.out.name}.training")
     with progress_report() as report:
         adapter = adapter_of(found, corpus=args.corpus)
         before = _evaluate(adapter, args) if args.evaluate else None
@@ -170,7 +166,7 @@ def _compress(
             config,
             calibration=args.calibration,
             optimizers=_optimizers(),
-            scratch=scratch,
+            checkpoints=checkpoints,
             progress=report,
         )
         after = _evaluate(adapter, args) if args.evaluate else None
@@ -190,7 +186,7 @@ def _compress(
         info={"asked": asked} | ({"corpus": str(args.corpus)} if args.corpus else {}),
         write=write,
     )
-    shutil.rmtree(scratch, ignore_errors=True)
+    shutil.rmtree(checkpoints, ignore_errors=True)
     _show(result.reports, made.metrics)
     print(f"plot: {made.path / _PLOT}\ncompressed: {made.path}")
     return 0

@@ -1,12 +1,16 @@
 """Settings of compression: which passes, in which order, and the settings of each."""
 
 import dataclasses
-from typing import Literal
+import difflib
+from collections.abc import Iterable, Sequence
+from typing import Literal, Self
 
 from todm.config import Config
 from todm.errors import ConfigError
 
-PASSES = ("sparse24", "int8", "int4", "awq")
+PASSES = ("prune", "int8", "int4", "awq")
+ALIASES = {"sparse24": "prune"}
+"""Other words for passes on the command line: pruning keeps 2 of 4 unless it is told otherwise."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -51,7 +55,7 @@ class TuneConfig(Config):
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class SparseConfig(Config):
+class PruneConfig(Config):
     """N:M sparsity along the inputs of a layer: of every m weights n are kept.
 
     Attributes:
@@ -78,21 +82,21 @@ class SparseConfig(Config):
 
     def __post_init__(self) -> None:
         if not 0 < self.n < self.m <= 32:
-            raise ConfigError(f"sparse24 keeps {self.n} of {self.m}: 0 < n < m <= 32 is needed")
+            raise ConfigError(f"prune keeps {self.n} of {self.m}: 0 < n < m <= 32 is needed")
         if self.pairs and (self.n % 2 or self.m % 2):
-            raise ConfigError(f"sparse24.pairs with {self.n}:{self.m}: both numbers must be even")
+            raise ConfigError(f"prune.pairs with {self.n}:{self.m}: both numbers must be even")
         if self.pairs and self.method == "sr_ste":
             raise ConfigError(
-                "sparse24.pairs with sr_ste: masks that are learnt have no pairs; take magnitude, wanda "
-                "or sparsegpt, and train with sparse24.tune.updates"
+                "prune.pairs with sr_ste: masks that are learnt have no pairs; take magnitude, wanda "
+                "or sparsegpt, and train with prune.tune.updates"
             )
         if not self.decay >= 0 or self.refresh < 1 or not 0 <= self.freeze <= 1:
             raise ConfigError(
-                f"sparse24.decay is {self.decay}, refresh {self.refresh}, freeze {self.freeze}: 0 or "
+                f"prune.decay is {self.decay}, refresh {self.refresh}, freeze {self.freeze}: 0 or "
                 "more, at least 1, and a share from 0 to 1"
             )
         if (self.method == "sr_ste") and self.tune.updates == 0:
-            raise ConfigError("sparse24.method=sr_ste learns its mask: set sparse24.tune.updates")
+            raise ConfigError("prune.method=sr_ste learns its mask: set prune.tune.updates")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -177,7 +181,7 @@ class CompressConfig(Config):
     """A sequence of passes and their settings.
 
     Attributes:
-        passes: in order, of sparse24, int8, int4, awq; at most one that quantises, and last.
+        passes: in order, of prune, int8, int4, awq; at most one that quantises, and last.
         include: layers to be done although the modality would keep them dense; a name without
             wildcards must be done, or it is an error.
         exclude: layers to be left as they are (names or patterns).
@@ -192,24 +196,57 @@ class CompressConfig(Config):
     num_calibration: int = 128
     sequential: bool = True
     seed: int = 0
-    sparse24: SparseConfig = dataclasses.field(default_factory=SparseConfig)
+    prune: PruneConfig = dataclasses.field(default_factory=PruneConfig)
     int8: Int8Config = dataclasses.field(default_factory=Int8Config)
     int4: Int4Config = dataclasses.field(default_factory=Int4Config)
     awq: AwqConfig = dataclasses.field(default_factory=AwqConfig)
 
     def __post_init__(self) -> None:
-        unknown = [name for name in self.passes if name not in PASSES]
-        if unknown:
-            raise ConfigError(f"there is no pass {unknown[0]!r}: choose of {', '.join(PASSES)}")
+        for name in self.passes:
+            if name not in PASSES:
+                raise ConfigError(_unknown_pass(name))
         if len(set(self.passes)) < len(self.passes):
             raise ConfigError(f"passes are {','.join(self.passes)}: each at most once")
-        if any(name != "sparse24" for name in self.passes[:-1]):
+        if any(name != "prune" for name in self.passes[:-1]):
             raise ConfigError(
                 f"passes are {','.join(self.passes)}: a pass that quantises (int8, int4, awq) comes "
                 "last, and there is at most one"
             )
         if self.num_calibration < 1:
             raise ConfigError(f"num_calibration is {self.num_calibration}: at least 1 is needed")
+
+    @classmethod
+    def parse(
+        cls,
+        passes: Iterable[str],
+        settings: Iterable[str] = (),
+        *,
+        include: Sequence[str] = (),
+        exclude: Sequence[str] = (),
+    ) -> Self:
+        """The configuration that the words of a command line describe; `ALIASES` are understood.
+
+        Args:
+            passes: their names, in order.
+            settings: as `prune.method=wanda`.
+            include: see the attribute.
+            exclude: see the attribute.
+
+        Raises:
+            ConfigError: an unknown pass or setting, or a value that cannot be used.
+        """
+        names = tuple(ALIASES.get(name.strip(), name.strip()) for name in passes)
+        base = cls(passes=names, include=tuple(include), exclude=tuple(exclude))
+        split = [setting.partition(".") for setting in settings]
+        return base.override([f"{ALIASES.get(head, head)}{dot}{rest}" for head, dot, rest in split])
+
+
+def _unknown_pass(name: str) -> str:
+    aliases = {known: word for word, known in ALIASES.items()}
+    known = [f"{p} (alias {aliases[p]})" if p in aliases else p for p in PASSES]
+    near = difflib.get_close_matches(name, [*PASSES, *ALIASES], 1)
+    hint = f" (did you mean {near[0]}?)" if near else ""
+    return f"unknown pass {name!r}; choose from {', '.join(known)}{hint}"
 
 
 def _check_grid(name: str, bits: int, group: int) -> None:

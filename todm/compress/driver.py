@@ -26,7 +26,7 @@ from todm.errors import ConfigError
 from todm.files import Progress
 
 _ONE_SHOT: dict[str, Callable[[BlockWork, Any], dict[str, LayerResult]]] = {
-    "sparse24": prune.run,
+    "prune": prune.run,
     "int8": int8.run,
     "int4": int4.run,
     "awq": awq.run,
@@ -39,7 +39,7 @@ class Result:
 
     Attributes:
         reports: one per pass, in order.
-        masks: N:M masks by layer, True where a weight is kept; empty without sparse24.
+        masks: N:M masks by layer, True where a weight is kept; empty without `prune`.
     """
 
     reports: list[PassReport]
@@ -52,7 +52,7 @@ def compress(
     *,
     calibration: Path | None = None,
     optimizers: Mapping[str, Any] | None = None,
-    scratch: Path | None = None,
+    checkpoints: Path | None = None,
     progress: Progress | None = None,
 ) -> Result:
     """Run the passes over `adapter.model`, in place.
@@ -62,7 +62,7 @@ def compress(
         config: passes and settings.
         calibration: the user's own data instead of the training data.
         optimizers: further optimizers for passes that train, by name; see `todm.compress.train.tune`.
-        scratch: where a training keeps its checkpoint, to be continued; None for none.
+        checkpoints: directory where a training keeps its checkpoint, to be resumed; None for none.
         progress: called with what is done, how much, and of how much.
 
     Raises:
@@ -72,7 +72,7 @@ def compress(
         TrainingError: a training that cannot go on.
     """
     if not config.passes:
-        raise ConfigError("no passes are given: name some, as in  --passes sparse24,int8")
+        raise ConfigError("no passes are given: name some, as in  --passes prune,int8")
     plan = select(adapter, config)
     batches = adapter.calibration(config.num_calibration, calibration)
     job = _Job(adapter, config, plan, batches, progress)
@@ -80,7 +80,7 @@ def compress(
     if any(step.trains for step in steps):
         teacher = copy.deepcopy(adapter.model)
         options = Options(
-            optimizers=optimizers or {}, directory=scratch, progress=progress, seed=config.seed
+            optimizers=optimizers or {}, directory=checkpoints, progress=progress, seed=config.seed
         )
         job.tuner = Tuner(adapter, teacher, options)
     for step in steps:
@@ -107,7 +107,7 @@ def _steps(config: CompressConfig) -> list[_Step]:
     for name in config.passes:
         tune = getattr(getattr(config, name), "tune", None)
         trains = tune is not None and tune.updates > 0
-        one_shot = not trains or (name == "sparse24" and config.sparse24.method != "sr_ste")
+        one_shot = not trains or (name == "prune" and config.prune.method != "sr_ste")
         if one_shot:
             stretch = (*stretch, name)
         if trains:
@@ -329,7 +329,7 @@ class _Job:
 def _size(module: nn.Module, mask: Tensor | None, config: CompressConfig) -> dict[str, float]:
     """How a layer is stored now, for `Row`."""
     density = 1.0 if mask is None else float(mask.float().mean())
-    kept = index_bits(config.sparse24.m) if mask is not None else 0.0
+    kept = index_bits(config.prune.m) if mask is not None else 0.0
     found = {"density": density, "index_bits": kept}
     if isinstance(module, packed.PackedLinear):
         bits = {"weight_bits": module.weight_bits, "activation_bits": module.activation_bits}
@@ -344,4 +344,4 @@ def _size(module: nn.Module, mask: Tensor | None, config: CompressConfig) -> dic
 
 
 def _is_24(config: CompressConfig) -> bool:
-    return (config.sparse24.n, config.sparse24.m) == (2, 4)
+    return (config.prune.n, config.prune.m) == (2, 4)

@@ -1,4 +1,4 @@
-"""One-shot N:M sparsity of linear layers and convolutions: the pass `sparse24`.
+"""One-shot N:M sparsity of linear layers and convolutions: the pass `prune`.
 
 Of every m neighbouring inputs of an output, the n of largest score are kept:
 
@@ -16,14 +16,14 @@ from torch import Tensor, nn
 
 from todm.compress import solver
 from todm.compress.affine import CONVOLUTIONS, finite_weight, num_groups, why_not_a_layer
-from todm.compress.config import SparseConfig
+from todm.compress.config import PruneConfig
 from todm.compress.masks import nm_mask, weight_matrix, weight_of_matrix
 from todm.compress.statistics import Means, Moment, Watch, too_few_rows, watch, why_no_rows
 from todm.compress.work import BlockWork, LayerResult
 
 
 @torch.no_grad()
-def run(block: BlockWork, config: SparseConfig) -> dict[str, LayerResult]:
+def run(block: BlockWork, config: PruneConfig) -> dict[str, LayerResult]:
     """Prune the layers of a block: masks go to `block.masks`, weights are changed in place.
 
     Raises:
@@ -55,7 +55,7 @@ def _from_inputs(
     name: str,
     weight: Tensor,
     seen: Watch[Means | Moment],
-    config: SparseConfig,
+    config: PruneConfig,
 ) -> LayerResult:
     """Prune by what came in; the groups of a convolution one after another."""
     if why_not := why_no_rows(seen.rows):
@@ -74,7 +74,7 @@ def _from_inputs(
     return _finish(block, name, new, mask, f"{_what(config)}{few}", rows=seen.rows)
 
 
-def _prune(weight_NK: Tensor, part: Means | Moment, config: SparseConfig) -> tuple[Tensor, Tensor]:
+def _prune(weight_NK: Tensor, part: Means | Moment, config: PruneConfig) -> tuple[Tensor, Tensor]:
     """Weight and mask of one matrix."""
     n, m = config.n, config.m
     if isinstance(part, Moment):
@@ -95,12 +95,12 @@ def _finish(
     return LayerResult(what=what, figures=figures)
 
 
-def _what(config: SparseConfig) -> str:
+def _what(config: PruneConfig) -> str:
     pairs = " in pairs" if config.pairs else ""
     return f"{config.n}:{config.m}{pairs} {config.method}"
 
 
-def _why_not(module: nn.Module, config: SparseConfig) -> str:
+def _why_not(module: nn.Module, config: PruneConfig) -> str:
     """Why a layer cannot be pruned; empty if it can."""
     if why_not := why_not_a_layer(module):
         return why_not

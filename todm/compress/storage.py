@@ -107,6 +107,11 @@ def read(found: Artifact) -> Compressed:
     try:
         if not all(isinstance(table[name], kind) for name, kind in _FIELDS.items()):
             raise TypeError
+        if "sparse24" in table["settings"]:
+            raise ArtifactError(
+                f"{found.path} was written by an older todm, in which the pass `prune` was called "
+                "`sparse24`: compress the model again"
+            )
         reports = [PassReport.from_json(report) for report in table["reports"]]
         return Compressed(**{**{name: table[name] for name in _FIELDS}, "reports": reports})
     except (KeyError, TypeError):
@@ -124,7 +129,7 @@ def refuse_compressed(found: Artifact) -> None:
     if found.kind == KIND:
         raise ArtifactError(
             f"{found.path} is compressed already ({read(found).words}): give the model it was made "
-            "of, with all passes at once, as in  --passes sparse24,int8"
+            "of, with all passes at once, as in  --passes prune,int8"
         )
 
 

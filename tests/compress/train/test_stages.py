@@ -10,7 +10,7 @@ from todm.compress.config import (
     CompressConfig,
     Int4Config,
     Int8Config,
-    SparseConfig,
+    PruneConfig,
     TuneConfig,
 )
 from todm.compress.driver import compress
@@ -26,7 +26,7 @@ LAYERS = [f"blocks.{i}.{n}" for i in (0, 1) for n in ("up", "down")]
 def _run(*passes, toy=None, scratch=None, **settings):
     toy = toy or ToyAdapter()
     config = CompressConfig(passes=passes, num_calibration=32, **settings)
-    result = compress(toy, config, optimizers={"scaled_adam": for_tuning}, scratch=scratch)
+    result = compress(toy, config, optimizers={"scaled_adam": for_tuning}, checkpoints=scratch)
     return toy, result
 
 
@@ -47,9 +47,9 @@ def _rows(result, at=-1):
 def test_sparse_training_ends_in_packed_layers_that_are_better(method, optimizer):
     lr = {"adamw": 3e-3, "scaled_adam": 0.02}[optimizer]
     tune = TUNE.replace(optimizer=optimizer, lr=lr, hard=0.0, updates=60)
-    settings = SparseConfig(method=method, tune=tune, refresh=5)
-    toy, result = _run("sparse24", sparse24=settings)
-    plain, _ = _run("sparse24", sparse24=SparseConfig(method="magnitude"))
+    settings = PruneConfig(method=method, tune=tune, refresh=5)
+    toy, result = _run("prune", prune=settings)
+    plain, _ = _run("prune", prune=PruneConfig(method="magnitude"))
     assert set(result.masks) == set(LAYERS)
     for name in LAYERS:
         layer = toy.model.get_submodule(name)
@@ -66,12 +66,12 @@ def test_sparse_training_ends_in_packed_layers_that_are_better(method, optimizer
 
 
 def test_a_fixed_mask_stays_and_learnt_ones_move():
-    before, _ = _run("sparse24", sparse24=SparseConfig(method="magnitude"))
+    before, _ = _run("prune", prune=PruneConfig(method="magnitude"))
     wanted = {n: before.model.get_submodule(n).dense_weight() != 0 for n in LAYERS}
-    _, fixed = _run("sparse24", sparse24=SparseConfig(method="magnitude", tune=TUNE))
+    _, fixed = _run("prune", prune=PruneConfig(method="magnitude", tune=TUNE))
     assert all(torch.equal(fixed.masks[n], wanted[n]) for n in LAYERS)
-    free = SparseConfig(method="sr_ste", tune=TUNE.replace(lr=2e-2), refresh=5)
-    _, learnt = _run("sparse24", sparse24=free)
+    free = PruneConfig(method="sr_ste", tune=TUNE.replace(lr=2e-2), refresh=5)
+    _, learnt = _run("prune", prune=free)
     assert not all(torch.equal(learnt.masks[n], wanted[n]) for n in LAYERS)
 
 
@@ -90,8 +90,8 @@ def test_a_fixed_mask_stays_and_learnt_ones_move():
 )
 @pytest.mark.parametrize("sparse", [False, True])
 def test_quantised_training_keeps_masks_and_packs(name, settings, kind, sparse):
-    passes = ("sparse24", name) if sparse else (name,)
-    toy, result = _run(*passes, **{name: settings}, sparse24=SparseConfig(method="magnitude"))
+    passes = ("prune", name) if sparse else (name,)
+    toy, result = _run(*passes, **{name: settings}, prune=PruneConfig(method="magnitude"))
     for layer in LAYERS:
         packed = toy.model.get_submodule(layer)
         assert isinstance(packed, kind)
@@ -121,9 +121,9 @@ def test_both_stages_and_the_second_weighs_by_what_the_first_left(monkeypatch):
     monkeypatch.setattr(distill.Distiller, "__init__", watched)
     both = TUNE.replace(feature_blocks=1.0)
     toy, result = _run(
-        "sparse24",
+        "prune",
         "int8",
-        sparse24=SparseConfig(method="magnitude", tune=both),
+        prune=PruneConfig(method="magnitude", tune=both),
         int8=Int8Config(tune=both),
     )
     first, second = seen
@@ -139,10 +139,10 @@ def test_both_stages_and_the_second_weighs_by_what_the_first_left(monkeypatch):
 
 def test_a_sequence_is_taken_up_again_after_its_first_training(tmp_path):
     settings = {
-        "sparse24": SparseConfig(method="sr_ste", tune=TUNE, refresh=5),
+        "prune": PruneConfig(method="sr_ste", tune=TUNE, refresh=5),
         "int4": Int4Config(group=32, tune=TUNE),
     }
-    straight, _ = _run("sparse24", "int4", **settings)
+    straight, _ = _run("prune", "int4", **settings)
 
     class Broken(ToyAdapter):
         left = 40
@@ -154,12 +154,12 @@ def test_a_sequence_is_taken_up_again_after_its_first_training(tmp_path):
             return super().losses(*args, **options)
 
     with pytest.raises(KeyboardInterrupt):
-        _run("sparse24", "int4", toy=Broken(), scratch=tmp_path, **settings)
-    assert [p.name for p in tmp_path.iterdir()] == ["sparse24.safetensors"]
+        _run("prune", "int4", toy=Broken(), scratch=tmp_path, **settings)
+    assert [p.name for p in tmp_path.iterdir()] == ["prune.safetensors"]
     again = ToyAdapter()
     counted, real = [], ToyAdapter.losses
     again.losses = lambda *args, **options: counted.append(1) or real(again, *args, **options)
-    _run("sparse24", "int4", toy=again, scratch=tmp_path, **settings)
+    _run("prune", "int4", toy=again, scratch=tmp_path, **settings)
     assert len(counted) == 30
     for name, value in straight.model.state_dict().items():
         assert torch.equal(again.model.state_dict()[name], value), name
@@ -168,10 +168,10 @@ def test_a_sequence_is_taken_up_again_after_its_first_training(tmp_path):
 def test_a_masked_convolution_keeps_its_zeros_while_others_are_quantised():
     settings = {
         "include": ("front",),
-        "sparse24": SparseConfig(n=1, m=4, method="magnitude"),
+        "prune": PruneConfig(n=1, m=4, method="magnitude"),
         "int8": Int8Config(tune=TUNE),
     }
-    toy, result = _run("sparse24", "int8", **settings | {"include": ("fron*",)})
+    toy, result = _run("prune", "int8", **settings | {"include": ("fron*",)})
     assert _rows(result)["front"].why_not == "a convolution has no kernel for int8"
     assert (toy.model.front.weight[~result.masks["front"]] == 0).all()
     check_nm(toy.model.front.weight, 1, 4)

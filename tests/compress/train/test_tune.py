@@ -23,7 +23,7 @@ CONFIG = TuneConfig(updates=12, lr=1e-2, weight_decay=0.1, clip_norm=0.5)
 SPARSE = SrSteConfig(n=2, m=4, decay=1e-2, refresh=3, freeze=0.25)
 
 
-def _trained(config=CONFIG, *, sparse=None, adapter=None, name="sparse24", **options):
+def _trained(config=CONFIG, *, sparse=None, adapter=None, name="prune", **options):
     """A toy after its training: adapter, masks, curves."""
     toy = adapter or ToyAdapter()
     teacher = copy.deepcopy(toy.model)
@@ -99,7 +99,7 @@ def test_interrupted_and_resumed_is_as_if_nothing_had_been(tmp_path, monkeypatch
     monkeypatch.setattr(module, "_CHECKPOINT_SECONDS", -1.0)
 
     def interrupt(what, done, total):
-        assert (what, total) == ("sparse24, training", 12)
+        assert (what, total) == ("prune, training", 12)
         if done == at:
             raise KeyboardInterrupt
 
@@ -118,7 +118,7 @@ def test_interrupted_and_resumed_is_as_if_nothing_had_been(tmp_path, monkeypatch
 PROGRAM = """
 import os, signal, sys
 from pathlib import Path
-from tests.compress import test_tune
+from tests.compress.train import test_tune
 test_tune.module._CHECKPOINT_SECONDS = -1.0
 def kill(what, done, total):
     if done == 5:
@@ -174,9 +174,7 @@ def test_too_many_in_a_row_end_the_training(monkeypatch):
     monkeypatch.setattr(module, "MAX_BAD", 5)
     sick = _Sick()
     sick.sick = range(4, 12)
-    with pytest.raises(
-        TrainingError, match=r"5 updates in a row, the last 8: lower sparse24.tune.lr"
-    ):
+    with pytest.raises(TrainingError, match=r"5 updates in a row, the last 8: lower prune.tune.lr"):
         _trained(adapter=sick)
 
 

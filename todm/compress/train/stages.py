@@ -1,6 +1,6 @@
 """The passes that train: sparse fine-tuning, masks that are learnt, quantisation-aware training.
 
-GPUSQ-ViT's two stages (arXiv 2305.10727): `sparse24` trains with masked weights, `int8` and `int4`
+GPUSQ-ViT's two stages (arXiv 2305.10727): `prune` trains with masked weights, `int8` and `int4`
 with rounded ones. Both distil from the dense model, and the second weighs blocks by what the first
 has left (`distill.py`). The loop is in `tune.py`.
 """
@@ -14,7 +14,7 @@ from torch import nn
 from todm.compress import int4, int8
 from todm.compress.adapter import ModelAdapter
 from todm.compress.affine import why_not_a_layer
-from todm.compress.config import Int4Config, Int8Config, SparseConfig, TuneConfig
+from todm.compress.config import Int4Config, Int8Config, PruneConfig, TuneConfig
 from todm.compress.packed import PackedLinear
 from todm.compress.train import distill, qat
 from todm.compress.train.sr_ste import LAYERS, SrSte, SrSteConfig
@@ -43,7 +43,7 @@ class Tuner:
         ]
 
     def run(
-        self, name: str, settings: SparseConfig | Int8Config | Int4Config, work: BlockWork
+        self, name: str, settings: PruneConfig | Int8Config | Int4Config, work: BlockWork
     ) -> Trained:
         """Train a pass on the whole model, and leave it masked, or packed.
 
@@ -57,11 +57,11 @@ class Tuner:
             TrainingError: too many updates in a row whose loss or gradient is not finite.
         """
         with self._in_memory():
-            if isinstance(settings, SparseConfig):
+            if isinstance(settings, PruneConfig):
                 return self._sparse(name, settings, work)
             return self._quantised(name, settings, work)
 
-    def _sparse(self, name: str, settings: SparseConfig, work: BlockWork) -> Trained:
+    def _sparse(self, name: str, settings: PruneConfig, work: BlockWork) -> Trained:
         """Masked training: with masks that are learnt, or with those of the one-shot pass."""
         learnt = settings.method == "sr_ste"
         done = {n: LayerResult(why_not=_why_not(work.get(n), settings)) for n in work.layers}
@@ -168,7 +168,7 @@ def _trainable(model: nn.Module) -> Iterator[None]:
             p.requires_grad_(before[name])
 
 
-def _why_not(module: nn.Module, settings: SparseConfig) -> str:
+def _why_not(module: nn.Module, settings: PruneConfig) -> str:
     """Why a layer cannot be pruned; empty if it can."""
     if why_not := why_not_a_layer(module):
         return why_not
