@@ -5,7 +5,7 @@ import pytest
 
 from todm import artifact
 from todm.errors import ArtifactError
-from todm.report.page import page, table
+from todm.report.page import page, templates
 from todm.report.tables import Row
 
 PNG = b"\x89PNG\r\n\x1a\n0000"
@@ -107,7 +107,8 @@ def test_text_of_artifacts_is_escaped(run):
 def test_figures_of_bundles_training_and_compression_are_on_it(run):
     text = _page(run)
     assert "40 updates, largest dev WER 25.00%" in text
-    assert "the smallest, &lt;small&gt; in int8, has 0.50 MB and errs in 3.00%" in text
+    assert "&lt;small&gt; in fp32, has a WER of 2.00% on 100 words" in text
+    assert "The smallest, &lt;small&gt; in int8, has 0.50 MB and a WER of 3.00%." in text
     assert "<td>9.5</td>" in text
     assert "not done: the head" in text
     assert "0.125%" in text
@@ -133,5 +134,6 @@ def test_a_damaged_artifact_is_an_error(run):
 
 
 def test_a_table_has_its_cells_in_order():
+    table = templates().get_template("macros.html.j2").module.table
     found = table(["a", "b"], [("1", "2"), ("3", "4")])
     assert re.findall(r"<t[hd]>(.*?)</t[hd]>", found) == ["a", "b", "1", "2", "3", "4"]

@@ -16,26 +16,15 @@ def run(args: argparse.Namespace) -> int:
 
     from todm.files import write_text
     from todm.report.page import PAGE, page
-    from todm.report.tables import PLOT, TABLE, collect, plot, table
+    from todm.report.tables import HEADS, PLOT, TABLE, collect, plot, table
 
     rows = collect(args.directory)
     write_text(args.directory / TABLE, table(rows))
     plot(rows, args.directory / PLOT)
     write_text(args.directory / PAGE, page(args.directory, rows))
-    shown = Table(
-        "bundle", "precision", "parameters", "MB", "WER", "95 % interval", "real-time factor"
-    )
-    for r in rows:
-        interval = f"{r.low:.2%} to {r.high:.2%}"
-        shown.add_row(
-            r.name,
-            r.precision,
-            f"{r.params / 1e6:.2f}M",
-            f"{r.megabytes:.2f}",
-            f"{r.error:.2%}",
-            interval,
-            f"{r.rtf:.4f}",
-        )
+    shown = Table(*HEADS)
+    for row in rows:
+        shown.add_row(*row.cells())
     Console().print(shown)
     print(f"WER on the {rows[0].words} words of the test split")
     print(f"table: {args.directory / TABLE}")

@@ -1,4 +1,4 @@
-"""The end of a run: every bundle in every precision, as a table and as a picture."""
+"""The end of a run: every bundle in every precision, as a table and as a plot."""
 
 import dataclasses
 import json
@@ -10,6 +10,7 @@ from todm.artifact import Artifact
 from todm.errors import ArtifactError
 
 TABLE, PLOT = "report.md", "report.png"
+HEADS = ("bundle", "precision", "parameters", "MB", "WER", "95 % interval", "real-time factor")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -21,10 +22,10 @@ class Row:
         precision: fp32 or int8.
         params: parameters of the subnet.
         megabytes: encoder, decoder and joiner, 10^6 bytes.
-        error: WER, with its bootstrap interval `low` to `high`.
-        low: lower end.
+        error: WER.
+        low: lower end of its bootstrap interval.
         high: upper end.
-        words: reference words it was measured on.
+        words: of the reference.
         rtf: seconds of computing per second of audio, one thread.
         p50_ms: median time of a chunk, in milliseconds.
         path: of the bundle.
@@ -42,9 +43,21 @@ class Row:
     p50_ms: float
     path: str
 
+    def cells(self) -> tuple[str, ...]:
+        """The row as text, under `HEADS`."""
+        return (
+            self.name,
+            self.precision,
+            f"{self.params / 1e6:.2f}M",
+            f"{self.megabytes:.2f}",
+            f"{self.error:.2%}",
+            f"{self.low:.2%} to {self.high:.2%}",
+            f"{self.rtf:.4f}",
+        )
+
 
 def collect(run: Path) -> list[Row]:
-    """Rows of all bundles of a run that were evaluated, largest first.
+    """Rows of all evaluated bundles of a run, largest first.
 
     Raises:
         ArtifactError: there are none.
@@ -63,7 +76,7 @@ def collect(run: Path) -> list[Row]:
 
 
 def _figures(file: Path, bundle: Artifact) -> dict[str, Any]:
-    """Figures of a bundle by precision, if they are of this bundle on the whole test split.
+    """Figures of a bundle by precision.
 
     Raises:
         ArtifactError: they are damaged, of another bundle, or of part of the test split.
@@ -100,26 +113,16 @@ def _row(bundle: Artifact, precision: str, row: dict[str, Any]) -> Row:
 
 def table(rows: list[Row]) -> str:
     """The rows in Markdown."""
-    lines = [
-        "| bundle | precision | parameters | MB | WER | 95 % interval | real-time factor |",
-        "| --- | --- | --- | --- | --- | --- | --- |",
-    ]
-    for r in rows:
-        lines.append(
-            f"| {r.name} | {r.precision} | {r.params / 1e6:.2f}M | {r.megabytes:.2f} | {r.error:.2%} | "
-            f"{r.low:.2%} to {r.high:.2%} | {r.rtf:.4f} |"
-        )
-    return "\n".join(lines) + "\n"
+    lines = [HEADS, ("---",) * len(HEADS), *(r.cells() for r in rows)]
+    return "".join(f"| {' | '.join(cells)} |\n" for cells in lines)
 
 
 def plot(rows: list[Row], out: Path) -> None:
     """WER against size and against real-time factor, with intervals."""
-    import matplotlib as mpl
+    from matplotlib.figure import Figure
 
-    mpl.use("Agg")
-    import matplotlib.pyplot as plt
-
-    figure, axes = plt.subplots(1, 2, figsize=(11, 4.5), constrained_layout=True, sharey=True)
+    figure = Figure(figsize=(11, 4.5), layout="constrained")
+    axes = figure.subplots(1, 2, sharey=True)
     for axis, name, label in (
         (axes[0], "megabytes", "MB on disk"),
         (axes[1], "rtf", "real-time factor, 1 thread"),
@@ -140,4 +143,3 @@ def plot(rows: list[Row], out: Path) -> None:
     axes[0].set_ylabel("WER on the test split, %")
     axes[0].legend()
     figure.savefig(out, dpi=110)
-    plt.close(figure)
