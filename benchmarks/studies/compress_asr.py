@@ -227,18 +227,10 @@ def table(outcomes: Sequence[StepResult]) -> Iterator[str]:
 
 def plot(by_subnet: Sequence[Sequence[StepResult]], out: Path) -> None:
     """WER against bytes, an axis for each subnet, with intervals of the difference from float32."""
-    import matplotlib as mpl
+    from matplotlib.figure import Figure
 
-    mpl.use("Agg")
-    import matplotlib.pyplot as plt
-
-    figure, axes = plt.subplots(
-        1,
-        len(by_subnet),
-        figsize=(6.5 * len(by_subnet), 5.5),
-        layout="constrained",
-        squeeze=False,
-    )
+    figure = Figure(figsize=(6.5 * len(by_subnet), 5.5), layout="constrained")
+    axes = figure.subplots(1, len(by_subnet), squeeze=False)
     for axis, outcomes in zip(axes[0], by_subnet, strict=True):
         dense = outcomes[0]
         axis.axhline(100 * dense.error, color="grey", linewidth=1, linestyle="--")
@@ -258,7 +250,6 @@ def plot(by_subnet: Sequence[Sequence[StepResult]], out: Path) -> None:
         )
         axis.grid(alpha=0.3, which="both")
     figure.savefig(out, dpi=110)
-    plt.close(figure)
 
 
 def _checkpoints(config: CompressConfig, root: Path) -> Path:

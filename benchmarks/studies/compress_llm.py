@@ -228,13 +228,11 @@ def table(found: Mapping[Case, Losses]) -> str:
 
 def plot(found: Mapping[Case, Losses], out: Path) -> None:
     """Perplexity against float32 of each method, with intervals."""
-    import matplotlib as mpl
-
-    mpl.use("Agg")
-    import matplotlib.pyplot as plt
+    from matplotlib.figure import Figure
 
     shown = [case for case in _all() if case in found and case != FLOAT]
-    figure, axis = plt.subplots(figsize=(8, 0.3 * len(shown) + 1.2), constrained_layout=True)
+    figure = Figure(figsize=(8, 0.3 * len(shown) + 1.2), layout="constrained")
+    axis = figure.subplots()
     for place, case in enumerate(reversed(shown)):
         got = compare(found[case], found[FLOAT])
         value = 100 * (got.value - 1)
@@ -247,7 +245,6 @@ def plot(found: Mapping[Case, Losses], out: Path) -> None:
     axis.axvline(0, color="black", lw=0.8)
     axis.grid(alpha=0.3, axis="x")
     figure.savefig(out, dpi=110)
-    plt.close(figure)
 
 
 def run(text: Path, out: Path, *, texts: int, settings: SmallLlama) -> int:

@@ -284,12 +284,10 @@ def _canvas_table(results: Results) -> Iterator[str]:
 
 def plot(results: Results, out: Path) -> None:
     """Errors by terms, a line for each target; a dot for each seed."""
-    import matplotlib as mpl
+    from matplotlib.figure import Figure
 
-    mpl.use("Agg")
-    import matplotlib.pyplot as plt
-
-    figure, axis = plt.subplots(figsize=(10, 4.5), constrained_layout=True)
+    figure = Figure(figsize=(10, 4.5), layout="constrained")
+    axis = figure.subplots()
     names = [t for t in TERMS if TERMS[t]]
     for index, target in enumerate(TARGETS):
         errors = np.stack([results.errors("digits", target, t) for t in names]) * 100
@@ -303,7 +301,6 @@ def plot(results: Results, out: Path) -> None:
     axis.grid(alpha=0.3)
     figure.legend(loc="outside right upper")
     figure.savefig(out, dpi=110)
-    plt.close(figure)
 
 
 def _error(summed: np.ndarray, num_images: float) -> float:

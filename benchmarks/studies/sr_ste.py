@@ -263,13 +263,11 @@ def _flips(row: dict[str, Any]) -> tuple[float, float]:
 
 def plot(rows: Sequence[dict[str, Any]], out: Path) -> None:
     """Flip rates at 2:4 by the pull, and SAD to the first mask by the pattern, for each optimizer."""
-    import matplotlib as mpl
-
-    mpl.use("Agg")
-    import matplotlib.pyplot as plt
+    from matplotlib.figure import Figure
 
     styles = dict(zip(PATTERN_DECAYS, (":", "-"), strict=True))
-    figure, axes = plt.subplots(2, len(OPTIMIZERS), figsize=(11, 8), constrained_layout=True)
+    figure = Figure(figsize=(11, 8), layout="constrained")
+    axes = figure.subplots(2, len(OPTIMIZERS))
     for column, optimizer in enumerate(OPTIMIZERS):
         cases = [c for c in _cases(rows) if c[0]["optimizer"] == optimizer and c[0]["n"]]
         for case in cases:
@@ -290,7 +288,6 @@ def plot(rows: Sequence[dict[str, Any]], out: Path) -> None:
             if axis.lines:
                 axis.legend(fontsize=8)
     figure.savefig(out, dpi=110)
-    plt.close(figure)
 
 
 def _curve(case: Sequence[dict[str, Any]], name: str) -> list[float]:

@@ -230,7 +230,7 @@ def test_a_run_of_some_ops_has_a_file_of_its_own():
 
 
 def _aim(**changes):
-    settings = {"op": "fake", "text": "fast", "source": "test", "device": "H200", "limit": 2.0}
+    settings = {"op": "fake", "text": "fast [test]", "device": "H200", "limit": 2.0}
     return Aim(**({**settings, "measure": times("peer", "ours"), "at_most": False} | changes))
 
 
@@ -327,7 +327,7 @@ def test_the_check_of_a_layer_sees_one_wrong_output():
         y[-1, -1] += 1
         return y
 
-    assert not layer.check_float(off, layer.weight_NK).passed
+    assert not layer.check(off, layer.product(layer.weight_NK)).passed
 
 
 def test_the_check_of_mh_ssm_sees_a_wrong_gradient(monkeypatch):

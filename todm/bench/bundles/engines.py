@@ -1,4 +1,4 @@
-"""The runtimes that a bundle is measured in. Each decodes recordings chunk by chunk and takes the time.
+"""The runtimes that a bundle is measured in. Each decodes recordings chunk by chunk and times them.
 
 Letters: S samples.
 """
@@ -24,7 +24,7 @@ class Decoded:
         text: what was recognised.
         chunks: seconds from a chunk's features to its symbols, for every chunk.
         seconds: all of the decoding, features included.
-        first: seconds of audio that had to be heard before the first symbol; None if none came.
+        first: seconds of audio before the first symbol; None if there was no symbol.
     """
 
     text: str
@@ -94,8 +94,8 @@ class Sherpa:
             import sherpa_onnx
         except ImportError:
             raise MissingExtra("sherpa-onnx", "train", "measuring sherpa-onnx") from None
-        # A graph that lacks metadata would end the process: our own recogniser checks it first.
-        self._spec = StreamingRecognizer(bundle, precision=precision).spec
+        # A graph without metadata would end the process, so our own recogniser checks it first.
+        spec = StreamingRecognizer(bundle, precision=precision).spec
         files = {**graph_files(precision), "tokens": "tokens.txt"}
         make: Any = sherpa_onnx.OnlineRecognizer.from_transducer
         self._recognizer = make(
@@ -103,7 +103,8 @@ class Sherpa:
             num_threads=num_threads,
             model_type="lstm",
         )
-        self._tail, self._clock = bundle.tail_seconds, clock
+        self._shift, self._tail = spec.shift_frames / 100, bundle.tail_seconds
+        self._clock = clock
 
     def decode(self, samples_S: Samples) -> Decoded:
         """See `Engine`."""
@@ -120,7 +121,7 @@ class Sherpa:
             seconds += taken
             chunks.append(taken)
             if first is None and recognizer.tokens(stream):
-                first = len(chunks) * self._spec.shift_frames / 100
+                first = len(chunks) * self._shift
         text = recognizer.get_result(stream).strip()
         return Decoded(text=text, chunks=chunks, seconds=seconds, first=first)
 
@@ -144,5 +145,5 @@ def open_engine(
         MissingExtra: the runtime is not installed.
     """
     if name not in ENGINES:
-        raise ConfigError(f"there is no runtime {name!r}: choose one of {', '.join(ENGINES)}")
+        raise ConfigError(f"unknown runtime {name!r}; choose from {', '.join(ENGINES)}")
     return ENGINES[name](bundle, precision=precision, num_threads=num_threads, clock=clock)

@@ -3,9 +3,9 @@
 python -m todm.bench.bundles.peer --config clean100 --chunk 8 --out peer        sizes of a recipe
 `todm bench BUNDLE --peer` does the same for the encoder of a bundle.
 
-Both have random weights or those of the bundle: a speed does not depend on them. Both go to ONNX and
-int8 in the same way and are timed in turns in one run, on one thread, by the CPU time of that thread,
-which other processes disturb less than the clock on the wall.
+Speed does not depend on the weights, so they may be random. Both encoders are exported to ONNX and int8 in
+the same way and timed in turns on one thread, by the CPU time of that thread, which other processes
+disturb less than wall time.
 """
 
 import argparse
@@ -41,31 +41,14 @@ _FRAME = 0.04
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Encoder:
-    """An encoder on disk.
-
-    Attributes:
-        name: MH-SSM or Conformer.
-        params: of the encoder and its projection.
-        state: numbers of a stream's state.
-        files: by form, fp32 and int8.
-    """
-
-    name: str
-    params: int
-    state: int
-    files: dict[str, Path]
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
 class Row:
     """One encoder in one form.
 
     Attributes:
-        name: see `Encoder`.
+        name: MH-SSM or Conformer.
         form: fp32 or int8.
-        params: see `Encoder`.
-        state: see `Encoder`.
+        params: of the encoder and its projection.
+        state: numbers in a stream's state.
         megabytes: of the file, 10^6 bytes.
         ms: CPU milliseconds per second of audio, median of the rounds' medians.
         low: of the fastest round.
@@ -93,7 +76,7 @@ def recipe_encoder(name: str, size: str, chunk: int) -> StreamingEncoder:
     subnets = {"largest": space.largest, "smallest": space.smallest}
     if size not in subnets or chunk < 1:
         raise ConfigError(
-            f"--size is {size!r} and --chunk {chunk}: largest or smallest, and at least 1 frame"
+            f"--size is {size!r} and --chunk {chunk}: give largest or smallest, and at least 1 frame"
         )
     supernet = asr.supernet(_VOCAB)
     config = supernet.replace(encoder=supernet.encoder.narrow(subnets[size]), ctc=False)
@@ -102,15 +85,15 @@ def recipe_encoder(name: str, size: str, chunk: int) -> StreamingEncoder:
 
 
 def compare(ours: StreamingEncoder, *, rounds: int = 9, calls: int = 40) -> list[Row]:
-    """Time an encoder and a Conformer of its size.
+    """Time an encoder beside a Conformer of its size.
 
     Args:
         ours: the encoder, of any chunk.
-        rounds: turns that each takes.
+        rounds: turns of each.
         calls: chunks of a turn.
 
     Raises:
-        ConfigError: no Conformer is of that size.
+        ConfigError: no Conformer has that size.
     """
     parts = [ours.model.encoder, ours.model.project]
     num_params = sum(p.numel() for part in parts for p in part.parameters())
@@ -118,15 +101,30 @@ def compare(ours: StreamingEncoder, *, rounds: int = 9, calls: int = 40) -> list
     config = of_size(num_params, joiner_dim=joiner_dim, chunk=ours.chunk)
     theirs = StreamingConformer(config).eval()
     with tempfile.TemporaryDirectory() as folder:
-        encoders = [
-            _write(Path(folder), "MH-SSM", ours, num_params, ours.chunk),
-            _write(Path(folder), "Conformer", theirs, config.num_params, ours.chunk),
+        modules = {"MH-SSM": ours, "Conformer": theirs}
+        files = {
+            (name, form): file
+            for name, module in modules.items()
+            for form, file in _write(Path(folder), name, module, ours.chunk).items()
+        }
+        times = _time(files, ours.chunk, rounds, calls)
+        return [
+            Row(
+                name=name,
+                form=form,
+                params={"MH-SSM": num_params, "Conformer": config.num_params}[name],
+                state=sum(modules[name].state_sizes),
+                megabytes=file.stat().st_size / 1e6,
+                ms=float(np.median(times[name, form])),
+                low=min(times[name, form]),
+                high=max(times[name, form]),
+            )
+            for (name, form), file in files.items()
         ]
-        return _time(encoders, ours.chunk, rounds, calls)
 
 
 def table(rows: Sequence[Row]) -> str:
-    """The rows in Markdown, and the ratios the aims are about."""
+    """The rows in Markdown, and the ratios of the aims."""
     lines = [
         "| encoder | form | parameters | MB | state, numbers | CPU ms per second of audio (rounds) |",
         "| --- | --- | --- | --- | --- | --- |",
@@ -180,15 +178,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 0
 
 
-def _write(folder: Path, name: str, module: nn.Module, params: int, chunk: int) -> Encoder:
+def _write(
+    folder: Path, name: str, module: StreamingEncoder | StreamingConformer, chunk: int
+) -> dict[str, Path]:
     """Export an encoder in both forms."""
-    sizes = module.state_sizes
-    assert isinstance(sizes, tuple)
     files = {form: folder / f"{name}.{form}.onnx" for form in ("fp32", "int8")}
-    graph_to_onnx(_graph(module, sizes, chunk), files["fp32"])
-    vnni = "vnni" in _flags()
-    quantize_int8(files["fp32"], files["int8"], reduce_range=not vnni)
-    return Encoder(name=name, params=params, state=sum(sizes), files=files)
+    graph_to_onnx(_graph(module, module.state_sizes, chunk), files["fp32"])
+    quantize_int8(files["fp32"], files["int8"], reduce_range="vnni" not in _cpu_flags())
+    return files
 
 
 def _graph(module: nn.Module, sizes: tuple[int, int], chunk: int) -> Graph:
@@ -205,38 +202,23 @@ def _graph(module: nn.Module, sizes: tuple[int, int], chunk: int) -> Graph:
     return Graph(name="encoder", module=module, inputs=(features, *states), outputs=tuple(outputs))
 
 
-def _time(encoders: Sequence[Encoder], chunk: int, rounds: int, calls: int) -> list[Row]:
-    sessions = {(e.name, form): load_session(e.files[form]) for e in encoders for form in e.files}
-    draws = np.random.default_rng(0)
-    frames = draws.standard_normal((1, 4 * chunk, 80)).astype(np.float32)
-    medians: dict[tuple[str, str], list[float]] = {way: [] for way in sessions}
+def _time(
+    files: dict[tuple[str, str], Path], chunk: int, rounds: int, calls: int
+) -> dict[tuple[str, str], list[float]]:
+    """CPU milliseconds per second of audio, the median of every round."""
+    sessions = {key: load_session(file) for key, file in files.items()}
+    frames = np.random.default_rng(0).standard_normal((1, 4 * chunk, 80)).astype(np.float32)
+    times: dict[tuple[str, str], list[float]] = {key: [] for key in sessions}
     for number in range(rounds + 1):
-        for way, session in sessions.items():
-            taken = _turn(session, frames, calls)
+        for key, session in sessions.items():
+            taken = 1000 / (chunk * _FRAME) * float(np.median(_turn(session, frames, calls)))
             if number:  # the first turn warms up
-                medians[way].append(float(np.median(taken)))
-    scale = 1000 / (chunk * _FRAME)
-    rows = []
-    for one in encoders:
-        for form, file in one.files.items():
-            times = [scale * t for t in medians[one.name, form]]
-            rows.append(
-                Row(
-                    name=one.name,
-                    form=form,
-                    params=one.params,
-                    state=one.state,
-                    megabytes=file.stat().st_size / 1e6,
-                    ms=float(np.median(times)),
-                    low=min(times),
-                    high=max(times),
-                )
-            )
-    return rows
+                times[key].append(taken)
+    return times
 
 
 def _turn(session: Any, frames: np.ndarray, calls: int) -> list[float]:  # noqa: ANN401 - a session
-    """CPU seconds of so many chunks of one stream; the session runs on the calling thread alone."""
+    """CPU seconds of each chunk of one stream; the session runs on the calling thread alone."""
     ports = session.get_inputs()
     states = [np.zeros((1, 1, port.shape[2]), np.float32) for port in ports[1:]]
     taken = []
@@ -248,7 +230,7 @@ def _turn(session: Any, frames: np.ndarray, calls: int) -> list[float]:  # noqa:
     return taken
 
 
-def _flags() -> str:
+def _cpu_flags() -> str:
     try:
         return Path("/proc/cpuinfo").read_text()
     except OSError:
@@ -256,19 +238,16 @@ def _flags() -> str:
 
 
 def _plot(rows: Sequence[Row], out: Path) -> None:
-    import matplotlib as mpl
+    from matplotlib.figure import Figure
 
-    mpl.use("Agg")
-    import matplotlib.pyplot as plt
-
-    figure, axis = plt.subplots(figsize=(7, 3.5), constrained_layout=True)
+    figure = Figure(figsize=(7, 3.5), layout="constrained")
+    axis = figure.subplots()
     names = [f"{row.name} {row.form}" for row in rows]
     spread = [[row.ms - row.low for row in rows], [row.high - row.ms for row in rows]]
     axis.barh(names, [row.ms for row in rows], xerr=spread, capsize=3)
     axis.set(xlabel="CPU ms per second of audio, one thread")
     axis.invert_yaxis()
     figure.savefig(out, dpi=110)
-    plt.close(figure)
 
 
 if __name__ == "__main__":

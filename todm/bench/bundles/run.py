@@ -1,7 +1,7 @@
 """`todm bench BUNDLE`: speed, latency, memory and size of a bundle. Imports no torch.
 
-All runtimes, forms and numbers of threads take turns, round after round, so that what else the
-machine does meets them alike; ratios within one run are what is worth quoting.
+All runtimes, forms and numbers of threads take turns, round after round, so that other work on the
+machine affects them alike; quote ratios within one run.
 """
 
 import dataclasses
@@ -23,7 +23,7 @@ from todm.errors import ConfigError
 from todm.files import Progress, write_text
 
 RESULTS, PLOT = "bench.json", "latency.png"
-Way = tuple[str, Precision, int]
+Setup = tuple[str, Precision, int]
 """Runtime, form, number of threads."""
 
 
@@ -50,11 +50,11 @@ class Request:
     def __post_init__(self) -> None:
         if self.rounds < 1 or not self.threads or min(self.threads) < 1:
             raise ConfigError(
-                f"--rounds is {self.rounds} and --threads {self.threads}: at least 1 each"
+                f"--rounds is {self.rounds} and --threads {self.threads}: both must be at least 1"
             )
         unknown = [p for p in self.precisions if p not in PRECISIONS]
         if unknown:
-            raise ConfigError(f"there is no form {unknown[0]!r}: choose of {', '.join(PRECISIONS)}")
+            raise ConfigError(f"unknown form {unknown[0]!r}; choose from {', '.join(PRECISIONS)}")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -68,13 +68,13 @@ class Row:
         megabytes: encoder, decoder and joiner, 10^6 bytes.
         footprint: load time and memory.
         chunk_seconds: audio of a chunk.
-        p50_ms: median time of a chunk; 95 and 99 are percentiles.
-        p95_ms: see there.
-        p99_ms: see there.
+        p50_ms: median time of a chunk.
+        p95_ms: 95th percentile.
+        p99_ms: 99th percentile.
         rtf: seconds of computing per second of audio, median of the rounds.
         rtf_low: of the fastest round.
         rtf_high: of the slowest.
-        first_seconds: audio heard before the first symbol, median of the recordings that have one.
+        first_seconds: audio before the first symbol, median of the recordings that have one.
         chunks_ms: times of all chunks, for the histogram.
     """
 
@@ -106,30 +106,29 @@ def bench(request: Request, *, progress: Progress | None = None) -> list[Row]:
     bundle = open_bundle(request.bundle)
     recordings = _recordings(bundle, request.audio)
     forms: tuple[Precision, ...] = request.precisions or forms_here(bundle)
-    ways: list[Way] = [(r, p, t) for r in request.runtimes for p in forms for t in request.threads]
-    engines: dict[Way, Engine] = {
-        (r, p, t): open_engine(r, bundle, precision=p, num_threads=t) for r, p, t in ways
+    engines: dict[Setup, Engine] = {
+        (r, p, t): open_engine(r, bundle, precision=p, num_threads=t)
+        for r in request.runtimes
+        for p in forms
+        for t in request.threads
     }
-    found = _rounds(engines, recordings, request.rounds, progress)
+    rounds = _rounds(engines, recordings, request.rounds, progress)
     first = request.audio[0] if request.audio else _own_recording(bundle)
-    rows = []
-    for runtime, precision, threads in ways:
-        size = footprint(bundle, runtime, precision=precision, num_threads=threads, recording=first)
-        rounds = found[runtime, precision, threads]
-        head = {"runtime": runtime, "precision": precision, "num_threads": threads}
-        rows.append(
-            Row(
-                **head,
-                megabytes=megabytes(bundle, precision),
-                footprint=size,
-                **_figures(rounds, recordings, bundle),
-            )
+    return [
+        Row(
+            runtime=r,
+            precision=p,
+            num_threads=t,
+            megabytes=megabytes(bundle, p),
+            footprint=footprint(bundle, r, precision=p, num_threads=t, recording=first),
+            **_figures(rounds[r, p, t], recordings, bundle),
         )
-    return rows
+        for r, p, t in engines
+    ]
 
 
 def save(rows: Sequence[Row], request: Request, out: Path) -> None:
-    """Write figures, and the machine they are of, as JSON; and a histogram where matplotlib is."""
+    """Write figures and a description of the machine as JSON."""
     out.mkdir(parents=True, exist_ok=True)
     found = {
         "bundle": request.bundle.name,
@@ -149,7 +148,7 @@ def table(rows: Sequence[Row]) -> str:
     ]
     for row in rows:
         size = row.footprint
-        first = "none came" if row.first_seconds is None else f"{row.first_seconds:.2f} s"
+        first = "none" if row.first_seconds is None else f"{row.first_seconds:.2f} s"
         cells = (
             row.runtime,
             row.precision,
@@ -168,13 +167,11 @@ def table(rows: Sequence[Row]) -> str:
 
 
 def plot(rows: Sequence[Row], out: Path) -> None:
-    """Histograms of the times of chunks, one line a way; needs matplotlib."""
-    import matplotlib as mpl
+    """Histograms of the times of chunks, one line for each row; needs matplotlib."""
+    from matplotlib.figure import Figure
 
-    mpl.use("Agg")
-    import matplotlib.pyplot as plt
-
-    figure, axis = plt.subplots(figsize=(9, 4.5), constrained_layout=True)
+    figure = Figure(figsize=(9, 4.5), layout="constrained")
+    axis = figure.subplots()
     highest = max(row.p99_ms for row in rows) * 1.2
     bins = np.linspace(0, highest, 80)
     for row in rows:
@@ -185,25 +182,24 @@ def plot(rows: Sequence[Row], out: Path) -> None:
     axis.legend(fontsize=8)
     axis.grid(alpha=0.3)
     figure.savefig(out, dpi=110)
-    plt.close(figure)
 
 
 def _rounds(
-    engines: dict[Way, Engine],
+    engines: dict[Setup, Engine],
     recordings: Sequence[Samples],
     rounds: int,
     progress: Progress | None,
-) -> dict[Way, list[list[Decoded]]]:
-    """Every engine's recordings, round by round; the first round is a warm-up and not kept."""
-    found: dict[Way, list[list[Decoded]]] = {way: [] for way in engines}
+) -> dict[Setup, list[list[Decoded]]]:
+    """Every engine's recordings, round by round, without the first round, a warm-up."""
+    results: dict[Setup, list[list[Decoded]]] = {setup: [] for setup in engines}
     for number in range(rounds + 1):
-        for way, engine in engines.items():
+        for setup, engine in engines.items():
             decoded = [engine.decode(samples) for samples in recordings]
             if number:
-                found[way].append(decoded)
+                results[setup].append(decoded)
         if progress:
             progress("rounds", number, rounds)
-    return found
+    return results
 
 
 def _figures(
@@ -232,7 +228,7 @@ def _recordings(bundle: Bundle, audio: Sequence[Path]) -> list[Samples]:
     if audio:
         return [read_audio(path) for path in audio]
     if own is None:
-        raise ConfigError(f"{bundle.path} has no recording of its own: name some audio files")
+        raise ConfigError(f"{bundle.path} has no recording of its own: give some audio files")
     return [read_audio(own)]
 
 

@@ -4,10 +4,12 @@ Letters: M rows, K inputs, N outputs.
 """
 
 import dataclasses
+import functools
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from todm.bench.kernels.case import Case, Checked, Subject, Work, compare
@@ -39,7 +41,7 @@ _SAMPLES = 16
 
 
 def linear_cases(op: str, device: str) -> list[Case]:
-    """All layers with all numbers of rows; on a CPU those that are quick, and the encoder's."""
+    """All layers with all numbers of rows; on a CPU the quick ones and the encoder's."""
     dtype = "bfloat16" if device == "cuda" else "float32"
     quick = [_case(op, "quick", sizes, dtype=dtype) for sizes in QUICK]
     if device == "cpu":
@@ -83,78 +85,101 @@ class Layer:
         return cls(x_MK, weight_NK)
 
     @property
-    def graph(self) -> bool:
-        """Whether launching takes about as long as computing."""
-        return 2.0 * self.x_MK.numel() * self.weight_NK.shape[0] <= LAUNCH_BOUND
-
-    @property
-    def allowed(self) -> float:
-        """Relative error of an output of x's dtype."""
-        return ALLOWED[str(self.x_MK.dtype).removeprefix("torch.")]
-
-    def work(self, weight_bytes: float, unit: str, *, num_outputs: int, out_bytes: int = 0) -> Work:
-        """2MNK operations on x, a weight of so many bytes, and y (`out_bytes` each, x's if 0)."""
-        M, K = self.x_MK.shape
-        written = M * num_outputs * (out_bytes or self.x_MK.itemsize)
-        flops = 2.0 * M * num_outputs * K
-        return Work(flops=flops, bytes=self.x_MK.nbytes + weight_bytes + written, unit=unit)
-
-    def float_unit(self) -> str:
-        """Compute roof of a product of x's dtype."""
+    def dtype(self) -> str:
+        """Of x, which is also the compute roof of a product of x's dtype."""
         return str(self.x_MK.dtype).removeprefix("torch.")
+
+    def subject(
+        self,
+        name: str,
+        run: Callable[[], Tensor],
+        oracle: Oracle,
+        *,
+        stored: float,
+        unit: str = "",
+        allowed: float | None = None,
+        ours: bool = False,
+    ) -> Subject:
+        """An implementation on this layer.
+
+        Args:
+            name: of the implementation.
+            run: gives [M, N].
+            oracle: the right result at samples.
+            stored: bytes of the weight.
+            unit: compute roof; that of x's dtype if empty.
+            allowed: relative error; that of x's dtype if None.
+            ours: it is not a peer.
+        """
+        (M, K), N = self.x_MK.shape, self.weight_NK.shape[0]
+        out_bytes = 4 if self.x_MK.dtype == torch.int8 else self.x_MK.itemsize  # sums are int32
+        moved = self.x_MK.nbytes + stored + M * N * out_bytes
+        return Subject(
+            name=name,
+            run=run,
+            check=lambda: self.check(run, oracle, allowed=allowed),
+            work=Work(flops=2.0 * M * N * K, bytes=moved, unit=unit or self.dtype),
+            ours=ours,
+            graph=2.0 * M * N * K <= LAUNCH_BOUND,
+        )
 
     def dense(self, weight_NK: Tensor) -> Subject:
         """The library's product with a weight that is not packed: the baseline of all three."""
         weight_NK = weight_NK.to(self.x_MK.dtype)
-        return Subject(
-            name="F.linear",
-            run=lambda: F.linear(self.x_MK, weight_NK),
-            check=lambda: self.check_float(lambda: F.linear(self.x_MK, weight_NK), weight_NK),
-            work=self.work(weight_NK.nbytes, self.float_unit(), num_outputs=weight_NK.shape[0]),
-            graph=self.graph,
-        )
+        run = functools.partial(F.linear, self.x_MK, weight_NK)
+        return self.subject("F.linear", run, self.product(weight_NK), stored=weight_NK.nbytes)
 
-    def check_float(
-        self, run: Callable[[], Tensor], weight_NK: Tensor, *, allowed: float | None = None
-    ) -> Checked:
-        """The output against the product in float64, on sampled rows and outputs."""
+    def torchao(
+        self,
+        name: str,
+        config: Any,  # noqa: ANN401 - torchao's own
+        *,
+        stored: float,
+        allowed: float,
+        unit: str = "",
+    ) -> Subject:
+        """A layer of torchao: it quantises in its own way and is compared with the float product."""
+        from torchao.quantization import quantize_
 
-        def oracle(rows: Tensor, outputs: Tensor) -> Tensor:
-            return self.x_MK[rows].double() @ weight_NK[outputs].double().t()
+        N, K = self.weight_NK.shape
+        linear = nn.Linear(K, N, bias=False, device=self.x_MK.device, dtype=self.x_MK.dtype)
+        linear.weight.data.copy_(self.weight_NK)
+        quantize_(linear, config)
+        linear.requires_grad_(False)  # noqa: FBT003
+        run, oracle = functools.partial(linear, self.x_MK), self.product(self.weight_NK)
+        return self.subject(name, run, oracle, stored=stored, unit=unit, allowed=allowed)
 
-        return self.check(run, oracle, allowed=allowed)
+    def product(self, weight_NK: Tensor) -> Oracle:
+        """The product in float64."""
+        return lambda rows, outputs: self.x_MK[rows].double() @ weight_NK[outputs].double().t()
 
     def check(
-        self,
-        run: Callable[[], Tensor],
-        oracle: Oracle,
-        *,
-        allowed: float | None = None,
+        self, run: Callable[[], Tensor], oracle: Oracle, *, allowed: float | None = None
     ) -> Checked:
         """The output of the very call that is timed, at up to 16 rows and 16 outputs.
 
         Args:
             run: gives [M, N].
-            oracle: what it should be.
+            oracle: the right result at samples.
             allowed: relative error; that of x's dtype if None.
         """
         y_MN = run()
         rows, outputs = (_spread(n, y_MN.device) for n in y_MN.shape)
         got = y_MN[rows][:, outputs]
-        limit = self.allowed if allowed is None else allowed
+        limit = ALLOWED[self.dtype] if allowed is None else allowed
         return compare([got], [oracle(rows, outputs)], allowed=limit, whole=[y_MN])
 
 
 def once(oracle: Oracle) -> Oracle:
-    """An oracle that is asked once: the samples of a layer are the same for all subjects."""
+    """An oracle that computes once: the samples of a layer are the same for all subjects."""
     found: list[Tensor] = []
 
-    def ask(rows: Tensor, outputs: Tensor) -> Tensor:
+    def cached(rows: Tensor, outputs: Tensor) -> Tensor:
         if not found:
             found.append(oracle(rows, outputs))
         return found[0]
 
-    return ask
+    return cached
 
 
 def _spread(size: int, device: torch.device) -> Tensor:

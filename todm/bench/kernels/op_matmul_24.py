@@ -27,14 +27,10 @@ def subjects(case: Case, device: str) -> list[Subject | Absent]:
     }
     has_sparse = semi.library(torch.device(device)) is not None
     ways: list[Way] = ["measured", "dense", "sparse"] if has_sparse else ["dense"]
-    found: list[Subject | Absent] = []
-    for kind, weight in packed.items():
-        found += [_ours(layer, weight, name=f"{way}{kind}", way=way) for way in ways]
-        if device == "cuda":
-            found.append(_ours(layer, weight, name=f"triton{kind}", impl="triton"))
+    ours = [_ours(layer, w, name=way + kind, way=way) for kind, w in packed.items() for way in ways]
     weight_NK = weight_NK.to(layer.x_MK.dtype)
     build = functools.partial(_torch_sparse, layer, weight_NK)
-    return [*found, layer.dense(weight_NK), peer("torch.sparse", "torch", build)]
+    return [*ours, layer.dense(weight_NK), peer("torch.sparse", "torch", build)]
 
 
 def _prune(weight_NK: Tensor) -> Tensor:
@@ -44,27 +40,17 @@ def _prune(weight_NK: Tensor) -> Tensor:
     return groups_NG4.scatter(-1, small, 0.0).flatten(1)
 
 
-def _ours(
-    layer: Layer, weight: Packed, *, name: str, way: Way = "measured", impl: str = "torch"
-) -> Subject:
-    run = functools.partial(matmul_24, layer.x_MK, weight, way=way, impl=impl)
-
+def _ours(layer: Layer, weight: Packed, *, name: str, way: Way) -> Subject:
     def oracle(rows: Tensor, outputs: Tensor) -> Tensor:
         scale_N = None if weight.scale_N is None else weight.scale_N[outputs]
         parts = (weight.values_NH[outputs], weight.codes_NC[outputs])
         few = Packed(*parts, weight.num_inputs, scale_N)
         return matmul_24(layer.x_MK[rows], few, impl="reference")
 
-    unit = layer.float_unit() if weight.scale_N is None else "int8"
+    run = functools.partial(matmul_24, layer.x_MK, weight, way=way)
     stored = weight.dense_NK.nbytes if way == "dense" else weight.num_bytes
-    return Subject(
-        name=name,
-        run=run,
-        check=lambda: layer.check(run, oracle),
-        work=layer.work(stored, unit, num_outputs=weight.shape[0]),
-        ours=True,
-        graph=layer.graph,
-    )
+    unit = "" if weight.scale_N is None else "int8"
+    return layer.subject(name, run, oracle, stored=stored, unit=unit, ours=True)
 
 
 def _torch_sparse(layer: Layer, weight_NK: Tensor) -> Subject:
@@ -72,18 +58,10 @@ def _torch_sparse(layer: Layer, weight_NK: Tensor) -> Subject:
     with warnings.catch_warnings():  # says that it is a prototype
         warnings.simplefilter("ignore", UserWarning)
         sparse = torch.sparse.to_sparse_semi_structured(weight_NK)
-    stored = weight_NK.nbytes * 9 / 16
-    return Subject(
-        name="torch.sparse",
-        run=lambda: F.linear(layer.x_MK, sparse),
-        check=lambda: layer.check_float(lambda: F.linear(layer.x_MK, sparse), weight_NK),
-        work=layer.work(stored, layer.float_unit(), num_outputs=weight_NK.shape[0]),
-        graph=layer.graph,
+    run = functools.partial(F.linear, layer.x_MK, sparse)
+    return layer.subject(
+        "torch.sparse", run, layer.product(weight_NK), stored=weight_NK.nbytes * 9 / 16
     )
 
 
-def _cases(device: str) -> list[Case]:
-    return linear_cases("matmul_24", device)
-
-
-OP = Op("matmul_24", _cases, subjects, baseline="F.linear")
+OP = Op("matmul_24", functools.partial(linear_cases, "matmul_24"), subjects, baseline="F.linear")

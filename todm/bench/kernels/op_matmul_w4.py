@@ -11,7 +11,7 @@ from todm.bench.kernels.linears import Layer, Oracle, impls, linear_cases, once
 from todm.kernels.matmul_w4 import Packed, matmul_w4, quantise_rtn
 
 _AO_ALLOWED = 0.25
-"""torchao quantises its own way, so it is held against the float product: 4 bits are that far off."""
+"""torchao quantises in its own way and is compared with the float product: 4 bits are that far off."""
 _GATHER_ROWS = 256
 """The kernel for groups in any order has tiles for few rows."""
 
@@ -24,7 +24,7 @@ def subjects(case: Case, device: str) -> list[Subject | Absent]:
     orders = ("in order", "act order") if layer.x_MK.shape[0] <= _GATHER_ROWS else ()
 
     def reference(rows: Tensor, outputs: Tensor) -> Tensor:
-        # It goes through the inputs one by one, which a GPU would do slower.
+        # The reference loops over the inputs, which is slower on a GPU.
         x, sampled = layer.x_MK[rows].float().cpu(), few(weight, outputs).to("cpu")
         return matmul_w4(x, sampled, impl="reference").to(layer.x_MK.device)
 
@@ -42,19 +42,11 @@ def subjects(case: Case, device: str) -> list[Subject | Absent]:
 def _ours(
     layer: Layer, weight: Packed, oracle: Oracle, *, impl: str, cached: bool = False
 ) -> Subject:
-    def run() -> Tensor:
-        return matmul_w4(layer.x_MK, weight, cache_dequantised=cached, impl=impl)
-
     N, K = weight.shape
     stored = N * K * layer.x_MK.itemsize if cached else weight.num_bytes
-    return Subject(
-        name=f"{impl} cached" if cached else impl,
-        run=run,
-        check=lambda: layer.check(run, oracle),
-        work=layer.work(stored, layer.float_unit(), num_outputs=N),
-        ours=True,
-        graph=layer.graph,
-    )
+    run = functools.partial(matmul_w4, layer.x_MK, weight, cache_dequantised=cached, impl=impl)
+    name = f"{impl} cached" if cached else impl
+    return layer.subject(name, run, oracle, stored=stored, ours=True)
 
 
 def few(weight: Packed, outputs: Tensor) -> Packed:
@@ -65,27 +57,16 @@ def few(weight: Packed, outputs: Tensor) -> Packed:
 
 
 def _torchao(layer: Layer) -> Subject:
-    from torchao.quantization import Int4WeightOnlyConfig, quantize_
+    from torchao.quantization import Int4WeightOnlyConfig
 
-    N, K = layer.weight_NK.shape
-    linear = torch.nn.Linear(K, N, bias=False, device=layer.x_MK.device, dtype=layer.x_MK.dtype)
-    linear.weight.data.copy_(layer.weight_NK)
-    quantize_(linear, Int4WeightOnlyConfig(int4_packing_format="tile_packed_to_4d"))
-    linear.requires_grad_(False)  # noqa: FBT003
-    return Subject(
-        name="torchao int4",
-        run=lambda: linear(layer.x_MK),
-        check=lambda: layer.check_float(
-            lambda: linear(layer.x_MK), layer.weight_NK, allowed=_AO_ALLOWED
-        ),
-        # Codes, and for each group of 128 a scale and a zero point of 16 bits.
-        work=layer.work(N * K * (0.5 + 4 / 128), layer.float_unit(), num_outputs=N),
-        graph=layer.graph,
-    )
+    config = Int4WeightOnlyConfig(int4_packing_format="tile_packed_to_4d")
+    # Codes, and for each group of 128 a scale and a zero point of 16 bits.
+    stored = layer.weight_NK.numel() * (0.5 + 4 / 128)
+    return layer.torchao("torchao int4", config, stored=stored, allowed=_AO_ALLOWED)
 
 
 def _gather(layer: Layer, weight: Packed, *, name: str) -> Subject:
-    """A kernel for groups in any order; `in order` is the same without the index (GPTQ, arXiv 2210.17323)."""
+    """The kernel for groups in any order; `in order` runs it without the index."""
     from todm.bench.kernels import triton_gather
 
     assert weight.zero_NG is not None
@@ -93,7 +74,7 @@ def _gather(layer: Layer, weight: Packed, *, name: str) -> Subject:
         raise RuntimeError("it is a Triton kernel, for GPUs")
     K, device = weight.num_inputs, layer.x_MK.device
     order_K = torch.arange(K, device=device)
-    if name == "act order":  # by importance, which knows nothing of places
+    if name == "act order":  # by importance, which does not depend on position
         order_K = torch.randperm(K, generator=torch.Generator(device).manual_seed(1), device=device)
     group_K = (order_K // weight.group).int()
     scale_GN, zero_GN = weight.scale_NG.t().contiguous(), weight.zero_NG.t().contiguous()
@@ -103,13 +84,7 @@ def _gather(layer: Layer, weight: Packed, *, name: str) -> Subject:
     weight_NK = (steps_KN * scale_GN[group_K.long()].float()).t()
     run = functools.partial(triton_gather.product, layer.x_MK, *layout, index)
     stored = weight.num_bytes + (0 if index is None else index.nbytes)
-    return Subject(
-        name=name,
-        run=run,
-        check=lambda: layer.check_float(run, weight_NK),
-        work=layer.work(stored, layer.float_unit(), num_outputs=weight.shape[0]),
-        graph=layer.graph,
-    )
+    return layer.subject(name, run, layer.product(weight_NK), stored=stored)
 
 
 def words(codes_NK: Tensor) -> Tensor:
@@ -119,8 +94,4 @@ def words(codes_NK: Tensor) -> Tensor:
     return (codes_J8N << shifts_8[:, None]).sum(1, dtype=torch.int32)
 
 
-def _cases(device: str) -> list[Case]:
-    return linear_cases("matmul_w4", device)
-
-
-OP = Op("matmul_w4", _cases, subjects, baseline="F.linear")
+OP = Op("matmul_w4", functools.partial(linear_cases, "matmul_w4"), subjects, baseline="F.linear")

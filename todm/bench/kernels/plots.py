@@ -1,4 +1,4 @@
-"""Pictures of a run: the roofline of each op, and what an act-order gather costs."""
+"""Plots of a run: the roofline of each op, and the cost of an act-order gather."""
 
 import math
 from collections.abc import Sequence
@@ -9,27 +9,22 @@ from todm.bench.kernels.machine import Roofs
 from todm.bench.kernels.results import Row, groups
 
 ACT_ORDER = ("triton", "act order", "in order", "F.linear")
-"""Subjects of matmul_w4 that the second picture shows."""
+"""Subjects of matmul_w4 in the second plot."""
 _MARKERS = "osD^vPX*"
 
 
 def roofline(rows: Sequence[Row], path: Path, *, roofs: Roofs, device: str) -> None:
-    """Operations a byte against operations a second, an axis for each op, with the device's roofs.
+    """Operations per second over operations per byte, one axis for each op, with the device's roofs.
 
     Args:
-        rows: of a run, one measured at least; those that were not are left out.
+        rows: of a run, at least one of them measured; the others are left out.
         path: PNG to write.
         roofs: of the device.
         device: its name.
     """
-    plt = _pyplot()
     measured = [r for r in rows if r.figures is not None and r.work is not None]
     ops = list(dict.fromkeys(r.case.op for r in measured))
-    columns = min(len(ops), 3)
-    lines = -(-len(ops) // columns)
-    figure, axes = plt.subplots(
-        lines, columns, figsize=(5 * columns, 4 * lines), layout="constrained", squeeze=False
-    )
+    figure, axes = _grid(len(ops), columns=3, size=(5, 4))
     for axis, op in zip(axes.flat, ops, strict=False):
         axis.set(xscale="log", yscale="log")  # first: limits in a linear scale may be negative
         _draw_points(axis, [r for r in measured if r.case.op == op])
@@ -37,20 +32,17 @@ def roofline(rows: Sequence[Row], path: Path, *, roofs: Roofs, device: str) -> N
         axis.set(title=op, xlabel="operations per byte (least work)")
         axis.grid(alpha=0.3)
         axis.legend(fontsize=7)
-    for axis in axes.flat[len(ops) :]:
-        axis.set_axis_off()
     for axis in axes[:, 0]:
         axis.set_ylabel("10$^9$ operations per second (least work)")
     figure.suptitle(f"{device}; roofs: {roofs.source}", fontsize=10)
     figure.savefig(path, dpi=110)
-    plt.close(figure)
 
 
 def act_order(rows: Sequence[Row], path: Path, *, device: str) -> bool:
-    """Time over rows of the activation, by layer: groups in order, and groups found by an index.
+    """Time over rows of the activation, by layer: groups in order, and groups read through an index.
 
     Returns:
-        Whether there was enough to draw: a layer with the gather at two numbers of rows.
+        Whether there was enough to draw: a layer with the gather at two or more numbers of rows.
     """
     layers: dict[tuple[int, int], list[tuple[int, dict[str, Row]]]] = {}
     for case, group in groups([r for r in rows if r.case.op == "matmul_w4"]):
@@ -60,24 +52,15 @@ def act_order(rows: Sequence[Row], path: Path, *, device: str) -> bool:
     shown = {layer: found for layer, found in layers.items() if len(found) > 1}
     if not shown:
         return False
-    plt = _pyplot()
-    num_columns = min(len(shown), 4)
-    num_rows = -(-len(shown) // num_columns)
-    size = (4.2 * num_columns, 3.6 * num_rows)
-    figure, axes = plt.subplots(
-        num_rows, num_columns, figsize=size, layout="constrained", squeeze=False
-    )
+    figure, axes = _grid(len(shown), columns=4, size=(4.2, 3.6))
     for axis, ((N, K), found) in zip(axes.flat, sorted(shown.items()), strict=False):
         _draw_times(axis, found)
         axis.set(title=f"N = {N}, K = {K}", xlabel="M, rows", xscale="log", yscale="log")
         axis.grid(alpha=0.3)
-    for axis in axes.flat[len(shown) :]:
-        axis.set_axis_off()
     axes[0][0].set_ylabel("ms, median, p10 to p90")
     axes[0][0].legend(fontsize=7)
     figure.suptitle(f"4-bit layer, groups in order and by act-order index; {device}", fontsize=10)
     figure.savefig(path, dpi=110)
-    plt.close(figure)
     return True
 
 
@@ -96,7 +79,7 @@ def _point(row: Row) -> tuple[float, float]:
 
 
 def _draw_roofs(axis: Any, roofs: Roofs) -> None:  # noqa: ANN401
-    """The slope of the memory, and from where it meets each compute roof a level line."""
+    """The slope of the memory, up to each compute roof, which is a level line."""
     low, high = axis.get_xlim()
     ridges = [peak / roofs.bytes_per_s for peak in roofs.flops_per_s.values()]
     low = 10 ** math.floor(math.log10(min(low, min(ridges) / 4)))
@@ -123,10 +106,14 @@ def _draw_times(axis: Any, found: Sequence[tuple[int, dict[str, Row]]]) -> None:
             axis.errorbar(M, median, yerr=[below, above], marker="o", ms=3, capsize=2, label=name)
 
 
-def _pyplot() -> Any:  # noqa: ANN401
-    import matplotlib as mpl
+def _grid(count: int, *, columns: int, size: tuple[float, float]) -> tuple[Any, Any]:
+    """A figure with at least so many axes of a size, in rows; spare ones are hidden."""
+    from matplotlib.figure import Figure
 
-    mpl.use("Agg")
-    import matplotlib.pyplot as plt
-
-    return plt
+    columns = min(count, columns)
+    rows = -(-count // columns)
+    figure = Figure(figsize=(size[0] * columns, size[1] * rows), layout="constrained")
+    axes = figure.subplots(rows, columns, squeeze=False)
+    for axis in axes.flat[count:]:
+        axis.set_axis_off()
+    return figure, axes
