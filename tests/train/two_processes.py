@@ -8,11 +8,13 @@ import importlib.util
 import os
 import sys
 from pathlib import Path
+from typing import NamedTuple
 
+import numpy as np
 import torch
 
-from todm.asr.backend import TrainingBatches
-from todm.asr.data.batch import Batch, LoaderConfig
+from todm.asr.data.batch import LoaderConfig
+from todm.asr.data.loader import Loader
 from todm.asr.model.encoder import EncoderConfig
 from todm.asr.model.transducer import Rnnt, RnntConfig
 from todm.asr.objective import ObjectiveConfig, RnntObjective
@@ -32,28 +34,47 @@ SUBNETS = {
 }
 
 
-class Stream:
-    """One batch: some rows of six utterances of unequal length."""
+class Rows(NamedTuple):
+    """Some rows of six utterances of unequal length; also the order of their only batch."""
 
-    def __init__(self, rows):
+    rows: slice
+    frames_N = np.array([96, 40, 81, 64, 52, 77])
+
+    def labels_N(self, encode):
+        return np.array([4, 1, 2, 5, 1, 3])
+
+    def order(self, lengths, config, schedule):
+        return self
+
+    def num_batches(self, epoch):
+        return 1
+
+    def read(self, order, epoch, start):
         draws = torch.Generator().manual_seed(5)
-        lens, labels = [96, 40, 81, 64, 52, 77], [4, 1, 2, 5, 1, 3]
         features = torch.randn(6, 96, 80, generator=draws)
-        targets = torch.randint(3, 11, (6, 5), generator=draws)
-        self.batch = Batch(
-            features_BTF=features[rows],
-            feature_lens_B=torch.tensor(lens)[rows],
-            targets_BU=targets[rows],
-            target_lens_B=torch.tensor(labels)[rows],
-            ids=list("abcdef")[rows],
-            texts=[""] * len(lens[rows]),
-        )
+        targets = torch.randint(3, 11, (6, 5), generator=draws).tolist()
+        items = [
+            Item(name, " ".join(map(str, row[:labels])), feature[:frames])
+            for name, row, labels, feature, frames in zip(
+                "abcdef", targets, self.labels_N(None), features, self.frames_N, strict=True
+            )
+        ]
+        yield items[self.rows]
 
-    def __iter__(self):
-        yield self.batch
 
-    def state(self):
-        return {"epoch": 0, "index": 1}
+class Item(NamedTuple):
+    """An utterance whose transcript is its token ids."""
+
+    id: str
+    text: str
+    frames_TF: torch.Tensor
+
+    def features(self):
+        return self.frames_TF
+
+
+def _encode(text):
+    return list(map(int, text.split()))
 
 
 def gradients(world, subnets):
@@ -63,7 +84,7 @@ def gradients(world, subnets):
     model = Rnnt(RnntConfig(vocab_size=11, joiner_dim=16, encoder=encoder))
     objective = world.wrap(RnntObjective(model, ObjectiveConfig(), label_sizes=[1] * 11))
     rows = slice(world.rank, None, world.size)
-    step = next(iter(TrainingBatches(Stream(rows), (8,), LoaderConfig())))
+    step = next(iter(Loader(Rows(rows), _encode, config=LoaderConfig(), chunks=(8,))))
     sandwich_step(objective, step, subnets=subnets, progress=0.8)
     found = {
         n: torch.zeros_like(p) if p.grad is None else p.grad for n, p in model.named_parameters()

@@ -3,6 +3,7 @@
 Letters: B batch, T frames, F bins, U labels, J joiner width, V vocabulary.
 """
 
+import dataclasses
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
@@ -17,9 +18,9 @@ from todm import artifact
 from todm.artifact import Artifact
 from todm.asr.backend import AsrBackend
 from todm.asr.data.audio import SUFFIXES, cut_features
-from todm.asr.data.batch import Batch, add_tail
-from todm.asr.data.features import FRAME_SHIFT, MIN_SAMPLES, SAMPLE_RATE, fbank, pad
-from todm.asr.data.streams import spread_cuts
+from todm.asr.data.batch import Batch, add_tail, collate
+from todm.asr.data.features import FRAME_SHIFT, MIN_SAMPLES, SAMPLE_RATE, fbank
+from todm.asr.data.statistics import spread_cuts
 from todm.asr.decode.evaluate import tail_seconds
 from todm.asr.decode.search import greedy_search
 from todm.asr.loading import backend_of, load_model
@@ -200,20 +201,9 @@ class AsrAdapter:
     def _batch(self, features: Sequence[Tensor]) -> Batch:
         """Some utterances without transcripts."""
         num, chunk = len(features), self.speech.config.eval_chunk
-        lens = torch.tensor([len(f) for f in features])
-        none = torch.zeros(num, dtype=torch.int64)
-        plain = Batch(
-            features_BTF=pad(features),
-            feature_lens_B=lens,
-            targets_BU=none[:, None][:, :0],
-            target_lens_B=none,
-            ids=[""] * num,
-            texts=[""] * num,
-            chunk=chunk,
-            num_labels=1.0,
-        )
+        plain = collate(features, [[]] * num, [""] * num, [""] * num)
         tail = math.ceil(tail_seconds(self.speech, chunk) / FRAME_SHIFT)
-        return add_tail(plain, tail)
+        return dataclasses.replace(add_tail(plain, tail), chunk=chunk, num_labels=1.0)
 
 
 def _of_corpus(cuts: Path, num: int) -> Iterator[Tensor]:

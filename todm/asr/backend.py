@@ -13,12 +13,14 @@ from todm.artifact import Artifact
 from todm.asr import tokens
 from todm.asr.config import AsrConfig
 from todm.asr.data.audio import cut_samples, cut_text
+from todm.asr.data.augment import Augmenter
 from todm.asr.data.batch import LoaderConfig
 from todm.asr.data.features import FRAME_SHIFT, NUM_BINS
-from todm.asr.data.noise import noise_store
+from todm.asr.data.loader import Loader, open_loader
+from todm.asr.data.noise import noise_of_store, noise_store
+from todm.asr.data.order import Schedule
+from todm.asr.data.statistics import Statistics, compute_features
 from todm.asr.data.store import FeatureStore
-from todm.asr.data.streams import Statistics, make_augmenter, open_stream, prepare_features
-from todm.asr.data.training_batches import TrainingBatches
 from todm.asr.decode.evaluate import decode_model, score_all
 from todm.asr.decode.wer import Wer, figures
 from todm.asr.model import init_from
@@ -29,7 +31,7 @@ from todm.backend import Graph, Port
 from todm.device.audio import Samples
 from todm.device.decode import FRAME_SECONDS
 from todm.errors import ConfigError
-from todm.files import Progress
+from todm.files import Progress, no_progress
 from todm.supernet.space import SearchSpace, Subnet
 
 _log = logging.getLogger(__name__)
@@ -46,7 +48,7 @@ class AsrBackend:
         assets: Path,
         *,
         corpus: Path | None = None,
-        report: Progress | None = None,
+        report: Progress = no_progress,
     ) -> None:
         """Read the tokenizer; features are opened (or computed) when first needed.
 
@@ -90,11 +92,11 @@ class AsrBackend:
 
     def prepare(self) -> None:
         """Features of the training data, or their statistics, before the first `build` of a training."""
-        self._statistics = prepare_features(
+        self._statistics = compute_features(
             self._cuts("train"),
             self._training_features,
             config=self.config.loader,
-            progress=self._progress("train"),
+            progress=self._report,
         )
         if self.config.noise:
             noise_store(Path(self.config.noise), self._features("noise"))
@@ -124,31 +126,28 @@ class AsrBackend:
         sizes = [max(1, len(symbol.removeprefix("\u2581"))) for symbol in self.tokenizer.symbols]
         return RnntObjective(model, self.config.objective, label_sizes=sizes)
 
-    def batches(self, *, rank: int, world_size: int, num_updates: int) -> TrainingBatches:
+    def batches(self, *, rank: int, world_size: int, num_updates: int) -> Loader:
         """Augmented training batches of one process."""
         if self._statistics is None:
             raise ConfigError("training batches need prepare() first")
-        augment = make_augmenter(
-            self.config.augment,
-            self._statistics,
-            noise_dir=Path(self.config.noise) if self.config.noise else None,
-            cache_dir=self._features("noise"),
-        )
-        loader = self._loader
-        stream = open_stream(
+        noise_NF = None
+        if self.config.noise:
+            noise = noise_store(Path(self.config.noise), self._features("noise"))
+            noise_NF = noise_of_store(noise)
+        mean_F = self._statistics.mean_F
+        loader = open_loader(
             self._cuts("train"),
             self._training_features,
             encode=self._encode,
-            config=loader,
-            augment=augment,
-            num_updates=num_updates,
-            rank=rank,
-            world_size=world_size,
+            config=self._loader,
+            augment=Augmenter(self.config.augment, mean_F=mean_F, noise_NF=noise_NF),
+            chunks=self.config.chunks,
+            schedule=Schedule(num_updates, rank, world_size),
         )
-        if rank == 0 and stream.dropped:
-            left_out = ", ".join(f"{num} ({why})" for why, num in stream.dropped.items())
+        if rank == 0 and loader.dropped:
+            left_out = ", ".join(f"{num} ({why})" for why, num in loader.dropped.items())
             _log.warning("train: left out %s", left_out)
-        return TrainingBatches(stream, self.config.chunks, loader)
+        return loader
 
     def evaluate(
         self, model: nn.Module, *, subnet: Subnet | None, split: str, limit: int = 0
@@ -240,7 +239,8 @@ class AsrBackend:
                 self._cuts(split),
                 self._features(split),
                 speeds=(1.0,),
-                progress=self._progress(split),
+                label=f"features of {split}",
+                progress=self._report,
             )
             _tell_rejected(split, self._stores[split].rejected)
         return self._stores[split]
@@ -277,14 +277,6 @@ class AsrBackend:
     def _training_features(self) -> Path:
         """Named after the speeds, so that runs with others on the same corpus do not undo each other."""
         return self._features("-".join(["train", *map(str, self.config.loader.speeds)]))
-
-    def _progress(self, split: str) -> Progress | None:
-        report = self._report
-        return (
-            None
-            if report is None
-            else lambda done, total: report(f"features of {split}", done, total)
-        )
 
     @property
     def _loader(self) -> LoaderConfig:

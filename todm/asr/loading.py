@@ -13,7 +13,7 @@ from todm.asr.config import AsrConfig
 from todm.asr.model.transducer import Rnnt
 from todm.compress import storage
 from todm.errors import ArtifactError, ConfigError
-from todm.files import Progress
+from todm.files import Progress, no_progress
 from todm.supernet.space import SearchSpace, Subnet
 
 
@@ -22,7 +22,7 @@ def backend_of(
     *,
     corpus: Path | None = None,
     with_data: bool = True,
-    report: Progress | None = None,
+    report: Progress = no_progress,
 ) -> AsrBackend:
     """The backend that made a supernet or subnet.
 

@@ -13,7 +13,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from todm.asr.data.batch import SUBSAMPLING, Batch
+from todm.asr.data.batch import Batch
+from todm.asr.model.encoder import SUBSAMPLING
 from todm.asr.model.transducer import BLANK, Rnnt
 from todm.config import Config
 from todm.errors import ConfigError

@@ -33,6 +33,15 @@ def test_evaluation_can_be_limited(tiny_store, encode):
     assert sum(len(b) for b in batches) == 10
 
 
+def test_features_of_a_store_are_padded(tiny_store, encode):
+    batch = from_store(tiny_store, [0, 7, 3], encode)
+    lens_B = batch.feature_lens_B
+    assert batch.features_BTF.shape == (3, int(lens_B.max()), 80)
+    for row, n, i in zip(batch.features_BTF, lens_B, [0, 7, 3], strict=True):
+        assert row[:n].equal(tiny_store.features(i))
+        assert (row[n:] == PADDING).all()
+
+
 def test_generators_depend_on_every_number():
     draws = {
         torch.rand(1, generator=generator(*n)).item() for n in itertools.product((0, 1), repeat=4)
@@ -55,7 +64,7 @@ def test_settings_are_checked(settings):
 
 
 def test_a_batch_goes_to_a_device(tiny_store, encode):
-    batch = from_store(tiny_store, [0, 1], [[3], [4, 5]]).to("meta")
+    batch = from_store(tiny_store, [0, 1], encode).to("meta")
     assert batch.features_BTF.device.type == batch.target_lens_B.device.type == "meta"
     assert batch.ids
 

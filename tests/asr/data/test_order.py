@@ -1,8 +1,22 @@
+from collections import Counter
+
 import numpy as np
 import pytest
 
 from todm.asr.data.batch import LoaderConfig
-from todm.asr.data.order import LEFT_OUT, UNSPELLABLE, MixedOrder, chop, largest, left_out
+from todm.asr.data.order import (
+    LEFT_OUT,
+    UNSPELLABLE,
+    Lengths,
+    MixedOrder,
+    Schedule,
+    chop,
+    left_out,
+)
+
+
+def lengths(lens, labels, usable):
+    return Lengths(lens, lens, labels, usable, Counter())
 
 
 def test_a_chopped_sequence_is_whole():
@@ -36,9 +50,8 @@ def test_what_cannot_be_trained_on_has_one_reason(frames, labels, one_symbol, re
 def test_ranks_are_disjoint_and_equal_in_number(world, limits):
     lens = np.random.default_rng(0).integers(50, 300, 200)
     config = LoaderConfig(num_buckets=6, **limits)
-    orders = [
-        MixedOrder(lens, lens > 60, config=config, rank=r, world_size=world) for r in range(world)
-    ]
+    corpus = lengths(lens, lens * 0 + 1, lens > 60)
+    orders = [MixedOrder(corpus, config, Schedule(None, r, world)) for r in range(world)]
     ranks = [list(order.batches(3)) for order in orders]
     assert {len(rank) for rank in ranks} == {orders[0].num_batches(3)}
     items = np.concatenate([batch for rank in ranks for batch in rank])
@@ -51,7 +64,8 @@ def test_ranks_are_disjoint_and_equal_in_number(world, limits):
 def test_the_largest_batch_is_of_the_longest_with_the_most_labels():
     lens, labels = np.array([100, 100, 50, 70, 900]), np.array([3, 5, 9, 2, 4])
     usable = np.array([True, True, True, True, False])
-    found = largest(lens, labels, usable, LoaderConfig(batch_size=3))
+    corpus = lengths(lens, labels, usable)
+    found = corpus.largest(LoaderConfig(batch_size=3))
     assert found == (3, 100, 2)
-    found = largest(lens, labels, usable, LoaderConfig(batch_size=None, max_frames=140))
+    found = corpus.largest(LoaderConfig(batch_size=None, max_frames=140))
     assert found == (2, 70, 2)

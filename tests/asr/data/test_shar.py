@@ -12,8 +12,9 @@ from todm.asr.corpora.utterances import Utterance
 from todm.asr.data import shar
 from todm.asr.data.augment import AugmentConfig, Augmenter
 from todm.asr.data.batch import LoaderConfig
-from todm.asr.data.on_the_fly import OnTheFlyBatches
-from todm.asr.data.streams import open_stream, prepare_features
+from todm.asr.data.loader import Loader, open_loader
+from todm.asr.data.order import Schedule
+from todm.asr.data.statistics import compute_features
 from todm.errors import ConfigError, CorpusError
 
 SPEEDS = (0.9, 1.0, 1.1)
@@ -40,12 +41,12 @@ def stream(index, encode, *, rank=0, world_size=1, augment=None, **settings):
     settings = {"batch_size": 4, "num_buckets": 2, "num_workers": 0, "shards": 2} | settings
     config = LoaderConfig(feature_mode="on_the_fly", **settings)
     source = shar.Shards.open(index, config.speeds)
-    place = {"rank": rank, "world_size": world_size}
-    return OnTheFlyBatches(source, encode, config=config, augment=augment, **place)
+    schedule = Schedule(None, rank, world_size)
+    return Loader(source, encode, config=config, augment=augment, schedule=schedule)
 
 
 def epoch(batches):
-    return list(itertools.islice(batches, batches.num_batches(batches.state()["epoch"])))
+    return list(itertools.islice(batches, batches.num_batches(batches.state_dict()["epoch"])))
 
 
 def names(batches):
@@ -79,7 +80,7 @@ def test_resumed_streams_go_on_exactly(index, encode, stop):
     interrupted = stream(index, encode, augment=augment)
     list(itertools.islice(interrupted, stop))
     resumed = stream(index, encode, augment=augment)
-    resumed.load_state(interrupted.state())
+    resumed.load_state_dict(interrupted.state_dict())
     for got, want in zip(itertools.islice(resumed, 6), whole[stop:], strict=True):
         assert got.ids == want.ids
         assert got.features_BTF.equal(want.features_BTF)
@@ -114,10 +115,10 @@ def test_short_utterances_come_first(index, encode):
         feature_mode="on_the_fly", batch_size=4, num_workers=0, num_buckets=2, **config
     )
     source = shar.Shards.open(index, (1.0,))
-    batches = OnTheFlyBatches(source, encode, config=settings, num_updates=30)
+    batches = Loader(source, encode, config=settings, schedule=Schedule(num_updates=30))
     sizes = []
     for number in range(4):
-        batches.load_state({"epoch": number, "index": 0})
+        batches.load_state_dict({"epoch": number, "index": 0})
         sizes.append(len(names(epoch(batches))))
     assert sizes == sorted(sizes)
     assert sizes[0] < sizes[-1] == 40
@@ -160,9 +161,9 @@ def test_a_damaged_index(index, tmp_path):
 def test_the_corpus_says_that_it_lies_in_shards(index, encode, tmp_path):
     cuts = index.with_name("cuts_train.jsonl.gz")
     config = LoaderConfig(feature_mode="on_the_fly", batch_size=4, num_workers=0)
-    statistics = prepare_features(cuts, tmp_path, config=config)
+    statistics = compute_features(cuts, tmp_path, config=config)
     assert statistics.mean_F.isfinite().all()
-    batches = open_stream(cuts, tmp_path, encode=encode, config=config, augment=None)
+    batches = open_loader(cuts, tmp_path, encode=encode, config=config, augment=None)
     assert batches.worst_batch().features_BTF.shape[0] == 4
     with pytest.raises(ConfigError, match="feature_mode=on_the_fly"):
-        prepare_features(cuts, tmp_path, config=config.replace(feature_mode="map"))
+        compute_features(cuts, tmp_path, config=config.replace(feature_mode="map"))

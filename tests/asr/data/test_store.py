@@ -11,7 +11,7 @@ from lhotse import CutSet
 
 from todm.asr.data import store as store_module
 from todm.asr.data.audio import cut_features
-from todm.asr.data.features import PADDING, fbank
+from todm.asr.data.features import fbank
 from todm.asr.data.store import FeatureStore
 from todm.errors import ArtifactError, CorpusError
 
@@ -50,14 +50,6 @@ def test_statistics_are_those_of_all_frames(tiny_store):
     assert tiny_store.std_F.allclose(frames.std(0), atol=1e-3)
 
 
-def test_reading_pads(tiny_store):
-    features_BTF, lens_B = tiny_store.read([0, 7, 3])
-    assert features_BTF.shape == (3, int(lens_B.max()), 80)
-    for row, n, i in zip(features_BTF, lens_B, [0, 7, 3], strict=True):
-        assert row[:n].equal(tiny_store.features(i))
-        assert (row[n:] == PADDING).all()
-
-
 def test_a_finished_store_is_only_opened(tiny_cuts, tiny_store, monkeypatch):
     monkeypatch.setattr(store_module, "_fill", lambda *_: pytest.fail("built again"))
     assert len(FeatureStore.build(tiny_cuts, tiny_store.path)) == 120
@@ -77,7 +69,7 @@ def test_a_stale_store_is_made_again(make_corpus, tmp_path, change):
     store = FeatureStore.build(
         cuts, tmp_path / "store", speeds=speeds, num_jobs=1, progress=lambda *a: calls.append(a)
     )
-    assert calls[-1] == (len(store) // len(speeds),) * 2
+    assert calls[-1] == ("features", *(len(store) // len(speeds),) * 2)
 
 
 def test_an_interrupted_build_goes_on(make_corpus, tmp_path, monkeypatch):
@@ -85,7 +77,7 @@ def test_an_interrupted_build_goes_on(make_corpus, tmp_path, monkeypatch):
     cuts, out = make_corpus(tmp_path, num=8), tmp_path / "store"
     whole = FeatureStore.build(cuts, tmp_path / "whole", num_jobs=1)
 
-    def stop(done, _total):
+    def stop(_what, done, _total):
         if done >= 4:
             raise KeyboardInterrupt
 
@@ -97,7 +89,7 @@ def test_an_interrupted_build_goes_on(make_corpus, tmp_path, monkeypatch):
         journal.write('{"part": 2, "ro')  # what a kill in mid-write leaves
     calls = []
     store = FeatureStore.build(cuts, out, num_jobs=1, progress=lambda *a: calls.append(a))
-    assert calls == [(6, 8), (8, 8)]
+    assert calls == [("features", 6, 8), ("features", 8, 8)]
     assert store.utterances == whole.utterances
     assert all(store.features(i).equal(whole.features(i)) for i in range(len(store)))
     assert store.mean_F.allclose(whole.mean_F)

@@ -23,9 +23,9 @@ from todm.asr.corpora.sources import Found
 from todm.asr.corpora.utterances import Rejected, Utterance
 from todm.asr.data import shar
 from todm.asr.data.audio import frames_at
-from todm.asr.data.batch import SUBSAMPLING
 from todm.asr.data.order import LEFT_OUT
 from todm.asr.data.workers import Progress
+from todm.asr.model.encoder import SUBSAMPLING
 from todm.errors import ArtifactError, CorpusError
 from todm.files import only_one
 

@@ -12,19 +12,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from todm.asr.data.features import FRAME_SHIFT, PADDING, SILENCE_FLOOR
+from todm.asr.data.features import FRAME_SHIFT, PADDING, SILENCE_FLOOR, pad
 from todm.asr.data.store import FeatureStore
 from todm.config import Config
 from todm.errors import ConfigError
-
-SUBSAMPLING = 4
-"""Frames of features for one of the encoder's."""
 
 UNKNOWN = 2
 """The tokenizer's id for what it cannot spell."""
 
 Encode = Callable[[str], list[int]]
-State = dict[str, int]
 
 
 @dataclasses.dataclass
@@ -150,11 +146,19 @@ class LoaderConfig(Config):
             raise ConfigError(f"short_first is {self.short_first}: it must be from 0 to 1")
 
 
-def from_store(store: FeatureStore, indices: Sequence[int], targets: Sequence[list[int]]) -> Batch:
-    """A batch of utterances of a store, with the token ids of each."""
+def collate(
+    features: Sequence[Tensor], targets: Sequence[list[int]], ids: list[str], texts: list[str]
+) -> Batch:
+    """A batch of utterances: [T, F] features, token ids, name and transcript of each."""
+    lens_B = torch.tensor([len(f) for f in features])
+    return Batch(pad(features), lens_B, *pad_targets(targets), ids, texts)
+
+
+def from_store(store: FeatureStore, indices: Sequence[int], encode: Encode) -> Batch:
+    """A batch of utterances of a store."""
     chosen = [store.utterances[i] for i in indices]
     ids, texts = [u.id for u in chosen], [u.text for u in chosen]
-    return Batch(*store.read(indices), *pad_targets(targets), ids, texts)
+    return collate([store.features(i) for i in indices], [encode(t) for t in texts], ids, texts)
 
 
 def pad_targets(targets: Sequence[list[int]]) -> tuple[Tensor, Tensor]:
@@ -206,8 +210,7 @@ def eval_batches(
     tail = round(tail_seconds / FRAME_SHIFT)
     for start in range(0, len(order), batch_size):
         indices = order[start : start + batch_size].tolist()
-        targets = [encode(store.utterances[i].text) for i in indices]
-        yield add_tail(from_store(store, indices, targets), tail)
+        yield add_tail(from_store(store, indices, encode), tail)
 
 
 def generator(*numbers: int) -> torch.Generator:

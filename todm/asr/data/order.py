@@ -1,33 +1,105 @@
 """The order of training: which items make which batch, a function of (seed, epoch) alone.
 
 An item is an utterance at one speed. Every process computes the order of all processes, so that
-each gives the same number of batches without a word between them.
+all give the same number of batches without exchanging a message.
 
 Letters: N items, B batch, T frames, U labels.
 """
 
+import dataclasses
 import math
 from collections import Counter
 from collections.abc import Iterator
-from typing import NamedTuple, Protocol
+from typing import NamedTuple, Protocol, Self
 
 import numpy as np
 
-from todm.asr.data.batch import SUBSAMPLING, LoaderConfig
+from todm.asr.data.batch import LoaderConfig
+from todm.asr.model.encoder import SUBSAMPLING
 
 UNSPELLABLE = -1
 """Stands for the number of labels of a transcript that the tokenizer cannot spell."""
 
 LEFT_OUT = -2
-"""Stands for the number of labels of what `todm prepare` left out of a shard, and listed."""
+"""Stands for the number of labels of an utterance in a shard that `todm prepare` left out."""
+
+
+class Schedule(NamedTuple):
+    """Which part of a training's batches a process takes.
+
+    Attributes:
+        num_updates: batches the training is planned to take; `short_first` needs it.
+        rank: this process, of `world_size`; each takes other batches, all equally many.
+        world_size: number of processes.
+    """
+
+    num_updates: int | None = None
+    rank: int = 0
+    world_size: int = 1
+
+
+ALONE = Schedule()
 
 
 class Largest(NamedTuple):
-    """The shape of the largest batch: B utterances of T frames, the labels of item `item` each."""
+    """The shape of the largest batch: B utterances of T frames, each with the labels of item `item`."""
 
     num: int
     num_frames: int
     item: int
+
+
+@dataclasses.dataclass(frozen=True)
+class Lengths:
+    """What an order needs to know about the items of a corpus.
+
+    Attributes:
+        frames_N: frames of every item.
+        padded_N: the same with the silence that augmentation may add.
+        labels_N: labels of every item.
+        usable_N: whether it may be trained on.
+        dropped: reasons for the others, with counts.
+    """
+
+    frames_N: np.ndarray
+    padded_N: np.ndarray
+    labels_N: np.ndarray
+    usable_N: np.ndarray
+    dropped: Counter[str]
+
+    @classmethod
+    def of(
+        cls, frames_N: np.ndarray, labels_N: np.ndarray, config: LoaderConfig, *, silence: int = 0
+    ) -> Self:
+        """Decide which items are usable, see `left_out`.
+
+        Args:
+            frames_N: frames of every item at its speed.
+            labels_N: labels of every item.
+            config: limits of a batch.
+            silence: frames that augmentation may add.
+        """
+        room = None if config.max_frames is None else config.max_frames - silence
+        limits = {"most_frames": room, "one_symbol": config.one_symbol}
+        usable_N, dropped = left_out(frames_N, labels_N, **limits)
+        return cls(frames_N, frames_N + silence, labels_N, usable_N, dropped)
+
+    def largest(self, config: LoaderConfig, *, in_pairs: bool = False) -> Largest:
+        """The shape of the largest batch.
+
+        With `in_pairs` utterances may be joined two by two, and an odd one is padded to a pair's
+        length.
+        """
+        items = np.flatnonzero(self.usable_N)
+        lens = self.padded_N[items]
+        num = np.full(len(items), min(config.batch_size or len(items), len(items)))
+        if config.max_frames is not None:
+            num = np.minimum(num, np.maximum(config.max_frames // lens, 1))
+        rows = num + (num % 2) * (num > 1) if in_pairs else num
+        longest = int(np.lexsort((lens, rows * lens))[-1])
+        fitting = items[lens <= lens[longest]]
+        most = int(fitting[np.argmax(self.labels_N[fitting])])
+        return Largest(int(num[longest]), int(lens[longest]), most)
 
 
 class Order(Protocol):
@@ -38,57 +110,46 @@ class Order(Protocol):
         ...
 
     def num_batches(self, epoch: int) -> int:
-        """How many they are; the same for every process."""
+        """The number of batches in an epoch; the same for every process."""
         ...
 
 
 class MixedOrder:
     """All items mixed, in buckets of like length."""
 
-    def __init__(
-        self,
-        lens_N: np.ndarray,
-        usable_N: np.ndarray,
-        *,
-        config: LoaderConfig,
-        num_updates: int | None = None,
-        rank: int = 0,
-        world_size: int = 1,
-    ) -> None:
-        """Prepare.
+    def __init__(self, lengths: Lengths, config: LoaderConfig, schedule: Schedule) -> None:
+        """Sort the usable items by length.
 
         Args:
-            lens_N: frames of every item, with the silence that augmentation may add.
-            usable_N: whether it may be trained on.
+            lengths: of the items.
             config: limits, buckets, seed.
-            num_updates: batches the training is planned to take; `short_first` needs it.
-            rank: this process, of `world_size`.
-            world_size: number of processes.
+            schedule: which batches this process takes.
         """
-        self._lens, self._config = lens_N, config
-        self._rank, self._world_size = rank, world_size
-        usable = np.flatnonzero(usable_N)
-        self._sorted = usable[np.argsort(lens_N[usable], kind="stable")]
+        self._lens, self._config, self._schedule = lengths.padded_N, config, schedule
+        usable = np.flatnonzero(lengths.usable_N)
+        self._sorted = usable[np.argsort(self._lens[usable], kind="stable")]
         self._short_epochs = 0
         per_epoch = self.num_batches(0)
-        self._short_epochs = short_epochs(config.short_first, num_updates, per_epoch)
+        self._short_epochs = short_epochs(config.short_first, schedule.num_updates, per_epoch)
 
     def num_batches(self, epoch: int) -> int:
         """Batches of an epoch for this process; the same for every process."""
-        rng = np.random.default_rng([self._config.seed, epoch])
-        cut = cut_pool(self._pool(epoch), self._lens, self._config, rng)
-        return len(cut) // self._world_size
+        return len(self._cut(epoch)[0]) // self._schedule.world_size
 
     def batches(self, epoch: int) -> Iterator[np.ndarray]:
         """This process's batches of an epoch."""
-        rng, world = np.random.default_rng([self._config.seed, epoch]), self._world_size
-        cut = cut_pool(self._pool(epoch), self._lens, self._config, rng)
+        (cut, rng), (_, rank, world) = self._cut(epoch), self._schedule
         # Processes step together: neighbours in length keep them from waiting for the longest.
-        return (cut[step * world + self._rank] for step in rng.permutation(len(cut) // world))
+        return (cut[step * world + rank] for step in rng.permutation(len(cut) // world))
+
+    def _cut(self, epoch: int) -> tuple[list[np.ndarray], np.random.Generator]:
+        """The batches of all processes, and the generator after their draws."""
+        rng = np.random.default_rng([self._config.seed, epoch])
+        return cut_pool(self._pool(epoch), self._lens, self._config, rng), rng
 
     def _pool(self, epoch: int) -> np.ndarray:
         """The items of an epoch, by length: at first only the shortest, more in each epoch."""
-        least = (self._config.batch_size or 1) * self._world_size
+        least = (self._config.batch_size or 1) * self._schedule.world_size
         share = share_of_lengths(epoch, self._short_epochs)
         return self._sorted[: max(math.ceil(share * len(self._sorted)), least)]
 
@@ -137,30 +198,6 @@ def chop(
     if len(order):
         batches.append(order[start:])
     return batches
-
-
-def largest(
-    lens_N: np.ndarray,
-    labels_N: np.ndarray,
-    usable_N: np.ndarray,
-    config: LoaderConfig,
-    *,
-    in_pairs: bool = False,
-) -> Largest:
-    """The shape of the largest batch of a corpus; arguments as of `MixedOrder` and `left_out`.
-
-    With `in_pairs` utterances may be joined two by two, and an odd one is padded to a pair's length.
-    """
-    items = np.flatnonzero(usable_N)
-    lens = lens_N[items]
-    num = np.full(len(items), min(config.batch_size or len(items), len(items)))
-    if config.max_frames is not None:
-        num = np.minimum(num, np.maximum(config.max_frames // lens, 1))
-    rows = num + (num % 2) * (num > 1) if in_pairs else num
-    longest = int(np.lexsort((lens, rows * lens))[-1])
-    fitting = items[lens <= lens[longest]]
-    most = int(fitting[np.argmax(labels_N[fitting])])
-    return Largest(int(num[longest]), int(lens[longest]), most)
 
 
 def left_out(

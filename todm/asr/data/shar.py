@@ -28,13 +28,29 @@ import numpy as np
 
 from todm.asr.data.audio import cut_text, frames_at
 from todm.asr.data.batch import Encode, LoaderConfig
-from todm.asr.data.map_batches import Lengths
-from todm.asr.data.on_the_fly import Item
-from todm.asr.data.order import Order, cut_pool, share_of_lengths, short_epochs
-from todm.errors import CorpusError
+from todm.asr.data.order import (
+    Lengths,
+    Order,
+    Schedule,
+    cut_pool,
+    share_of_lengths,
+    short_epochs,
+)
+from todm.asr.data.sources import CutItem
+from todm.errors import ConfigError, CorpusError
 
 _log = logging.getLogger(__name__)
-_DAMAGE = (tarfile.TarError, EOFError, zlib.error)
+_DAMAGE = (
+    tarfile.TarError,
+    EOFError,
+    zlib.error,
+    ValueError,
+    KeyError,
+    TypeError,
+    AttributeError,
+    AssertionError,
+    RuntimeError,  # lhotse's, of an odd number of files
+)
 
 
 class Shard(NamedTuple):
@@ -76,28 +92,39 @@ def write_index(
     np.savez(path.with_suffix(".npz"), **arrays)  # pyright: ignore[reportArgumentType]
 
 
+def refuse_shards(cuts_path: Path) -> None:
+    """Raise ConfigError if a split lies in shards, whose features cannot be mapped."""
+    if index_of(cuts_path) is not None:
+        raise ConfigError(
+            "a corpus in Shar shards is read while training: "
+            "set  asr.loader.feature_mode=on_the_fly"
+        )
+
+
 def read_shard(shard: Shard) -> Iterator[Any]:
     """The cuts of a shard with their audio in memory, in order; of a cut without audio, just the cut.
 
     Raises:
         CorpusError: a file is missing or damaged; what was given before is good.
     """
+    from lhotse import Recording
     from lhotse.serialization import deserialize_item
+    from lhotse.shar.readers.tar import iterate_tarfile_pairwise
+    from lhotse.shar.utils import fill_shar_placeholder
 
+    opener = gzip.open if shard.cuts.endswith(".gz") else open
     try:
-        with (
-            (
-                gzip.open(shard.cuts, "rb")
-                if shard.cuts.endswith(".gz")
-                else open(shard.cuts, "rb")
-            ) as lines,
-            tarfile.open(shard.recording, "r|*") as tar,
-        ):
-            for line, (name, data, recording) in zip(lines, _pairs(tar), strict=True):
+        # lhotse's own readers take URLs and commands for paths, and leave their files open.
+        with opener(shard.cuts, "rb") as lines, tarfile.open(shard.recording, "r|*") as tar:
+            pairs = iterate_tarfile_pairwise(tar)
+            for line, ((data, path), (recording, _)) in zip(lines, pairs, strict=True):
                 cut = deserialize_item(json.loads(line))
-                if name != cut.id:
+                if (name := str(path.with_suffix(""))) != cut.id:
                     raise CorpusError(f"{shard.recording} has {name} where {cut.id} is expected")
-                cut.recording = _in_memory(data, recording)
+                cut.recording = None
+                if data:
+                    cut.recording = Recording.from_dict(json.loads(recording))
+                    fill_shar_placeholder(cut.recording, data, path)
                 yield cut
     except OSError as error:
         what = error.strerror or str(error)
@@ -105,35 +132,8 @@ def read_shard(shard: Shard) -> Iterator[Any]:
             f"the shard {error.filename or shard.recording} cannot be read ({what}): bring it back, "
             "or prepare again"
         ) from None
-    except (*_DAMAGE, ValueError, KeyError, TypeError, AttributeError) as error:
+    except _DAMAGE as error:
         raise CorpusError(f"the shard {shard.recording} is damaged: {error}") from None
-
-
-def _pairs(tar: tarfile.TarFile) -> Iterator[tuple[str, bytes, bytes]]:
-    """Name, audio and recording of every entry; both are empty where a cut has no audio."""
-    members = iter(tar)
-    for first in members:
-        name, _, kind = first.name.rpartition(".")
-        data = _content(tar, first)
-        second = next(members, None)
-        if second is None:
-            raise tarfile.ReadError(f"{name} has no manifest")
-        yield name, b"" if kind == "nodata" else data, _content(tar, second)
-
-
-def _content(tar: tarfile.TarFile, member: tarfile.TarInfo) -> bytes:
-    file = tar.extractfile(member)
-    return b"" if file is None else file.read()
-
-
-def _in_memory(data: bytes, manifest: bytes) -> Any:  # noqa: ANN401 - a lhotse Recording
-    from lhotse import Recording
-
-    if not data:
-        return None
-    recording = Recording.from_dict(json.loads(manifest))
-    recording.sources[0].type, recording.sources[0].source = "memory", data
-    return recording
 
 
 class Shards:
@@ -175,29 +175,22 @@ class Shards:
         del encode
         return np.tile(self._labels_M, len(self.speeds))
 
-    def order(
-        self,
-        lengths: Lengths,
-        config: LoaderConfig,
-        *,
-        num_updates: int | None,
-        rank: int,
-        world: int,
-    ) -> "ShardOrder":
+    def order(self, lengths: Lengths, config: LoaderConfig, schedule: Schedule) -> "ShardOrder":
         """Blocks of shards in random order.
 
         Raises:
             CorpusError: fewer shards than processes.
         """
-        if len(self.shards) < world:
+        if len(self.shards) < schedule.world_size:
             raise CorpusError(
-                f"{len(self.shards)} shards cannot be split over {world} processes: "
+                f"{len(self.shards)} shards cannot be split over {schedule.world_size} processes: "
                 "prepare with a smaller  asr.data.shard_size, or use fewer processes"
             )
-        place = {"num_updates": num_updates, "rank": rank, "world": world}
-        return ShardOrder(self.starts, len(self.speeds), lengths, config=config, **place)
+        return ShardOrder(
+            self.starts, len(self.speeds), lengths=lengths, config=config, schedule=schedule
+        )
 
-    def read(self, order: Order, epoch: int, start: int) -> Iterator[list[Item]]:
+    def read(self, order: Order, epoch: int, start: int) -> Iterator[list[CutItem]]:
         """The batches of an epoch from number `start` on; a block is read while another is used."""
         assert isinstance(order, ShardOrder)
         waiting: deque[tuple[Block, Future[dict[int, Any]]]] = deque()
@@ -230,12 +223,12 @@ class Shards:
                 _log.warning("left out %d utterances: %s", lost, error)
         return found
 
-    def _items(self, block: Block, loaded: "Future[dict[int, Any]]") -> Iterator[list[Item]]:
+    def _items(self, block: Block, loaded: "Future[dict[int, Any]]") -> Iterator[list[CutItem]]:
         cuts, num = loaded.result(), len(self._labels_M)
         for batch in block.batches:
             places = [divmod(item, num) for item in batch.tolist()]
             yield [
-                Item(cuts[i], self._speed(k, i), cut_text(cuts[i])[0])
+                CutItem(cuts[i], self._speed(k, i), cut_text(cuts[i])[0])
                 for k, i in places
                 if i in cuts
             ]
@@ -251,37 +244,33 @@ class ShardOrder:
         self,
         starts: np.ndarray,
         num_passes: int,
-        lengths: Lengths,
         *,
+        lengths: Lengths,
         config: LoaderConfig,
-        num_updates: int | None,
-        rank: int,
-        world: int,
+        schedule: Schedule,
     ) -> None:
-        """Prepare.
+        """Count the batches of an epoch.
 
         Args:
             starts: the first utterance of every shard, and the number of all.
             num_passes: how often an epoch goes through all shards.
             lengths: of the items.
-            config: see `MixedOrder`.
-            num_updates: see `MixedOrder`.
-            rank: this process, of `world`.
-            world: number of processes.
+            config: limits, buckets, seed.
+            schedule: which batches this process takes.
         """
         self._starts, self._num_passes, self._lengths = starts, num_passes, lengths
-        self._config, self._rank, self._world = config, rank, world
+        self._config, self._schedule = config, schedule
         self._sorted = np.sort(lengths.padded_N[lengths.usable_N])
         self._counts: dict[int, int] = {}
         self._short_epochs = 0
         per_epoch = self.num_batches(0)
-        self._short_epochs = short_epochs(config.short_first, num_updates, per_epoch)
+        self._short_epochs = short_epochs(config.short_first, schedule.num_updates, per_epoch)
         self._counts.clear()
 
     def num_batches(self, epoch: int) -> int:
         """Batches of an epoch for every process: those of the one that has the fewest."""
         if epoch not in self._counts:
-            ranks = [self._blocks(epoch, rank) for rank in range(self._world)]
+            ranks = [self._blocks(epoch, rank) for rank in range(self._schedule.world_size)]
             self._counts = {epoch: min(sum(len(b.batches) for b in blocks) for blocks in ranks)}
         return self._counts[epoch]
 
@@ -292,7 +281,7 @@ class ShardOrder:
     def blocks_from(self, epoch: int, start: int) -> Iterator[Block]:
         """This process's blocks of an epoch, without the batches before number `start`."""
         end, at = self.num_batches(epoch), 0
-        for block in self._blocks(epoch, self._rank):
+        for block in self._blocks(epoch, self._schedule.rank):
             wanted = block.batches[max(start - at, 0) : max(end - at, 0)]
             at += len(block.batches)
             if wanted:
@@ -300,9 +289,10 @@ class ShardOrder:
 
     def _blocks(self, epoch: int, rank: int) -> Iterator[Block]:
         config, per_pass = self._config, int(self._starts[-1])
+        world = self._schedule.world_size
         for turn in range(self._num_passes):
             rng = np.random.default_rng([config.seed, epoch, rank, turn])
-            mine = rng.permutation(np.arange(rank, len(self._starts) - 1, self._world))
+            mine = rng.permutation(np.arange(rank, len(self._starts) - 1, world))
             for first in range(0, len(mine), config.shards):
                 shards = mine[first : first + config.shards].tolist()
                 pool = self._pool(epoch, turn * per_pass, shards)

@@ -20,7 +20,7 @@ import json
 import multiprocessing
 import os
 import shutil
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 from typing import Any, Self
@@ -30,10 +30,10 @@ import torch
 from torch import Tensor
 
 from todm.asr.data.audio import cut_features, cut_frames, cut_text, speed_id
-from todm.asr.data.features import NUM_BINS, PADDING
+from todm.asr.data.features import NUM_BINS
 from todm.asr.data.workers import num_processes, spread
 from todm.errors import ArtifactError, CorpusError
-from todm.files import only_one, write_text
+from todm.files import Progress, no_progress, only_one, sync_file, write_text
 
 STEPS_PER_UNIT = 2048
 _FORMAT = 1
@@ -41,8 +41,6 @@ _FRAME_BYTES = 2 * NUM_BINS
 _CUTS_PER_PART = 64
 _FEATURES, _INDEX, _REJECTED = "features.i16", "index.jsonl", "rejected.jsonl"
 _JOURNAL, _DONE = "journal.jsonl", "done.json"
-
-Progress = Callable[[int, int], None]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
@@ -91,7 +89,8 @@ class FeatureStore:
         *,
         speeds: Sequence[float] = (0.9, 1.0, 1.1),
         num_jobs: int | None = None,
-        progress: Progress | None = None,
+        label: str = "features",
+        progress: Progress = no_progress,
     ) -> Self:
         """Compute the features of every cut at every speed; a finished store is only opened.
 
@@ -105,7 +104,8 @@ class FeatureStore:
             speeds: factors of tempo and pitch, by resampling; 1.0 is the audio as it is.
             num_jobs: processes; the CPUs this process may use if None. Processes are spawned, so a
                 script that calls this needs its `if __name__ == "__main__"`.
-            progress: called with (cuts done, cuts in all).
+            label: what `progress` calls the work.
+            progress: told how many cuts are done.
 
         Raises:
             CorpusError: no cuts, none usable, no room on the disk, or a worker was killed.
@@ -124,7 +124,9 @@ class FeatureStore:
             if _read_done(out_dir).get("settings") != settings:
                 _start(out_dir, settings)
                 with _room(out_dir):
-                    _fill(out_dir, _plan(cuts, speeds), num_processes(num_jobs), progress)
+                    parts = _plan(cuts, speeds)
+                    for done in _fill(out_dir, parts, num_processes(num_jobs)):
+                        progress(label, done, len(cuts))
                     _finish(out_dir, settings)
             return cls.open(out_dir)
 
@@ -154,22 +156,9 @@ class FeatureStore:
 
     def features(self, index: int) -> Tensor:
         """[T, 80] float32 of one utterance."""
-        return self.read([index])[0][0]
-
-    def read(self, indices: Sequence[int]) -> tuple[Tensor, Tensor]:
-        """Features of some utterances, padded.
-
-        Returns:
-            [B, T, 80] float32 padded with `PADDING`, and [B] int64 lengths in frames.
-        """
-        chosen = [self.utterances[i] for i in indices]
-        lens = [u.num_frames for u in chosen]
-        features_BTF = torch.empty(len(chosen), max(lens), NUM_BINS)
-        for row_TF, u in zip(features_BTF, chosen, strict=True):
-            frames = torch.from_numpy(self._frames_NF[u.offset : u.offset + u.num_frames])
-            torch.mul(frames, 1 / STEPS_PER_UNIT, out=row_TF[: u.num_frames])
-            row_TF[u.num_frames :] = PADDING
-        return features_BTF, torch.tensor(lens)
+        place = self.utterances[index]
+        frames_TF = self._frames_NF[place.offset : place.offset + place.num_frames]
+        return torch.from_numpy(frames_TF) * (1 / STEPS_PER_UNIT)
 
     @property
     def lens_N(self) -> Tensor:
@@ -200,21 +189,19 @@ def _plan(cuts: list[Any], speeds: Sequence[float]) -> list[_Part]:
     return parts
 
 
-def _fill(out_dir: Path, parts: list[_Part], num_jobs: int, progress: Progress | None) -> None:
-    """Compute every part that the journal does not list."""
+def _fill(out_dir: Path, parts: list[_Part], num_jobs: int) -> Iterator[int]:
+    """Compute every part that the journal does not list; the number of cuts done after each."""
     finished = {entry["part"] for entry in _read_lines(out_dir / _JOURNAL)[1:]}
     todo = [p for p in parts if p.number not in finished]
     last = parts[-1].places[-1][-1]
     _allocate(out_dir / _FEATURES, sum(last) * _FRAME_BYTES)
-    total = sum(len(p.cuts) for p in parts)
-    done = total - sum(len(p.cuts) for p in todo)
+    done = sum(len(p.cuts) for p in parts if p.number in finished)
     with (out_dir / _JOURNAL).open("a") as journal:
         for entry in _results(out_dir / _FEATURES, todo, min(num_jobs, len(todo))):
             journal.write(json.dumps(entry) + "\n")
             journal.flush()
             done += len(parts[entry["part"]].cuts)
-            if progress is not None:
-                progress(done, total)
+            yield done
 
 
 def _results(file: Path, parts: list[_Part], num_jobs: int) -> Iterator[dict[str, Any]]:
@@ -282,8 +269,7 @@ def _finish(out_dir: Path, settings: dict[str, Any]) -> None:
         first = rejected[0]
         raise CorpusError(f"no audio could be used; the first: {first['id']}, {first['reason']}")
     sums, squares = np.sum([e["totals"] for e in entries], 0) / sum(r["num_frames"] for r in rows)
-    with (out_dir / _FEATURES).open("rb") as file:
-        os.fsync(file.fileno())
+    sync_file(out_dir / _FEATURES)
     write_text(out_dir / _INDEX, "".join(json.dumps(r) + "\n" for r in rows))
     write_text(out_dir / _REJECTED, "".join(json.dumps(r) + "\n" for r in rejected))
     done = {

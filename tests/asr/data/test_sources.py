@@ -6,25 +6,25 @@ import torch
 
 from todm.asr.data.augment import AugmentConfig, Augmenter
 from todm.asr.data.batch import LoaderConfig
-from todm.asr.data.map_batches import MapBatches
-from todm.asr.data.on_the_fly import Manifest, OnTheFlyBatches
+from todm.asr.data.loader import Loader
+from todm.asr.data.order import Schedule
+from todm.asr.data.sources import Listed
 from todm.errors import CorpusError
 
 
 def stream(cuts, encode, *, rank=0, world_size=1, augment=None, **settings):
     settings = {"batch_size": 8, "num_buckets": 4, "num_workers": 0} | settings
     config = LoaderConfig(feature_mode="on_the_fly", **settings)
-    place = {"rank": rank, "world_size": world_size}
-    return OnTheFlyBatches(
-        Manifest(cuts, config.speeds), encode, config=config, augment=augment, **place
-    )
+    source = Listed.of_manifest(cuts, config.speeds)
+    schedule = Schedule(None, rank, world_size)
+    return Loader(source, encode, config=config, augment=augment, schedule=schedule)
 
 
 def epoch(batches):
-    first = batches.state()["epoch"]
+    first = batches.state_dict()["epoch"]
     found = []
     for batch in batches:
-        if batches.state()["epoch"] != first:
+        if batches.state_dict()["epoch"] != first:
             break
         found.append(batch)
     return found
@@ -48,7 +48,7 @@ def test_resumed_streams_go_on_exactly(tiny_cuts, encode, stop):
     interrupted = stream(tiny_cuts, encode)
     list(itertools.islice(interrupted, stop))
     resumed = stream(tiny_cuts, encode)
-    resumed.load_state(interrupted.state())
+    resumed.load_state_dict(interrupted.state_dict())
     rest = list(itertools.islice(resumed, 12))
     assert [b.ids for b in rest] == [b.ids for b in whole[stop:]]
     assert rest[0].features_BTF.equal(whole[stop].features_BTF)
@@ -57,7 +57,7 @@ def test_resumed_streams_go_on_exactly(tiny_cuts, encode, stop):
 def test_epochs_differ(tiny_cuts, encode):
     batches = stream(tiny_cuts, encode)
     first = [b.ids for b in epoch(batches)]
-    batches.load_state({"epoch": 1, "index": 0})
+    batches.load_state_dict({"epoch": 1, "index": 0})
     assert first != [b.ids for b in epoch(batches)]
 
 
@@ -98,8 +98,8 @@ def test_what_cannot_be_trained_on_is_counted(tiny_cuts):
 def test_short_utterances_come_first(tiny_cuts, encode):
     settings = {"batch_size": 8, "num_buckets": 5, "num_workers": 0, "short_first": 0.5}
     config = LoaderConfig(feature_mode="on_the_fly", **settings)
-    source = Manifest(tiny_cuts, config.speeds)
-    batches = OnTheFlyBatches(source, encode, config=config, num_updates=30)
+    source = Listed.of_manifest(tiny_cuts, config.speeds)
+    batches = Loader(source, encode, config=config, schedule=Schedule(num_updates=30))
     assert [batches.num_batches(e) for e in range(4)] == [5, 10, 15, 15]
     longest = max(int(b.feature_lens_B.max()) for b in epoch(batches))
     assert longest < np.median(source.frames_N)
@@ -113,7 +113,7 @@ def test_a_batch_without_readable_audio_is_replaced(make_corpus, tmp_path, encod
         (tmp_path / f"utt-00{number}.flac").write_bytes(b"")
     ranks = [stream(cuts, encode, rank=r, **settings) for r in range(2)]
     taken = [list(itertools.islice(rank, 4)) for rank in ranks]
-    assert [rank.state() for rank in ranks] == [{"epoch": 0, "index": 4, "world_size": 2}] * 2
+    assert [rank.state_dict() for rank in ranks] == [{"epoch": 0, "index": 4, "world_size": 2}] * 2
     assert sum(len(rank.rejected) for rank in ranks) == 3
     for batch in itertools.chain(*taken):
         assert len(batch) == 1
@@ -130,7 +130,7 @@ def test_a_disk_that_is_gone_stops_the_run(make_corpus, tmp_path, encode):
 
 def test_both_ways_give_the_same_batches(tiny_cuts, tiny_store, encode):
     config = LoaderConfig(batch_size=8, num_buckets=4)
-    mapped = MapBatches(tiny_store, encode, config=config)
+    mapped = Loader(Listed.of_store(tiny_store), encode, config=config)
     for ours, theirs in zip(epoch(stream(tiny_cuts, encode)), mapped, strict=False):
         assert ours.ids == theirs.ids
         assert ours.targets == theirs.targets

@@ -5,8 +5,11 @@ import pytest
 
 from todm.asr.data.augment import AugmentConfig, Augmenter
 from todm.asr.data.batch import Batch, LoaderConfig
-from todm.asr.data.map_batches import MapBatches
-from todm.errors import CorpusError
+from todm.asr.data.loader import Loader, open_loader
+from todm.asr.data.order import Schedule
+from todm.asr.data.sources import Listed, StoreItem
+from todm.asr.data.statistics import compute_features
+from todm.errors import ArtifactError, CorpusError
 
 
 def stream(
@@ -24,14 +27,12 @@ def stream(
     augment = (
         Augmenter(AugmentConfig(join_prob=join_prob), mean_F=store.mean_F) if augmented else None
     )
-    return MapBatches(
-        store,
+    return Loader(
+        Listed.of_store(store),
         encode,
         config=LoaderConfig(**settings),
         augment=augment,
-        num_updates=num_updates,
-        rank=rank,
-        world_size=world_size,
+        schedule=Schedule(num_updates, rank, world_size),
     )
 
 
@@ -69,9 +70,9 @@ def test_resumed_streams_go_on_exactly(tiny_store, encode, stop):
     whole = take(stream(tiny_store, encode, augmented=True), stop + 5)
     interrupted = stream(tiny_store, encode, augmented=True)
     take(interrupted, stop)
-    state = dict(interrupted.state())
+    state = dict(interrupted.state_dict())
     resumed = stream(tiny_store, encode, augmented=True)
-    resumed.load_state(state)
+    resumed.load_state_dict(state)
     assert all(same(a, b) for a, b in zip(whole[stop:], take(resumed, 5), strict=True))
 
 
@@ -175,5 +176,22 @@ def test_another_number_of_processes_goes_on_at_the_same_share(tiny_store, encod
     four = stream(tiny_store, encode, rank=1, world_size=4)
     take(four, 2)
     two = stream(tiny_store, encode, rank=1, world_size=2)
-    two.load_state(four.state())
-    assert two.state() == {"epoch": 0, "index": 4, "world_size": 2}
+    two.load_state_dict(four.state_dict())
+    assert two.state_dict() == {"epoch": 0, "index": 4, "world_size": 2}
+
+
+@pytest.mark.parametrize("mode", ["map", "on_the_fly"])
+def test_the_config_chooses_the_way(make_corpus, tmp_path, encode, mode):
+    cuts, out = make_corpus(tmp_path, num=8), tmp_path / "store"
+    config = LoaderConfig(feature_mode=mode, batch_size=4, num_buckets=2, num_workers=0)
+    statistics = compute_features(cuts, out, config=config)
+    augment = Augmenter(AugmentConfig(), mean_F=statistics.mean_F)
+    batches = open_loader(cuts, out, encode=encode, config=config, augment=augment)
+    (items,) = itertools.islice(batches._source.read(batches._order, 0, 0), 1)
+    assert isinstance(items[0], StoreItem) == (mode == "map")
+    assert next(iter(batches)).features_BTF.shape[2] == 80
+
+
+def test_features_must_be_computed_before(tiny_cuts, tmp_path, encode):
+    with pytest.raises(ArtifactError, match="not a finished feature store"):
+        open_loader(tiny_cuts, tmp_path, encode=encode, config=LoaderConfig(), augment=None)
