@@ -4,22 +4,21 @@
 
 trains a supernet and every size alone with the same recipe and number of updates, decodes the test
 split with each, and writes a table with paired-bootstrap intervals. `--ablations` adds supernets with
-one ingredient changed. Every training resumes, and what is done is not done again.
+one ingredient changed. Interrupted trainings resume, and finished ones are not repeated.
 """
 
 import argparse
 import dataclasses
-import json
 import os
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
+from benchmarks.studies.results import keep, markdown, read, write
 from todm import artifact
 from todm.asr.decode.wer import Comparison, Wer, compare, score
 from todm.asr.loading import backend_of, load_model
@@ -35,7 +34,7 @@ SIZES = {
     "m": {"depth": 4, "ffn": 256, "pairs": 3},
     "l": {"depth": 5, "ffn": 384, "pairs": 4},
 }
-"""Depth and widths in the space of the recipe, which has them all."""
+"""Depth and widths; the space of the recipe has all of them."""
 ABLATIONS = {
     "constant dropout": ["asr.model.encoder.dropout_rule=constant"],
     "no dropout": ["asr.model.encoder.dropout=0"],
@@ -63,7 +62,7 @@ class Run:
 
 
 def plan(seeds: Sequence[int], ablations: Sequence[str], common: Sequence[str]) -> list[Run]:
-    """All trainings: per seed the supernet, every size alone, and the ablations asked for."""
+    """All trainings: for each seed the supernet, every size alone, and the ablations."""
     runs: list[Run] = []
     for seed in seeds:
         shared = (*common, f"train.seed={seed}")
@@ -81,20 +80,20 @@ def plan(seeds: Sequence[int], ablations: Sequence[str], common: Sequence[str]) 
 
 
 def check(runs: Sequence[Run], corpus: Path, out: Path) -> None:
-    """Find what cannot be before hours of training.
+    """Report errors before hours of training.
 
     Raises:
         ArtifactError: no corpus.
-        ConfigError: settings that cannot be or have not the sizes, a training that is asked for
-            twice, or that is in `out` with other settings.
+        ConfigError: settings that are invalid or lack one of the sizes, a training given twice, or one
+            that is in `out` with other settings.
     """
     for index, run in enumerate(runs):
         what = f"{run.name} with seed {run.seed}"
         if run in runs[:index]:
-            raise ConfigError(f"{what} is asked for twice: give every seed and ablation once")
+            raise ConfigError(f"{what} is given twice: give every seed and ablation once")
         recipe = named(RECIPE).override(list(run.settings))
         subnets(run, SearchSpace(recipe.asr.space))
-        cost = _read(run.folder(out) / COST)
+        cost = read(run.folder(out) / COST)
         if cost and cost.get("settings") not in (None, list(run.settings)):
             raise ConfigError(
                 f"{out} holds {what} of other settings ({' '.join(cost['settings'])}): choose another "
@@ -104,13 +103,13 @@ def check(runs: Sequence[Run], corpus: Path, out: Path) -> None:
 
 
 def train(run: Run, corpus: Path, out: Path) -> None:
-    """Train it with `todm train` unless it is done; keeps the CPU seconds of all attempts.
+    """Train it with `todm train` unless it is done; records the CPU seconds of all attempts.
 
     Raises:
         TrainingError: the training failed; the message names its log.
     """
     folder = run.folder(out)
-    cost = _read(folder / COST) or {"cpu_seconds": 0.0, "done": False}
+    cost = read(folder / COST) or {"cpu_seconds": 0.0, "done": False}
     if cost["done"]:
         return
     folder.mkdir(parents=True, exist_ok=True)
@@ -122,7 +121,7 @@ def train(run: Run, corpus: Path, out: Path) -> None:
         status = process.returncode = os.waitstatus_to_exitcode(ended)  # Popen did not see it end
     seconds = cost["cpu_seconds"] + usage.ru_utime + usage.ru_stime
     cost = {"cpu_seconds": seconds, "done": status == 0, "settings": run.settings}
-    write_text(folder / COST, json.dumps(cost) + "\n")
+    write(folder / COST, cost)
     if status:
         raise TrainingError(
             f"the training of {run.name} with seed {run.seed} ended with status {status}: see "
@@ -131,24 +130,23 @@ def train(run: Run, corpus: Path, out: Path) -> None:
 
 
 def decode(run: Run, out: Path) -> dict[str, list[tuple[str, str, str]]]:
-    """(id, reference, hypothesis) of the test split, for every size this run has; kept on disk."""
-    folder = run.folder(out)
-    path = folder / "test.json"
-    if path.is_file():
-        return json.loads(path.read_text())
-    found = artifact.load(folder / "supernet", kind="supernet")
+    """(id, reference, hypothesis) of the test split, for every size of a run; kept on disk."""
+    return keep(run.folder(out) / "test.json", lambda: _decode(run, out))
+
+
+def _decode(run: Run, out: Path) -> dict[str, list[tuple[str, str, str]]]:
+    found = artifact.load(run.folder(out) / "supernet", kind="supernet")
     backend = backend_of(found)
     model = load_model(found, backend)
     rows: dict[str, list[tuple[str, str, str]]] = {}
     for size, subnet in subnets(run, backend.space).items():
         plain = backend.extract(model, subnet).eval()
         _, rows[size] = backend.recognise(plain, subnet=None, split="test")
-    write_text(path, json.dumps(rows) + "\n")
     return rows
 
 
 def subnets(run: Run, space: SearchSpace) -> dict[str, Subnet]:
-    """The sizes that a run holds: all of a supernet, one of a model trained alone."""
+    """The sizes in a run: all in a supernet, one in a model trained alone."""
     if not run.supernet:
         return {run.name.removeprefix("alone-"): space.largest}
     return {
@@ -158,7 +156,7 @@ def subnets(run: Run, space: SearchSpace) -> dict[str, Subnet]:
 
 
 class Results:
-    """Counts of errors by run and size, for rates of each seed and paired differences."""
+    """Error counts by run and size, for the rates of each seed and paired differences."""
 
     def __init__(self, runs: Sequence[Run], out: Path) -> None:
         self.runs, self.out = runs, out
@@ -196,8 +194,8 @@ class Results:
 
     def cpu_minutes(self, name: str) -> float:
         """Mean CPU minutes of a training."""
-        found = [_read(r.folder(self.out) / COST) for r in self.runs if r.name == name]
-        return float(np.mean([f["cpu_seconds"] for f in found if f])) / 60
+        costs = [read(r.folder(self.out) / COST) for r in self.runs if r.name == name]
+        return float(np.mean([cost["cpu_seconds"] for cost in costs if cost])) / 60
 
 
 def table(results: Results) -> Iterator[str]:
@@ -206,45 +204,41 @@ def table(results: Results) -> Iterator[str]:
     one = results.wers("supernet", next(iter(SIZES)))[0]
     yield f"{len(one.utterances)} test utterances, {one.words} words; seeds {seeds}."
     yield ""
-    yield "| size | alone, WER of each seed | in the supernet | relative difference | 95 % interval |"
-    yield "| --- | --- | --- | --- | --- |"
-    for size in SIZES:
-        alone = f"alone-{size}"
-        yield (
-            f"| {size} | {_rates(results.wers(alone, size))} | "
-            f"{_rates(results.wers('supernet', size))} | "
-            f"{_relative(results.relative(('supernet', size), (alone, size)))} |"
-        )
+    heads = (
+        "size",
+        "alone, WER of each seed",
+        "in the supernet",
+        "relative difference",
+        "95 % interval",
+    )
+    yield markdown(heads, [_size_cells(results, size) for size in SIZES])
     yield ""
     cost = {n: results.cpu_minutes(n) for n in ("supernet", *(f"alone-{s}" for s in SIZES))}
     yield f"CPU minutes: {', '.join(f'{n} {m:.1f}' for n, m in cost.items())}; "
     yield f"the supernet costs {cost['supernet'] / cost['alone-l']:.2f} times the largest alone."
     names = [n for n in ABLATIONS if results.seeds(n)]
-    if not names:
-        return
-    yield ""
-    yield f"| supernet with | {' | '.join(SIZES)} | mean over sizes against the full recipe | CPU minutes |"
-    yield "| --- |" + " --- |" * (len(SIZES) + 2)
-    for name in ("supernet", *names):
-        cells = [_rates(results.wers(name, size)) for size in SIZES]
-        changes = [results.relative((name, size), ("supernet", size)).relative for size in SIZES]
-        label = "all three" if name == "supernet" else name
-        yield (
-            f"| {label} | {' | '.join(cells)} | {np.mean(changes):+.1%} | "
-            f"{results.cpu_minutes(name):.1f} |"
-        )
+    if names:
+        yield ""
+        heads = ("supernet with", *SIZES, "mean over sizes against the full recipe", "CPU minutes")
+        yield markdown(heads, [_ablation_cells(results, name) for name in ("supernet", *names)])
+
+
+def _size_cells(results: Results, size: str) -> list[str]:
+    alone = f"alone-{size}"
+    found = results.relative(("supernet", size), (alone, size))
+    rates = [_rates(results.wers(name, size)) for name in (alone, "supernet")]
+    return [size, *rates, f"{found.relative:+.1%}", f"{found.low:+.1%} to {found.high:+.1%}"]
+
+
+def _ablation_cells(results: Results, name: str) -> list[str]:
+    rates = [_rates(results.wers(name, size)) for size in SIZES]
+    changes = [results.relative((name, size), ("supernet", size)).relative for size in SIZES]
+    label = "all three" if name == "supernet" else name
+    return [label, *rates, f"{np.mean(changes):+.1%}", f"{results.cpu_minutes(name):.1f}"]
 
 
 def _rates(wers: Sequence[Wer]) -> str:
     return ", ".join(f"{w.rate:.2%}" for w in wers)
-
-
-def _relative(found: Comparison) -> str:
-    return f"{found.relative:+.1%} | {found.low:+.1%} to {found.high:+.1%}"
-
-
-def _read(path: Path) -> dict[str, Any] | None:
-    return json.loads(path.read_text()) if path.is_file() else None
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -254,7 +248,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         argv: arguments without the program's name; those of the process if None.
 
     Returns:
-        The exit status: 2 for what the user can mend, said in a sentence.
+        The exit status: 2, with a one-line message, for errors that the user can correct.
     """
     parser = argparse.ArgumentParser(description="supernet subnets against models trained alone")
     parser.add_argument("corpus", type=Path, help=f"made with  todm prepare --config {RECIPE}")

@@ -3,8 +3,8 @@
     python -m benchmarks.studies.compress_asr SUBNET... --corpus DIR --out DIR
 
 compresses each subnet in every way of `WAYS`, recognises a split and writes compress-asr.md, .json and
-.png with paired-bootstrap differences from float32. A way that was done is not done again. `--ways`
-chooses some; `--try "2:4 tuned" --set prune.tune.lr=1e-3` adds one with other settings, by that name.
+.png with paired-bootstrap differences from float32. Finished ways are not repeated. `--ways` selects some;
+`--try "2:4 tuned" --set prune.tune.lr=1e-3` adds a variant of a way with other settings.
 """
 
 import argparse
@@ -21,12 +21,14 @@ from typing import Any
 
 import torch
 
+from benchmarks.studies.results import markdown, read, write
 from todm import artifact
 from todm.artifact import Artifact
 from todm.asr.adapter import adapter_of
-from todm.asr.decode.wer import Comparison, Wer, bootstrap, compare, score
+from todm.asr.decode.wer import Comparison, Interval, Wer, bootstrap, compare, score
 from todm.compress.config import CompressConfig
-from todm.compress.driver import Result, compress
+from todm.compress.driver import Result as Compressed
+from todm.compress.driver import compress
 from todm.compress.report import table as layer_table
 from todm.errors import ConfigError
 from todm.files import write_text
@@ -76,32 +78,32 @@ TARGETS = {
     "2:4 tuned + int8": 0.03,
     "2:4 SR-STE + int8": 0.03,
 }
-"""Largest relative increase of WER aimed at, by how a name begins; a difference whose interval holds
-zero counts as none."""
+"""Largest relative increase of WER aimed at, by the start of a name; a difference whose interval includes
+zero counts as no difference."""
 RESAMPLES = 2000
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Row:
-    """One subnet compressed in one way, as it is kept on disk.
+    """One subnet compressed in one way, as kept on disk.
 
     Attributes:
         subnet: its name.
-        way: a name, of `WAYS` or with the settings tried.
-        settings: as of `--set`.
-        asked: what it was measured on: hashes of subnet and corpus, and the split.
+        way: a name in `WAYS`, with other settings in brackets.
+        settings: of `CompressConfig`, as in `--set`.
+        inputs: hashes of subnet and corpus, and the split.
         utterances: (id, reference, hypothesis) of each.
         num_bytes: of all parameters and constants as stored.
         size_ratio: of parameters with two axes or more, as GPUSQ-ViT counts.
-        ops_ratio: of layers, likewise.
-        seconds: that compression took.
+        ops_ratio: of layers, counted the same way.
+        seconds: of the compression.
         curves: of trainings, by pass.
     """
 
     subnet: str
     way: str
     settings: list[str]
-    asked: dict[str, str]
+    inputs: dict[str, str]
     utterances: list[tuple[str, str, str]]
     num_bytes: int
     size_ratio: float = 1.0
@@ -111,25 +113,22 @@ class Row:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class StepResult:
-    """A row's figures: WER, its interval, and the difference from float32 (None for float32 itself)."""
+class Result:
+    """A row with its WER, the bootstrap interval, and the difference from float32 (None for float32)."""
 
     row: Row
-    error: float
-    low: float
-    high: float
-    words: int
-    errors: int
+    wer: Wer
+    interval: Interval
     change: Comparison | None
 
     @property
     def target(self) -> float | None:
-        """The largest relative increase aimed at; None where there is no aim."""
+        """The largest relative increase aimed at; None if there is no aim."""
         return next((v for name, v in TARGETS.items() if self.row.way.startswith(name)), None)
 
     @property
     def verdict(self) -> str:
-        """Whether the target is met, and how; empty without one."""
+        """Whether the target is met, and how; empty without a target."""
         if self.target is None or self.change is None:
             return ""
         if self.change.relative <= self.target:
@@ -137,10 +136,12 @@ class StepResult:
         return "met: holds zero" if self.change.low <= 0 <= self.change.high else "missed"
 
     def to_json(self) -> dict[str, Any]:
-        """Without the utterances."""
+        """Everything except the utterances."""
         row = {k: v for k, v in dataclasses.asdict(self.row).items() if k != "utterances"}
-        own = dataclasses.asdict(dataclasses.replace(self, row=None))  # pyright: ignore[reportArgumentType]
-        return {**row, **own, "row": self.row.way, "target": self.target, "verdict": self.verdict}
+        low, high = self.interval.low, self.interval.high
+        figures = {"error": self.wer.rate, "low": low, "high": high, "words": self.wer.words}
+        figures |= {"errors": self.wer.errors, "target": self.target, "verdict": self.verdict}
+        return {**row, **figures, "change": self.change and dataclasses.asdict(self.change)}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -154,13 +155,10 @@ class Study:
     def row(self, found: Artifact, way: str, settings: Sequence[str]) -> Row:
         """Compress a subnet and recognise the split, unless that was done with the same settings."""
         path = self.out / found.path.name / f"{_slug(way)}.json"
-        asked = {
-            "subnet": found.hash,
-            "corpus": artifact.load(self.corpus).hash,
-            "split": self.split,
-        }
+        corpus = artifact.load(self.corpus).hash
+        inputs = {"subnet": found.hash, "corpus": corpus, "split": self.split}
         done = _read(path)
-        if done is not None and (done.asked, done.settings) == (asked, list(settings)):
+        if done is not None and (done.inputs, done.settings) == (inputs, list(settings)):
             return done
         config = CompressConfig().override(list(settings))
         torch.manual_seed(config.seed)
@@ -175,78 +173,72 @@ class Study:
             subnet=found.path.name,
             way=way,
             settings=list(settings),
-            asked=asked,
+            inputs=inputs,
             utterances=utterances,
             num_bytes=sum(t.nbytes for t in adapter.model.state_dict().values()),
             seconds=seconds,
             **_of_result(result),
         )
-        path.parent.mkdir(parents=True, exist_ok=True)
+        write(path, dataclasses.asdict(row))
         if result is not None:
             tables = "\n\n".join(layer_table(r) for r in result.reports)
             write_text(path.with_suffix(".md"), f"{tables}\n")
-        write_text(path, json.dumps(dataclasses.asdict(row)) + "\n")
         return row
 
-    def outcomes(self, found: Artifact) -> list[StepResult]:
+    def results(self, found: Artifact) -> list[Result]:
         """Figures of all rows of a subnet that are on disk and belong to it, in the order of `WAYS`.
 
         Raises:
             ConfigError: float32 was not measured.
         """
         rows = [_read(path) for path in sorted((self.out / found.path.name).glob("*.json"))]
-        mine = {r.way: r for r in rows if r is not None and r.asked["subnet"] == found.hash}
+        mine = {r.way: r for r in rows if r is not None and r.inputs["subnet"] == found.hash}
         if "fp32" not in mine:
             raise ConfigError(f"{found.path.name} was not measured in float32: add fp32 to --ways")
         dense = _wer(mine["fp32"])
         order = sorted(mine.values(), key=lambda r: (_place(r.way), r.way))
-        return [_outcome(row, None if row.way == "fp32" else dense) for row in order]
+        return [_result(row, None if row.way == "fp32" else dense) for row in order]
 
 
-def table(outcomes: Sequence[StepResult]) -> Iterator[str]:
+def table(results: Sequence[Result]) -> Iterator[str]:
     """The figures of a subnet in Markdown."""
-    first = outcomes[0]
+    first = results[0]
     yield f"### {first.row.subnet}"
     yield ""
     yield (
-        f"{len(first.row.utterances)} utterances of {first.row.asked['split']}, {first.words} words, "
-        f"{first.row.num_bytes} bytes in float32"
+        f"{len(first.row.utterances)} utterances of {first.row.inputs['split']}, {first.wer.words} "
+        f"words, {first.row.num_bytes} bytes in float32"
     )
     yield ""
-    yield (
-        "| way | WER | 95 % | relative to fp32 | 95 % | p | target | bytes | times smaller | "
-        "size ratio | ops ratio | minutes |"
-    )
-    yield "| --- |" + " --- |" * 11
-    for found in outcomes:
-        yield _line(found, first.row.num_bytes)
-    settings = [o for o in outcomes if o.row.settings]
+    heads = ("way", "WER", "95 %", "relative to fp32", "95 %", "p", "target", "bytes")
+    heads += ("times smaller", "size ratio", "ops ratio", "minutes")
+    yield markdown(heads, [_cells(result, first.row.num_bytes) for result in results])
     yield ""
-    yield from (f"- {o.row.way}: `{' '.join(o.row.settings)}`" for o in settings)
+    yield from (f"- {r.row.way}: `{' '.join(r.row.settings)}`" for r in results if r.row.settings)
 
 
-def plot(by_subnet: Sequence[Sequence[StepResult]], out: Path) -> None:
+def plot(by_subnet: Sequence[Sequence[Result]], out: Path) -> None:
     """WER against bytes, an axis for each subnet, with intervals of the difference from float32."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(6.5 * len(by_subnet), 5.5), layout="constrained")
     axes = figure.subplots(1, len(by_subnet), squeeze=False)
-    for axis, outcomes in zip(axes[0], by_subnet, strict=True):
-        dense = outcomes[0]
-        axis.axhline(100 * dense.error, color="grey", linewidth=1, linestyle="--")
-        for number, o in enumerate(outcomes):
-            low, high = (o.change.difference.low, o.change.difference.high) if o.change else (0, 0)
-            spread = [[100 * (o.error - dense.error - low)], [100 * (high - o.error + dense.error)]]
-            x, y = o.row.num_bytes / 1e6, 100 * o.error
-            color = f"C{number % 10}"
+    for axis, results in zip(axes[0], by_subnet, strict=True):
+        dense = results[0].wer.rate
+        axis.axhline(100 * dense, color="grey", linewidth=1, linestyle="--")
+        for number, result in enumerate(results):
+            error, change = result.wer.rate, result.change
+            low, high = (change.difference.low, change.difference.high) if change else (0, 0)
+            spread = [[100 * (error - dense - low)], [100 * (high - error + dense)]]
+            x, y, color = result.row.num_bytes / 1e6, 100 * error, f"C{number % 10}"
             axis.errorbar([x], [y], yerr=spread, marker="o", capsize=2, color=color, alpha=0.8)
-            axis.annotate(f" {o.row.way}", (x, y), fontsize=7, color=color)
+            axis.annotate(f" {result.row.way}", (x, y), fontsize=7, color=color)
         axis.set(
             xscale="log",
             yscale="log",
             xlabel="MB of parameters and constants, as stored",
             ylabel="WER, % (bars: 95 % of the difference from fp32)",
-            title=dense.row.subnet,
+            title=results[0].row.subnet,
         )
         axis.grid(alpha=0.3, which="both")
     figure.savefig(out, dpi=110)
@@ -255,7 +247,7 @@ def plot(by_subnet: Sequence[Sequence[StepResult]], out: Path) -> None:
 def _checkpoints(config: CompressConfig, root: Path) -> Path:
     """Where trainings keep their checkpoints: a folder for all ways that begin with the same ones.
 
-    What a way trains first was perhaps trained for another way, and is taken over.
+    What a way trains first may have been trained for another way; it is copied from there.
     """
     common = {"passes": (), "exclude": config.exclude, "include": config.include}
     base = {**CompressConfig().to_json(), **common, "num_calibration": config.num_calibration}
@@ -270,7 +262,7 @@ def _checkpoints(config: CompressConfig, root: Path) -> Path:
     return folder
 
 
-def _of_result(result: Result | None) -> dict[str, Any]:
+def _of_result(result: Compressed | None) -> dict[str, Any]:
     """Ratios and curves for a row."""
     if result is None:
         return {}
@@ -279,35 +271,23 @@ def _of_result(result: Result | None) -> dict[str, Any]:
     return {"size_ratio": totals.size_ratio, "ops_ratio": totals.ops_ratio, "curves": curves}
 
 
-def _outcome(row: Row, dense: Wer | None) -> StepResult:
+def _result(row: Row, dense: Wer | None) -> Result:
     wer = _wer(row)
-    interval = bootstrap(wer, resamples=RESAMPLES)
-    return StepResult(
-        row=row,
-        error=wer.rate,
-        low=interval.low,
-        high=interval.high,
-        words=wer.words,
-        errors=wer.errors,
-        change=None if dense is None else compare(wer, dense, resamples=RESAMPLES),
-    )
+    change = None if dense is None else compare(wer, dense, resamples=RESAMPLES)
+    return Result(row=row, wer=wer, interval=bootstrap(wer, resamples=RESAMPLES), change=change)
 
 
-def _line(found: StepResult, dense_bytes: int) -> str:
+def _cells(found: Result, dense_bytes: int) -> list[str]:
     row, change = found.row, found.change
     against = ["", "", "", ""]
     if change is not None:
         aim = "" if found.target is None else f"{found.target:+.0%}: {found.verdict}"
-        against = [
-            f"{change.relative:+.1%}",
-            f"{change.low:+.1%} to {change.high:+.1%}",
-            f"{change.p:.3f}",
-            aim,
-        ]
-    cells = [
+        interval = f"{change.low:+.1%} to {change.high:+.1%}"
+        against = [f"{change.relative:+.1%}", interval, f"{change.p:.3f}", aim]
+    return [
         row.way,
-        f"{found.error:.2%} ({found.errors})",
-        f"{found.low:.2%} to {found.high:.2%}",
+        f"{found.wer.rate:.2%} ({found.wer.errors})",
+        f"{found.interval.low:.2%} to {found.interval.high:.2%}",
         *against,
         str(row.num_bytes),
         f"{dense_bytes / row.num_bytes:.2f}",
@@ -315,7 +295,6 @@ def _line(found: StepResult, dense_bytes: int) -> str:
         f"{row.ops_ratio:.1f}",
         f"{row.seconds / 60:.1f}",
     ]
-    return f"| {' | '.join(cells)} |"
 
 
 def _wer(row: Row) -> Wer:
@@ -324,7 +303,8 @@ def _wer(row: Row) -> Wer:
 
 
 def _read(path: Path) -> Row | None:
-    return Row(**json.loads(path.read_text())) if path.is_file() else None
+    found = read(path)
+    return found and Row(**found)
 
 
 def _slug(way: str) -> str:
@@ -332,22 +312,22 @@ def _slug(way: str) -> str:
 
 
 def _place(way: str) -> int:
-    """A way that was tried with other settings stands behind its own."""
+    """A variant of a way comes after that way."""
     fits = [i for i, name in enumerate(WAYS) if way == name or way.startswith(f"{name} [")]
     return fits[-1] if fits else len(WAYS)
 
 
-def _asked(args: argparse.Namespace) -> dict[str, tuple[str, ...]]:
-    """What is to be measured, by name.
+def _chosen(args: argparse.Namespace) -> dict[str, tuple[str, ...]]:
+    """Settings of the ways to measure, by name.
 
     Raises:
-        ConfigError: a name that is none, or settings without a way to try them on.
+        ConfigError: an unknown way, or settings without a way.
     """
     for name in [*args.ways, *([args.try_] if args.try_ else [])]:
         if name not in WAYS:
-            raise ConfigError(f"there is no way {name!r}: choose of {', '.join(WAYS)}")
+            raise ConfigError(f"unknown way {name!r}; choose from {', '.join(WAYS)}")
     if bool(args.try_) != bool(args.set):
-        raise ConfigError("--try and --set go together: a way, and what is to be changed of it")
+        raise ConfigError("--try and --set go together: a way, and its changed settings")
     if args.try_:
         short = ", ".join(item.replace("prune.", "").replace("tune.", "") for item in args.set)
         return {"fp32": (), f"{args.try_} [{short}]": (*WAYS[args.try_], *args.set)}
@@ -362,19 +342,19 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--split", default="test", choices=("dev", "test"))
     parser.add_argument("--ways", nargs="*", default=[], metavar="WAY", help="default: all")
-    parser.add_argument("--try", dest="try_", metavar="WAY", help="a way, with other settings")
+    parser.add_argument("--try", dest="try_", metavar="WAY", help="a way with other settings")
     parser.add_argument("--set", action="append", default=[], metavar="A.B=C")
     args = parser.parse_args()
     study = Study(args.corpus, args.out, args.split)
     subnets = [artifact.load(path, kind="subnet") for path in args.subnets]
-    for way, settings in _asked(args).items():
+    for way, settings in _chosen(args).items():
         for found in subnets:
             study.row(found, way, settings)
-    by_subnet = [study.outcomes(found) for found in subnets]
-    text = "\n\n".join("\n".join(table(outcomes)) for outcomes in by_subnet) + "\n"
+    by_subnet = [study.results(found) for found in subnets]
+    text = "\n\n".join("\n".join(table(results)) for results in by_subnet) + "\n"
     write_text(args.out / "compress-asr.md", text)
-    rows = [o.to_json() for outcomes in by_subnet for o in outcomes]
-    write_text(args.out / "compress-asr.json", json.dumps(rows, indent=1) + "\n")
+    rows = [result.to_json() for results in by_subnet for result in results]
+    write(args.out / "compress-asr.json", rows, indent=1)
     plot(by_subnet, args.out / "compress-asr.png")
     sys.stdout.write(text)
 

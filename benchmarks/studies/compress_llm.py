@@ -3,9 +3,9 @@
     python -m benchmarks.studies.compress_llm --text DIR --out DIR
 
 trains the model on LibriSpeech's transcripts (`small_llama.py`), imports it, compresses it in every way
-below, and writes DIR/study.json, study.md and study.png. What is done is not done again. Each result
-is a perplexity over chapters of test-clean, with a bootstrap interval over chapters that is paired with
-the model in float32, and with round-to-nearest of the same bits and group.
+below, and writes DIR/study.json, study.md and study.png. Finished parts are not repeated. Each result is
+a perplexity over chapters of test-clean, with a bootstrap interval over chapters that is paired with the
+model in float32, and with round-to-nearest of the same bits and group.
 """
 
 import argparse
@@ -21,6 +21,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from benchmarks.studies.results import keep, markdown, write
 from benchmarks.studies.small_llama import SPLITS, SmallLlama, read_chapters, train
 from todm import artifact
 from todm.artifact import Artifact
@@ -36,7 +37,7 @@ from todm.llm.importing import import_checkpoint, text_file
 from todm.llm.perplexity import Interval, Losses, bootstrap, compare
 
 WINDOWS = 32
-"""Of calibration, 128 tokens each, where nothing else is said."""
+"""Of calibration, 128 tokens each, by default."""
 METHODS: Mapping[str, dict[str, Any]] = {
     "round to nearest": {"passes": ["int4"]},
     "GPTQ": {"passes": ["int4"], "int4": {"method": "gptq"}},
@@ -57,7 +58,7 @@ class Case:
         bits: 4 or 3; 32 for the model as it is.
         group: of inputs.
         method: of `METHODS`.
-        kept: how the 1 % of input channels is chosen that stays in float16, if any does.
+        kept: how the 1 % of input channels that stays in float16 is chosen; empty for none.
         windows: of calibration.
         other: whether calibration is on text of another domain.
         settings: further ones, as of `--set`.
@@ -102,11 +103,11 @@ ATTEMPTS = (
     Case(bits=4, method=BEST, settings=("awq.grid=40",)),
     Case(bits=4, method=BEST, windows=128),
 )
-"""At int4, where clipping does not pay on this model."""
+"""At int4, where clipping does not help on this model."""
 
 
 def prepare(text: Path, out: Path, settings: SmallLlama, show: Callable[[str], None]) -> Artifact:
-    """The trained and imported model, made unless it is there.
+    """The trained and imported model, made if it does not exist yet.
 
     Raises:
         CorpusError: transcripts that cannot be read.
@@ -137,21 +138,23 @@ def measure(case: Case, model: Artifact, out: Path, texts: int) -> Losses:
 
     Args:
         case: how it is compressed.
-        model: what.
-        out: where results lie.
-        texts: how many chapters, spread over all; 0 for all.
+        model: the model in float32.
+        out: directory of results.
+        texts: number of chapters, spread over all; 0 for all.
 
     Raises:
-        ConfigError: results are of another model or of other texts.
+        ConfigError: the results in the file are of another model or of other texts.
     """
     file = out / "results" / f"{case.name}.json"
-    asked = {"case": {**vars(case), "settings": list(case.settings)}}
-    asked |= {"model": model.hash, "texts": texts}
-    if file.is_file():
-        found = json.loads(file.read_text())
-        if found["asked"] != asked:
-            raise ConfigError(f"{file} is of another model or other texts: choose another --out")
-        return Losses(nats=tuple(found["nats"]), tokens=tuple(found["tokens"]))
+    inputs = {"case": {**vars(case), "settings": list(case.settings)}}
+    inputs |= {"model": model.hash, "texts": texts}
+    kept = keep(file, lambda: {"inputs": inputs, **_measured(case, model, out, texts)})
+    if kept["inputs"] != inputs:
+        raise ConfigError(f"{file} is of another model or other texts: choose another --out")
+    return Losses(nats=tuple(kept["nats"]), tokens=tuple(kept["tokens"]))
+
+
+def _measured(case: Case, model: Artifact, out: Path, texts: int) -> dict[str, Any]:
     start = time.monotonic()
     adapter = LlmAdapter.load(model)
     errors = _compress(case, adapter, out)
@@ -160,14 +163,11 @@ def measure(case: Case, model: Artifact, out: Path, texts: int) -> Losses:
     step = max(1, len(chapters) // texts) if texts else 1
     losses = adapter.text_losses(adapter.model, chapters[::step][: texts or None])
     seconds = {"compress": middle - start, "evaluate": time.monotonic() - middle}
-    table = {"asked": asked, "seconds": seconds, "errors": errors, **dataclasses.asdict(losses)}
-    file.parent.mkdir(parents=True, exist_ok=True)
-    write_text(file, json.dumps(table, indent=1) + "\n")
-    return losses
+    return {"seconds": seconds, "errors": errors, **dataclasses.asdict(losses)}
 
 
 def keep_channels(adapter: LlmAdapter, case: Case, *, seed: int = 0) -> None:
-    """Round every layer of the blocks, but keep 1 % of its input channels in float16 (AWQ, table 1).
+    """Round every layer of the blocks, except 1 % of its input channels in float16 (AWQ, table 1).
 
     Args:
         adapter: its model is changed; layers stay dense modules with rounded weights.
@@ -204,24 +204,24 @@ def table(found: Mapping[Case, Losses]) -> str:
         f"float32: perplexity {_interval(head)} on {len(float_losses.nats)} chapters of test-clean, "
         f"{sum(float_losses.tokens)} tokens.",
         "",
-        *_rows("bits, group", MAIN, found, lambda c: (f"int{c.bits} g{c.group}", c.method)),
+        _table("bits, group", MAIN, found, lambda c: (f"int{c.bits} g{c.group}", c.method)),
         "",
         *_aims(found),
         "",
         "One per cent of input channels in float16 and the rest rounded to nearest; activations are "
         f"means over {WINDOWS} windows:",
         "",
-        *_rows("int3 g128", KEPT, found, lambda c: ("channels kept by", c.kept)),
+        _table("int3 g128", KEPT, found, lambda c: ("channels kept by", c.kept)),
         "",
         f"Attempts to make {BEST} better at int4:",
         "",
-        *_rows(
+        _table(
             "int4 g128", ATTEMPTS, found, lambda c: (f"{c.windows} windows", " ".join(c.settings))
         ),
         "",
         f"Calibration of {BEST} (windows of 128 tokens of train-clean-100, or of {OTHER}):",
         "",
-        *_rows("int3 g128", CALIBRATION, found, lambda c: (f"{c.windows} windows", _domain(c))),
+        _table("int3 g128", CALIBRATION, found, lambda c: (f"{c.windows} windows", _domain(c))),
     ]
     return "\n".join(lines) + "\n"
 
@@ -230,7 +230,7 @@ def plot(found: Mapping[Case, Losses], out: Path) -> None:
     """Perplexity against float32 of each method, with intervals."""
     from matplotlib.figure import Figure
 
-    shown = [case for case in _all() if case in found and case != FLOAT]
+    shown = [case for case in all_cases() if case in found and case != FLOAT]
     figure = Figure(figsize=(8, 0.3 * len(shown) + 1.2), layout="constrained")
     axis = figure.subplots()
     for place, case in enumerate(reversed(shown)):
@@ -248,7 +248,7 @@ def plot(found: Mapping[Case, Losses], out: Path) -> None:
 
 
 def run(text: Path, out: Path, *, texts: int, settings: SmallLlama) -> int:
-    """The study; interrupted, it goes on where it was.
+    """Run the study, or continue an interrupted one.
 
     Raises:
         ConfigError: results of another model lie in `out`.
@@ -256,17 +256,17 @@ def run(text: Path, out: Path, *, texts: int, settings: SmallLlama) -> int:
     """
     model = prepare(text, out, settings, lambda line: _say(f"{line}\n"))
     found: dict[Case, Losses] = {}
-    # Those that take long come last; all others need round-to-nearest to be compared with.
-    for case in sorted(_all(), key=lambda case: max(case.windows, WINDOWS)):
+    # Slow cases come last; all are compared with round-to-nearest, so it comes first.
+    for case in sorted(all_cases(), key=lambda case: max(case.windows, WINDOWS)):
         found[case] = measure(case, model, out, texts)
         _say(f"{_label(case)}: {found[case].perplexity:.3f}\n")
         write_text(out / "study.md", table(found))
     rows = [
-        {**dataclasses.asdict(c), "perplexity": _json(bootstrap(losses))}
-        | {"against_float": _json(compare(losses, found[FLOAT]))}
+        {**dataclasses.asdict(c), "perplexity": dataclasses.asdict(bootstrap(losses))}
+        | {"against_float": dataclasses.asdict(compare(losses, found[FLOAT]))}
         for c, losses in found.items()
     ]
-    write_text(out / "study.json", json.dumps({"model": model.hash, "rows": rows}, indent=1) + "\n")
+    write(out / "study.json", {"model": model.hash, "rows": rows}, indent=1)
     plot(found, out / "study.png")
     _say(table(found))
     return 0
@@ -311,23 +311,20 @@ def _means(
     return {name: watch.parts[0].abs_K for name, watch in watches.items()}
 
 
-def _rows(
+def _table(
     head: str,
     cases: Sequence[Case],
     found: Mapping[Case, Losses],
     cells: Callable[[Case], tuple[str, ...]],
-) -> list[str]:
-    lines = [
-        f"| {head} | | perplexity | above float32 | against rounding to nearest |",
-        "| --- | --- | --- | --- | --- |",
-    ]
+) -> str:
+    rows = []
     for case in (case for case in cases if case in found):
         plain = found[Case(bits=case.bits, group=case.group)]
         above = _change(compare(found[case], found[FLOAT]))
         against = "" if found[case] is plain else _change(compare(found[case], plain))
-        numbers = (f"{found[case].perplexity:.3f}", above, against)
-        lines.append(f"| {' | '.join((*cells(case), *numbers))} |")
-    return lines
+        rows.append((*cells(case), f"{found[case].perplexity:.3f}", above, against))
+    heads = (head, "", "perplexity", "above float32", "against rounding to nearest")
+    return markdown(heads, rows)
 
 
 def _aims(found: Mapping[Case, Losses]) -> list[str]:
@@ -335,7 +332,7 @@ def _aims(found: Mapping[Case, Losses]) -> list[str]:
     lines = []
     for case in (c for c in MAIN if c.method.startswith("AWQ") and c in found):
         got = compare(found[case], found[Case(bits=case.bits, group=case.group)])
-        held = "held" if got.value < 1 else "MISSED"
+        held = "met" if got.value < 1 else "MISSED"
         sure = "the interval excludes zero" if got.high < 1 or got.low > 1 else "within noise"
         lines.append(
             f"- int{case.bits} g{case.group}, {case.method} better than {PLAIN}: {held} "
@@ -344,8 +341,8 @@ def _aims(found: Mapping[Case, Losses]) -> list[str]:
     return lines
 
 
-def _all() -> list[Case]:
-    """Each once, in the order of the tables."""
+def all_cases() -> list[Case]:
+    """Each case once, in the order of the tables."""
     return list(dict.fromkeys((FLOAT, *MAIN, *KEPT, *ATTEMPTS, *CALIBRATION)))
 
 
@@ -370,10 +367,6 @@ def _interval(got: Interval) -> str:
 def _change(got: Interval) -> str:
     low, value, high = (f"{100 * (v - 1):+.2f}" for v in (got.low, got.value, got.high))
     return f"{value} % ({low} to {high})"
-
-
-def _json(got: Interval) -> dict[str, float]:
-    return dataclasses.asdict(got)
 
 
 def _say(words: str) -> None:

@@ -2,8 +2,8 @@
 
     python -m benchmarks.studies.compress_vision --out DIR --seeds 1 2 3
 
-trains dense models, compresses each to every target with every choice of terms, and writes DIR/study.json,
-study.md and study.png. What is done is not done again.
+trains dense models, compresses each to every target with every choice of terms, and writes
+DIR/study.json, study.md and study.png. Finished parts are not repeated.
 """
 
 import argparse
@@ -19,6 +19,7 @@ import numpy as np
 import torch
 from torch.nn import functional as F
 
+from benchmarks.studies.results import markdown, read, write
 from todm import artifact
 from todm.compress.config import CompressConfig
 from todm.compress.driver import compress
@@ -63,9 +64,9 @@ TERMS = {
     "hard + 10 feature": {"hard": 1.0, "soft": 0.0, "feature": 10.0},
     "hard + 10 soft + 5 feature": {"hard": 1.0, "soft": 10.0, "feature": 5.0},
 }
-"""Weights of the losses; those without hard are the unsupervised forms."""
+"""Weights of the losses; terms without `hard` are the unsupervised forms."""
 ORDER = ("hard + soft + feature", "hard + feature", "hard + soft", "hard")
-"""From best to worst, as the paper's ablation has it."""
+"""From best to worst, according to the paper's ablation."""
 PAIRS = [
     *itertools.pairwise(ORDER),
     (ORDER[0], ORDER[-1]),
@@ -74,7 +75,7 @@ PAIRS = [
     ("hard + 10 feature", "hard + soft"),
     ("hard + 10 soft + 5 feature", ORDER[0]),
 ]
-"""What is compared: first what ought to be better."""
+"""Compared pairs; the first is expected to be better."""
 TARGETS = {
     "2:4": {"passes": ["prune"]},
     "2:4 + int8": {"passes": ["prune", "int8"]},
@@ -121,7 +122,7 @@ class Run:
 
 
 def plan(seeds: Sequence[int]) -> list[Run]:
-    """All compressions: every target and choice of terms for digits, a part of them for canvases."""
+    """All compressions: every target and choice of terms for digits, some of them for canvases."""
     runs = [Run("digits", s, t, k) for s in seeds for t in TARGETS for k in TERMS]
     for seed in seeds[:CANVAS_SEEDS]:
         for terms in ("no training", *reversed(ORDER)):
@@ -130,7 +131,7 @@ def plan(seeds: Sequence[int]) -> list[Run]:
 
 
 def dense(network: str, seed: int, out: Path) -> VisionAdapter:
-    """A dense model, trained unless it is there."""
+    """A dense model, trained if it does not exist yet."""
     place = out / f"dense-{network}-{seed}"
     if (place / artifact.MANIFEST).is_file():
         return VisionAdapter.load(artifact.load(place, kind="model"))
@@ -150,7 +151,7 @@ def dense(network: str, seed: int, out: Path) -> VisionAdapter:
 
 
 def measure(adapter: VisionAdapter) -> dict[str, np.ndarray]:
-    """Of every test image, `scores` as `VisionAdapter.score` has them, and its cross `entropy` [I]."""
+    """For every test image, its `scores` (see `VisionAdapter.score`) and its cross `entropy` [I]."""
     scores: list[np.ndarray] = []
     entropy: list[np.ndarray] = []
     for logits, labels in adapter.outputs(adapter.model.eval(), split="test"):
@@ -161,23 +162,23 @@ def measure(adapter: VisionAdapter) -> dict[str, np.ndarray]:
 
 
 def perform(run: Run, out: Path) -> None:
-    """Compress and measure, unless it is done."""
+    """Compress and measure, unless that was done before."""
     place = out / "runs" / f"{run.name}.json"
     if place.is_file():
         return
-    place.parent.mkdir(parents=True, exist_ok=True)
     adapter = dense(run.network, run.seed, out)
     torch.manual_seed(run.seed)
     result = compress(adapter, run.config())
     totals = [dataclasses.asdict(report.totals) for report in result.reports]
     found = measure(adapter)
+    place.parent.mkdir(parents=True, exist_ok=True)
     np.savez_compressed(place.with_suffix(".npz"), scores=found["scores"], entropy=found["entropy"])
     figures = {**dataclasses.asdict(run), "config": run.config().to_json(), "totals": totals[-1]}
-    write_text(place, json.dumps(figures) + "\n")
+    write(place, figures)
 
 
 class Results:
-    """Figures of every test image by what was done, and what follows from them."""
+    """Figures of every test image by compression, and the statistics of them."""
 
     def __init__(self, runs: Sequence[Run], out: Path) -> None:
         self.runs, self.out = runs, out
@@ -188,7 +189,7 @@ class Results:
             key = (run.network, run.target, run.terms, run.exclusion)
             if key not in self._figures:
                 self._figures[key] = self._load(run)
-            found = json.loads((out / "runs" / f"{run.name}.json").read_text())
+            found = read(out / "runs" / f"{run.name}.json")
             self.totals[run.network, run.target, run.exclusion] = found["totals"]
 
     def _load(self, run: Run) -> dict[str, np.ndarray]:
@@ -210,11 +211,11 @@ class Results:
     def difference(
         self, ours: tuple[str, ...], theirs: tuple[str, ...], figure: str = "scores"
     ) -> tuple[float, float, float]:
-        """Figure of the first less that of the second, and its 95 % interval over seeds and images.
+        """Difference of a figure between two compressions, with its 95 % interval over seeds and images.
 
         Args:
             ours: network, target, terms and exclusion ("" for none).
-            theirs: likewise.
+            theirs: the same, of what is subtracted.
             figure: scores, for the error, or entropy.
         """
         first, second = (self._figures[key][figure].astype(np.float64) for key in (ours, theirs))
@@ -237,49 +238,70 @@ def table(results: Results) -> Iterator[str]:
     yield ""
     yield f"Digits, dense: error {_rates(base)}, accuracy {1 - base.mean():.2%}."
     yield ""
-    yield "| target | size ratio | " + " | ".join(TERMS) + " |"
-    yield "| --- | --- |" + " --- |" * len(TERMS)
-    for target in TARGETS:
-        cells = [f"{results.errors('digits', target, t).mean():.2%}" for t in TERMS]
-        yield f"| {target} | {results.totals['digits', target, '']['size_ratio']:.2f} | {' | '.join(cells)} |"
+    ratios = {t: f"{results.totals['digits', t, '']['size_ratio']:.2f}" for t in TARGETS}
+    means = {t: [f"{results.errors('digits', t, k).mean():.2%}" for k in TERMS] for t in TARGETS}
+    yield markdown(("target", "size ratio", *TERMS), [(t, ratios[t], *means[t]) for t in TARGETS])
     yield ""
     yield "Differences, of error and of cross entropy on the test split, with 95 % intervals:"
     yield ""
-    yield "| target | better, as the paper has it | than | error | so | cross entropy | so |"
-    yield "| --- | --- | --- | --- | --- | --- | --- |"
+    heads = (
+        "target",
+        "better, as the paper has it",
+        "than",
+        "error",
+        "verdict",
+        "cross entropy",
+        "verdict",
+    )
+    rows = []
     for target in TARGETS:
         for better, worse in PAIRS:
             ours, theirs = ("digits", target, better, ""), ("digits", target, worse, "")
             error = results.difference(ours, theirs)
-            entropy = results.difference(ours, theirs, "entropy")
-            yield (
-                f"| {target} | {better} | {worse} | {_change(error)} | {_verdict(error)} | "
-                f"{_nats(entropy)} | {_verdict(entropy)} |"
-            )
-    yield from _canvas_table(results)
-
-
-def _canvas_table(results: Results) -> Iterator[str]:
-    base = results.dense("canvas")
+            entropy = _entropy_cells(results, ours, theirs)
+            rows.append((target, better, worse, _change(error), _verdict(error), *entropy))
+    yield markdown(heads, rows)
     yield ""
+    base = results.dense("canvas")
     yield f"Segmentation, seeds {results.seeds['canvas']}, dense: mIoU {_rates(1 - base)}."
     yield ""
-    yield "| target | left dense | size ratio | terms | mIoU | to hard | so | cross entropy | so |"
-    yield "| --- | --- | --- | --- | --- | --- | --- | --- | --- |"
-    for run in results.runs:
-        if run.network != "canvas" or run.seed != results.seeds["canvas"][0]:
-            continue
-        ours = ("canvas", run.target, run.terms, run.exclusion)
-        theirs = ("canvas", run.target, "hard", run.exclusion)
-        error = results.difference(ours, theirs)
-        entropy = results.difference(ours, theirs, "entropy")
-        gain = tuple(-v for v in (error[0], error[2], error[1]))
-        ratio = results.totals["canvas", run.target, run.exclusion]["size_ratio"]
-        yield (
-            f"| {run.target} | {run.exclusion or 'none'} | {ratio:.2f} | {run.terms} | "
-            f"{1 - results.errors(*ours).mean():.2%} | {_change(gain)} | {_verdict(error)} | "
-            f"{_nats(entropy)} | {_verdict(entropy)} |"
-        )
+    heads = (
+        "target",
+        "left dense",
+        "size ratio",
+        "terms",
+        "mIoU",
+        "to hard",
+        "verdict",
+        *heads[-2:],
+    )
+    first = [
+        r for r in results.runs if (r.network, r.seed) == ("canvas", results.seeds["canvas"][0])
+    ]
+    yield markdown(heads, [_canvas_cells(results, run) for run in first])
+
+
+def _canvas_cells(results: Results, run: Run) -> tuple[str, ...]:
+    ours = ("canvas", run.target, run.terms, run.exclusion)
+    theirs = ("canvas", run.target, "hard", run.exclusion)
+    error = results.difference(ours, theirs)
+    return (
+        run.target,
+        run.exclusion or "none",
+        f"{results.totals['canvas', run.target, run.exclusion]['size_ratio']:.2f}",
+        run.terms,
+        f"{1 - results.errors(*ours).mean():.2%}",
+        _change((-error[0], -error[2], -error[1])),
+        _verdict(error),
+        *_entropy_cells(results, ours, theirs),
+    )
+
+
+def _entropy_cells(
+    results: Results, ours: tuple[str, ...], theirs: tuple[str, ...]
+) -> tuple[str, str]:
+    entropy = results.difference(ours, theirs, "entropy")
+    return "{:+.4f} ({:+.4f} to {:+.4f})".format(*entropy), _verdict(entropy)
 
 
 def plot(results: Results, out: Path) -> None:
@@ -323,13 +345,9 @@ def _change(found: Sequence[float]) -> str:
     return f"{value:+.2f} points ({low:+.2f} to {high:+.2f})"
 
 
-def _nats(found: Sequence[float]) -> str:
-    return "{:+.4f} ({:+.4f} to {:+.4f})".format(*found)
-
-
 def _verdict(found: Sequence[float]) -> str:
     _, low, high = found
-    return "better" if high < 0 else "worse" if low > 0 else "not told apart"
+    return "better" if high < 0 else "worse" if low > 0 else "undecided"
 
 
 def _collect(results: Results) -> Mapping[str, Any]:
@@ -354,9 +372,9 @@ def main() -> None:
     for run in runs:
         perform(run, args.out)
     if set(args.networks) < set(NETWORKS):
-        return  # a part of the work, that another process completes
+        return  # part of the work, which another process completes
     results = Results(runs, args.out)
-    write_text(args.out / "study.json", json.dumps(_collect(results), indent=1) + "\n")
+    write(args.out / "study.json", _collect(results), indent=1)
     text = "\n".join(table(results)) + "\n"
     write_text(args.out / "study.md", text)
     plot(results, args.out / "study.png")

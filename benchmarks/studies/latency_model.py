@@ -2,17 +2,16 @@
 
     python -m benchmarks.studies.latency_model SUPERNET --out DIR
 
-measures the subnets that a table is made of and as many others, in turn in the same rounds, predicts
-the others from the table, and writes latency_model.json and latency_model.png. With --table it is an
-earlier table that predicts, and a machine that has become slower counts as an error.
+measures the subnets of a table and as many others, in turns in the same rounds, predicts the others from
+the table, and writes latency_model.json and latency_model.png. With --table an earlier table predicts, so
+that a machine that has become slower counts as an error.
 
-The encoder is compared alone, since the search over its frames, the same for all subnets, would
-flatter the model. Each graph is put together of exported pieces, operator by operator what an export
-of that subnet has (tests/export/test_stitch.py).
+Only encoders are compared: the search over their frames is the same for all subnets and would flatter
+the model. Each graph is joined from exported parts and has the same operators as an export of that
+subnet (tests/export/test_stitch.py).
 """
 
 import argparse
-import json
 import random
 import sys
 from collections.abc import Mapping, Sequence
@@ -21,11 +20,11 @@ from typing import Any
 
 import numpy as np
 
+from benchmarks.studies.results import write
 from todm import artifact
 from todm.asr.loading import backend_of
 from todm.errors import TodmError
 from todm.export.profile_pack import design
-from todm.files import write_text
 from todm.search.choice import Choice, Compression
 from todm.search.devices import Devices
 from todm.search.latency import LatencyModel
@@ -61,7 +60,7 @@ def figures(pairs: Sequence[tuple[float, float]]) -> dict[str, float]:
 
 
 def unseen(space: SearchSpace, known: Sequence[Subnet], num: int, seed: int) -> list[Subnet]:
-    """Random subnets other than those that are known."""
+    """Random subnets that are not among the known ones."""
     rng, found = random.Random(seed), dict[Subnet, None]()
     for _ in range(200 * num):
         subnet = space.sample(rng)
@@ -98,19 +97,18 @@ def _ranks(values: np.ndarray) -> np.ndarray:
 
 
 def _of(table: Mapping[str, Any], subnets: Sequence[Subnet]) -> dict[str, Any]:
-    """A table with the entries of these subnets alone."""
+    """A table with only the entries of these subnets."""
     wanted = set(subnets)
     rows = [e for e in table["entries"] if Subnet.from_json(e["subnet"]) in wanted]
     return {**table, "entries": rows}
 
 
 def _measure(args: argparse.Namespace) -> dict[str, Any]:
-    """Everything that is written: figures and pairs by precision, machine."""
-    say = sys.stderr.write
+    """Figures and pairs by precision, and the machine."""
 
     def report(what: str, done: int, total: int) -> None:
         if done == total:
-            say(f"{what}: {done} done\n")
+            sys.stderr.write(f"{what}: {done} done\n")
 
     found = artifact.load(args.supernet, kind="supernet")
     devices = Devices(backend_of(found, with_data=False), report)
@@ -132,7 +130,7 @@ def _measure(args: argparse.Namespace) -> dict[str, Any]:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Measure, print and write; status 2 for what the user can mend, said in a sentence."""
+    """Measure, print and write; status 2, with a one-line message, for errors that the user can correct."""
     parser = argparse.ArgumentParser(description="predicted against measured latency of subnets")
     parser.add_argument("supernet", type=Path, help="directory that  todm train  wrote")
     parser.add_argument("--out", type=Path, required=True)
@@ -146,8 +144,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except TodmError as error:
         sys.stderr.write(f"benchmarks.studies.latency_model: {error}\n")
         return 2
-    args.out.mkdir(parents=True, exist_ok=True)
-    write_text(args.out / f"{NAME}.json", json.dumps(found, indent=1) + "\n")
+    write(args.out / f"{NAME}.json", found, indent=1)
     plot(found["pairs_ms"], args.out / f"{NAME}.png")
     for precision, row in found["figures"].items():
         sys.stdout.write(

@@ -1,6 +1,6 @@
-"""A small Llama that is trained here, for studies of compression: real text, a real checkpoint.
+"""A small Llama, trained here on real text, for studies of compression.
 
-It is written as a directory of transformers (config.json, model.safetensors, tokenizer), so that a study
+Its checkpoint has the format of transformers (config.json, model.safetensors, tokenizer), so that a study
 begins where a user does: with `todm import`.
 
 Letters: B windows of a batch, T tokens of a window.
@@ -65,7 +65,7 @@ def read_chapters(directory: Path, split: str) -> list[str]:
         split: train, dev or test.
 
     Raises:
-        CorpusError: the file is missing or not of that form.
+        CorpusError: the file is missing or has another format.
     """
     file = directory / f"{SPLITS[split]}.trans.txt.gz"
     chapters: dict[str, list[str]] = {}
@@ -87,13 +87,13 @@ def read_chapters(directory: Path, split: str) -> list[str]:
 def train(
     texts: list[str], out: Path, config: SmallLlama, *, progress: Callable[[str], None]
 ) -> None:
-    """Train tokenizer and model, and write them to `out` as a directory of transformers.
+    """Train tokenizer and model, and write them to `out` in the format of transformers.
 
     Args:
         texts: of the training split.
-        out: must not exist yet; it appears when all is there.
+        out: must not exist yet; it appears once it is complete.
         config: sizes and training.
-        progress: takes a line now and then.
+        progress: takes lines about the progress.
     """
     tokenizer = train_tokenizer(texts, config)
     tokens = torch.cat([torch.tensor(tokenizer(text)["input_ids"]) for text in texts])
@@ -174,7 +174,7 @@ def _fit(
         betas=(0.9, 0.95),
         weight_decay=config.weight_decay,
     )
-    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda n: _share(n, config.updates))
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda n: _rate(n, config.updates))
     losses: list[float] = []
     model.train()
     for update, tokens_BT in zip(range(config.updates), windows(tokens, config), strict=False):
@@ -190,8 +190,8 @@ def _fit(
             progress(f"update {update + 1} of {config.updates}: loss {recent:.3f}")
 
 
-def _share(update: int, updates: int) -> float:
-    """Of the peak learning rate."""
+def _rate(update: int, updates: int) -> float:
+    """Fraction of the peak learning rate."""
     warm = 0.05 * updates
     if update < warm:
         return (update + 1) / warm

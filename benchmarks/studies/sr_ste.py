@@ -2,17 +2,16 @@
 
     python -m benchmarks.studies.sr_ste --out DIR --seeds 1 2 3
 
-trains a small vision transformer on scikit-learn's handwritten digits: at 2:4 with several pulls on
+trains a small vision transformer on scikit-learn's handwritten digits: at 2:4 with several decays of
 pruned weights (0 is plain STE) and without masks, with AdamW and with ScaledAdam; at 1:4 and 4:8 with
-a weak and a strong pull. Writes every run as JSON, `sr_ste.md` with means and ranges over seeds, and pictures
-of flip rates and of SAD. What is done is not done again.
+a weak and a strong decay. Writes every run as JSON, `sr_ste.md` with means and ranges over seeds, and
+plots of flip rates and of SAD. Finished runs are not repeated.
 
 Letters: B images, T patches, D width.
 """
 
 import argparse
 import dataclasses
-import json
 import statistics
 import sys
 import time
@@ -24,12 +23,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from benchmarks.studies.results import keep, markdown
 from todm.compress.train.sr_ste import SrSte, SrSteConfig
 from todm.files import write_text
 from todm.train.optim import OptimConfig, build_optimizer, set_lr
 
 DECAYS = (0.0, 2e-5, 6e-5, 2e-4, 2e-3, 2e-2, 0.1, 0.5)
-"""Pulls at 2:4. The last four are beyond the usual ones, of trainings a hundred times as long."""
+"""At 2:4. The last four are larger than usual, which suits trainings a hundred times as long."""
 PATTERNS = ((1, 4), (4, 8))
 PATTERN_DECAYS = (6e-5, 2e-2)
 OPTIMIZERS = {
@@ -43,7 +43,7 @@ _TAIL = 0.1  # of the updates: final losses are means over these
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Run:
-    """One training: n of m weights kept (n = 0: dense), the pull, the optimizer's name, the seed."""
+    """One training: n of m weights kept (n = 0: dense), the decay, the optimizer's name, the seed."""
 
     n: int
     m: int
@@ -54,17 +54,17 @@ class Run:
 
     @property
     def case(self) -> str:
-        """What it is, without its seed."""
+        """Its name, without the seed."""
         kept = f"{self.n}of{self.m}-{self.decay:g}" if self.n else "dense"
         return f"{self.optimizer}-{kept}"
 
     def path(self, out: Path) -> Path:
-        """Where its figures are."""
+        """File of its figures."""
         return out / "runs" / f"{self.case}-{self.updates}-{self.seed}.json"
 
 
 class Block(nn.Module):
-    """Attention and a feed-forward layer, both on normed input and added to it."""
+    """Attention and a feed-forward layer, each with a norm before it and a residual around it."""
 
     def __init__(self, width: int, heads: int) -> None:
         super().__init__()
@@ -111,7 +111,7 @@ class Digits:
 
 
 def digits() -> tuple[Digits, Digits]:
-    """Those trained on and those tested with, the same in every run."""
+    """The training and the test images, the same in every run."""
     from sklearn.datasets import load_digits
 
     found: Any = load_digits()
@@ -137,18 +137,12 @@ def plan(seeds: Sequence[int], updates: int) -> list[Run]:
 
 
 def train(run: Run, out: Path) -> dict[str, Any]:
-    """Figures of a run; trained unless they are there."""
-    path = run.path(out)
-    if path.is_file():
-        return json.loads(path.read_text())
+    """Figures of a run, which is trained if it has none yet."""
+    return keep(run.path(out), lambda: _train(run))
+
+
+def _train(run: Run) -> dict[str, Any]:
     began = time.monotonic()
-    figures = {**dataclasses.asdict(run), **_trained(run), "seconds": time.monotonic() - began}
-    path.parent.mkdir(parents=True, exist_ok=True)
-    write_text(path, json.dumps(figures) + "\n")
-    return figures
-
-
-def _trained(run: Run) -> dict[str, Any]:
     train_set, test_set = digits()
     torch.manual_seed(run.seed)
     model = Vit()
@@ -170,12 +164,19 @@ def _trained(run: Run) -> dict[str, Any]:
     pruned = _pruned_rms(model, sparse)
     sparse.finish()
     tail = losses[-max(1, round(_TAIL * run.updates)) :]
-    final = {"train_loss": statistics.mean(tail), **_test(model, test_set), "pruned_rms": pruned}
-    return {**final, "skipped": optimizer.num_skipped, "losses": losses, "renewals": renewals}
+    final = {"train_loss": statistics.mean(tail), **evaluate(model, test_set), "pruned_rms": pruned}
+    seconds = time.monotonic() - began
+    figures = {
+        **dataclasses.asdict(run),
+        **final,
+        "skipped": optimizer.num_skipped,
+        "losses": losses,
+    }
+    return {**figures, "renewals": renewals, "seconds": seconds}
 
 
 def _batches(data: Digits, run: Run) -> Iterator[tuple[Tensor, Tensor]]:
-    """Images moved by up to a pixel each way: without it, all are learnt by heart."""
+    """Images shifted by up to a pixel each way; without that, the model memorises them."""
     draws = torch.Generator().manual_seed(run.seed)
     padded = F.pad(data.images, (1, 1, 1, 1), value=-1.0)
     for _ in range(run.updates):
@@ -192,7 +193,8 @@ def _factor(update: int, total: int) -> float:
 
 
 @torch.no_grad()
-def _test(model: nn.Module, data: Digits) -> dict[str, float]:
+def evaluate(model: nn.Module, data: Digits) -> dict[str, float]:
+    """Loss and accuracy."""
     logits = model(data.images)
     right = (logits.argmax(1) == data.labels).float().mean()
     loss = F.cross_entropy(logits, data.labels)
@@ -200,7 +202,7 @@ def _test(model: nn.Module, data: Digits) -> dict[str, float]:
 
 
 def _pruned_rms(model: nn.Module, sparse: SrSte) -> float:
-    """Size of the dense weights that the last masks leave out, over that of the others."""
+    """Root mean square of the dense weights outside the last masks, over that of the others."""
     layers = dict(model.named_modules())
     parts: dict[bool, list[Tensor]] = {True: [], False: []}
     for name, mask in sparse.masks.items():
@@ -215,13 +217,11 @@ def _pruned_rms(model: nn.Module, sparse: SrSte) -> float:
 
 
 def table(rows: Sequence[dict[str, Any]]) -> str:
-    """A line per case in Markdown: means over seeds, with the range of the accuracy."""
-    lines = [
-        "| optimizer | weights | decay | accuracy, % | (least to most) | training loss | test loss | "
-        "flips at a renewal, %: 2nd fifth | last before freezing | SAD to the first mask, % | "
-        "pruned / kept rms |",
-        "| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |",
-    ]
+    """One line for each case in Markdown: means over seeds, with the range of the accuracy."""
+    heads = ("optimizer", "weights", "decay", "accuracy, %", "(least to most)", "training loss")
+    heads += ("test loss", "flips at a renewal, %: 2nd fifth", "last before freezing")
+    heads += ("SAD to the first mask, %", "pruned / kept rms")
+    lines = []
     for case in _cases(rows):
         accuracy = [100 * r["accuracy"] for r in case]
         first = case[0]
@@ -236,12 +236,12 @@ def table(rows: Sequence[dict[str, Any]]) -> str:
             cells.append(f"{_mean(case, 'pruned_rms'):.2f}")
         else:
             cells += [""] * 4
-        lines.append(f"| {' | '.join(cells)} |")
-    return "\n".join(lines)
+        lines.append(cells)
+    return markdown(heads, lines)
 
 
 def _cases(rows: Sequence[dict[str, Any]]) -> list[list[dict[str, Any]]]:
-    """Runs that differ in their seed only."""
+    """Groups of runs that differ only in the seed."""
     keys = ("optimizer", "n", "m", "decay")
     found: dict[tuple[Any, ...], list[dict[str, Any]]] = {}
     for row in rows:
@@ -255,14 +255,14 @@ def _mean(case: Sequence[dict[str, Any]], name: str) -> float:
 
 def _flips(row: dict[str, Any]) -> tuple[float, float]:
     """Mean flip rates of the second fifth of the renewals (the warm-up is over) and of the last."""
-    rates = [r["flip_rate"] for r in row["renewals"]][1:]  # the first has no masks before it
+    rates = [r["flip_rate"] for r in row["renewals"]][1:]  # no masks precede the first
     fifth = max(1, len(rates) // 5)
     second = rates[fifth : 2 * fifth] or rates
     return statistics.mean(second), statistics.mean(rates[-fifth:])
 
 
 def plot(rows: Sequence[dict[str, Any]], out: Path) -> None:
-    """Flip rates at 2:4 by the pull, and SAD to the first mask by the pattern, for each optimizer."""
+    """Flip rates at 2:4 by decay, and SAD to the first mask by pattern, for each optimizer."""
     from matplotlib.figure import Figure
 
     styles = dict(zip(PATTERN_DECAYS, (":", "-"), strict=True))

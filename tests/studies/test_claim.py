@@ -110,8 +110,8 @@ def _said(capsys):
         (["--set", "train.num_update=3"], "did you mean 'num_updates'"),
         (["--set", "train.seed"], "has no '='"),
         (["--set", "asr.space.depths=[4,5]"], "depth 3 is not in the space"),
-        (["--seeds", "1", "1"], "supernet with seed 1 is asked for twice"),
-        (["--ablations", "KL", "KL"], "KL with seed 1 is asked for twice"),
+        (["--seeds", "1", "1"], "supernet with seed 1 is given twice"),
+        (["--ablations", "KL", "KL"], "KL with seed 1 is given twice"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )

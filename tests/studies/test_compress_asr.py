@@ -13,7 +13,7 @@ WORDS = "A B C D E F G H I J"
 
 
 class _Speech:
-    """Recognises ten words in each of `num` utterances, and of some of them one less."""
+    """Recognises ten words in each of `num` utterances, or nine in `wrong` of them."""
 
     def __init__(self, wrong, num=200):
         self.wrong, self.num = wrong, num
@@ -90,14 +90,14 @@ def test_figures_are_those_of_the_utterances(nets):
     found, where, _ = nets
     for way in ("2:4 tuned", "fp32", "int8 dynamic"):
         where.row(found, way, study.WAYS[way])
-    dense, int8, sparse = where.outcomes(found)
+    dense, int8, sparse = where.results(found)
     assert [o.row.way for o in (dense, int8, sparse)] == ["fp32", "int8 dynamic", "2:4 tuned"]
     assert dense.change is None
-    assert (dense.words, dense.errors, dense.error) == (2000, 20, 0.01)
+    assert (dense.wer.words, dense.wer.errors, dense.wer.rate) == (2000, 20, 0.01)
     assert int8.change.relative == pytest.approx(0.05)
     assert sparse.change.relative == pytest.approx(1.0)
     assert sparse.change.low > 0
-    # One utterance more is wrong: that may be chance, and counts as no loss.
+    # One more wrong utterance may be chance and counts as no loss.
     assert int8.verdict == "met: holds zero"
     assert sparse.verdict == ""
     worse = dataclasses.replace(sparse, row=dataclasses.replace(sparse.row, way="int8 dynamic"))
@@ -114,7 +114,7 @@ def test_without_float32_there_is_nothing_to_compare_with(nets):
     found, where, _ = nets
     where.row(found, "int8 dynamic", study.WAYS["int8 dynamic"])
     with pytest.raises(ConfigError, match="not measured in float32"):
-        where.outcomes(found)
+        where.results(found)
 
 
 def test_the_program_writes_table_figures_and_picture(nets, monkeypatch, capsys):
@@ -130,5 +130,5 @@ def test_the_program_writes_table_figures_and_picture(nets, monkeypatch, capsys)
     assert (where.out / "compress-asr.png").stat().st_size > 5000
     for wrong in (["--ways", "int9"], tried[:2], tried[2:]):
         monkeypatch.setattr("sys.argv", [*common, *wrong])
-        with pytest.raises(ConfigError, match=r"no way|go together"):
+        with pytest.raises(ConfigError, match=r"unknown way|go together"):
             study.main()

@@ -86,7 +86,7 @@ def test_one_per_cent_of_channels_is_kept(model, how):
 
 
 def test_every_case_has_a_name_and_settings_of_its_own():
-    cases = study._all()
+    cases = study.all_cases()
     assert len({case.name for case in cases}) == len(cases)
     for case in study.MAIN:
         own = getattr(case.config(), case.config().passes[0])

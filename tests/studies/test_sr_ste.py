@@ -41,7 +41,7 @@ def test_it_is_the_same_for_the_same_seed(tmp_path):
 
 
 def test_what_is_tested_is_sparse(tmp_path, monkeypatch):
-    seen, real = [], bench._test
+    seen, real = [], bench.evaluate
 
     def watched(model, data):
         seen.extend(
@@ -49,7 +49,7 @@ def test_what_is_tested_is_sparse(tmp_path, monkeypatch):
         )
         return real(model, data)
 
-    monkeypatch.setattr(bench, "_test", watched)
+    monkeypatch.setattr(bench, "evaluate", watched)
     bench.train(_run(n=1), tmp_path)
     assert len(seen) == 8
     for weight in seen:
