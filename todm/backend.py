@@ -5,7 +5,7 @@ the one place that knows which class stands behind a backend's name.
 """
 
 import dataclasses
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -162,8 +162,40 @@ class Backend(Protocol):
         """Figures of merit on (at most `limit` examples of) a split; `error` is what search minimises."""
         ...
 
+    def scorer(
+        self, model: nn.Module, *, limit: int = 0
+    ) -> Callable[[Subnet | None], dict[str, Any]]:
+        """Scores subnets of a supernet on (at most `limit` examples of) the dev split, which is read once.
+
+        The scores hold `score`, which a search minimises, and the figures of `evaluate`. A plain model
+        is scored with None.
+        """
+        ...
+
     def graphs(self, model: nn.Module) -> list[Graph]:
         """What is exported of a plain model."""
+        ...
+
+    def graph_parts(self) -> GraphParts:
+        """Graphs with random weights that compose to the graph of any subnet."""
+        ...
+
+    def work_and_state(self, subnet: Subnet) -> dict[str, float]:
+        """`macs` per second of input, and `state`, the bytes that a stream keeps between chunks."""
+        ...
+
+    @property
+    def chunk_frames(self) -> int:
+        """Frames of the encoder that one call of its graph computes."""
+        ...
+
+    @property
+    def chunk_seconds(self) -> float:
+        """Seconds of input that one call of the encoder's graph takes."""
+        ...
+
+    def space_key(self) -> dict[str, Any]:
+        """Everything that decides the graphs of the space's subnets, as JSON types."""
         ...
 
     def write_assets(self, directory: Path) -> None:

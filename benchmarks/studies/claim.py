@@ -141,7 +141,8 @@ def _decode(run: Run, out: Path) -> dict[str, list[tuple[str, str, str]]]:
     rows: dict[str, list[tuple[str, str, str]]] = {}
     for size, subnet in subnets(run, backend.space).items():
         plain = backend.extract(model, subnet).eval()
-        _, rows[size] = backend.recognise(plain, subnet=None, split="test")
+        decoded = backend.recognise(plain, subnet=None, split="test")
+        rows[size] = [(u.id, u.reference, u.hypothesis) for u in decoded]
     return rows
 
 

@@ -168,13 +168,13 @@ class Study:
                 adapter, config, checkpoints=_checkpoints(config, path.parent / "scratch")
             )
         seconds = time.monotonic() - began
-        _, utterances = adapter.speech.recognise(adapter.model, subnet=None, split=self.split)
+        decoded = adapter.speech.recognise(adapter.model, subnet=None, split=self.split)
         row = Row(
             subnet=found.path.name,
             way=way,
             settings=list(settings),
             inputs=inputs,
-            utterances=utterances,
+            utterances=[(u.id, u.reference, u.hypothesis) for u in decoded],
             num_bytes=sum(t.nbytes for t in adapter.model.state_dict().values()),
             seconds=seconds,
             **_of_result(result),

@@ -7,7 +7,6 @@ import torch
 from todm.asr.backend import ASSETS, AsrBackend, AsrConfig
 from todm.asr.data.augment import AugmentConfig
 from todm.asr.data.batch import LoaderConfig
-from todm.asr.decode.evaluate import decode_model
 from todm.asr.loading import same_outputs
 from todm.asr.model.encoder import EncoderConfig
 from todm.asr.model.transducer import RnntConfig
@@ -125,9 +124,9 @@ def test_evaluation_can_be_limited(backend):
 
 
 def test_recognition_gives_every_utterance_once(backend):
-    _, rows = backend.recognise(backend.build(None), subnet=None, split="test")
-    assert sorted(name for name, _, _ in rows) == [f"utt-{i:03d}" for i in range(6)]
-    assert all(len(reference.split()) == 2 for _, reference, _ in rows)
+    found = backend.recognise(backend.build(None), subnet=None, split="test")
+    assert sorted(u.id for u in found) == [f"utt-{i:03d}" for i in range(6)]
+    assert all(len(u.reference.split()) == 2 for u in found)
 
 
 def test_graphs_state_what_their_modules_do(backend):
@@ -201,15 +200,12 @@ def test_full_context_training_is_evaluated_with_full_context(backend, caplog):
     with torch.no_grad():
         model.output.weight.mul_(6)
     found = {
-        chunk: [
-            (u.id, u.reference, u.hypothesis)
-            for u in decode_model(backend, model, chunk=chunk, split="test")
-        ]
+        chunk: backend.recognise(model, subnet=None, split="test", chunk=chunk)
         for chunk in (0, CONFIG.chunk)
     }
     assert found[0] != found[CONFIG.chunk]
     for own, chunk in ((offline, 0), (backend, CONFIG.chunk)):
-        assert own.recognise(model, subnet=None, split="test")[1] == found[chunk]
+        assert own.recognise(model, subnet=None, split="test") == found[chunk]
     backend.graphs(model)
     assert not caplog.records
     offline.graphs(model)

@@ -9,7 +9,6 @@ import torch
 from todm.asr.backend import AsrBackend
 from todm.asr.config import AsrConfig
 from todm.asr.model.encoder import EncoderConfig
-from todm.asr.model.graph_parts import graph_parts
 from todm.asr.model.streaming import StreamingEncoder
 from todm.asr.model.transducer import RnntConfig
 from todm.device.bundle import load_session
@@ -38,7 +37,7 @@ def backend(tmp_path_factory):
 @pytest.fixture(scope="module")
 def stack(backend):
     torch.manual_seed(3)
-    return graph_parts(backend)
+    return backend.graph_parts()
 
 
 @pytest.fixture(scope="module")

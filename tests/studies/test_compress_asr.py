@@ -6,6 +6,7 @@ import torch
 
 from benchmarks.studies import compress_asr as study
 from todm import artifact
+from todm.asr.decode.utterances import Decoded
 from todm.compress.config import CompressConfig
 from todm.errors import ConfigError
 
@@ -20,7 +21,10 @@ class _Speech:
 
     def recognise(self, model, *, subnet, split):
         texts = [WORDS[2:] if i < self.wrong else WORDS for i in range(self.num)]
-        return None, [(f"u{i:03d}", WORDS, text) for i, text in enumerate(texts)]
+        return [
+            Decoded(id=f"u{i:03d}", reference=WORDS, hypothesis=text)
+            for i, text in enumerate(texts)
+        ]
 
 
 @pytest.fixture

@@ -21,7 +21,6 @@ from todm.asr.data.audio import SUFFIXES, cut_features
 from todm.asr.data.batch import Batch, add_tail, collate
 from todm.asr.data.features import FRAME_SHIFT, MIN_SAMPLES, SAMPLE_RATE, fbank
 from todm.asr.data.statistics import spread_cuts
-from todm.asr.decode.evaluate import tail_seconds
 from todm.asr.decode.search import greedy_search
 from todm.asr.loading import backend_of, load_model
 from todm.asr.model.transducer import Rnnt
@@ -202,7 +201,7 @@ class AsrAdapter:
         """Some utterances without transcripts."""
         num, chunk = len(features), self.speech.config.eval_chunk
         plain = collate(features, [[]] * num, [""] * num, [""] * num)
-        tail = math.ceil(tail_seconds(self.speech, chunk) / FRAME_SHIFT)
+        tail = math.ceil(self.speech.config.tail_seconds(chunk) / FRAME_SHIFT)
         return dataclasses.replace(add_tail(plain, tail), chunk=chunk, num_labels=1.0)
 
 

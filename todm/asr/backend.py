@@ -1,12 +1,11 @@
 """The speech backend: what the stages need of RNN-T supernets, behind `todm.backend.Backend`."""
 
-import dataclasses
 import logging
 import shutil
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
 from torch import nn
 
 from todm.artifact import Artifact
@@ -14,25 +13,32 @@ from todm.asr import tokens
 from todm.asr.config import AsrConfig
 from todm.asr.data.audio import cut_samples, cut_text
 from todm.asr.data.augment import Augmenter
-from todm.asr.data.batch import LoaderConfig
+from todm.asr.data.batch import Batch, LoaderConfig, eval_batches
 from todm.asr.data.features import FRAME_SHIFT, NUM_BINS
 from todm.asr.data.loader import Loader, open_loader
 from todm.asr.data.noise import noise_of_store, noise_store
 from todm.asr.data.order import Schedule
 from todm.asr.data.statistics import Statistics, compute_features
 from todm.asr.data.store import FeatureStore
-from todm.asr.decode.evaluate import decode_model, score_all
-from todm.asr.decode.wer import Wer, figures
-from todm.asr.model import init_from
-from todm.asr.model.streaming import Decoder, Joiner, StreamingEncoder
+from todm.asr.decode.dev_scorer import dev_score
+from todm.asr.decode.evaluate import decode_model
+from todm.asr.decode.search import Search, greedy_search
+from todm.asr.decode.utterances import Decoded, score_all
+from todm.asr.decode.wer import figures
+from todm.asr.model import graph_parts, init_from
+from todm.asr.model.costs import work_and_state
+from todm.asr.model.streaming import StreamingEncoder
 from todm.asr.model.transducer import Rnnt, extract
 from todm.asr.objective import RnntObjective
-from todm.backend import Graph, Port
+from todm.backend import Graph, GraphParts
 from todm.device.audio import Samples
 from todm.device.decode import FRAME_SECONDS
 from todm.errors import ConfigError
 from todm.files import Progress, no_progress
 from todm.supernet.space import SearchSpace, Subnet
+
+if TYPE_CHECKING:
+    from todm.asr.decode.word_ends import Timed
 
 _log = logging.getLogger(__name__)
 
@@ -72,9 +78,7 @@ class AsrBackend:
     def build(self, subnet: Subnet | None) -> Rnnt:
         """A new plain model of a subnet (without CTC head), or the supernet."""
         if subnet is not None:
-            return Rnnt(
-                self.supernet.replace(encoder=self.supernet.encoder.narrow(subnet), ctc=False)
-            )
+            return Rnnt(self.supernet.narrow(subnet))
         model = Rnnt(self.supernet)
         if self._statistics is not None:
             model.encoder.subsampling.mean.copy_(self._statistics.mean_F)
@@ -160,24 +164,83 @@ class AsrBackend:
             split: train, dev or test.
             limit: at most this many utterances; 0 for all.
         """
-        return figures(self.recognise(model, subnet=subnet, split=split, limit=limit)[0])
+        return figures(score_all(self.recognise(model, subnet=subnet, split=split, limit=limit)))
 
     def recognise(
-        self, model: nn.Module, *, subnet: Subnet | None, split: str, limit: int = 0
-    ) -> tuple[Wer, list[tuple[str, str, str]]]:
-        """Decode a split: error counts, and (id, reference, hypothesis) of every utterance."""
+        self,
+        model: nn.Module,
+        *,
+        subnet: Subnet | None,
+        split: str,
+        limit: int = 0,
+        chunk: int | None = None,
+        search: Search = greedy_search,
+    ) -> list[Decoded]:
+        """Decode a split with torch.
+
+        Args:
+            model: a supernet, or a plain model.
+            subnet: active subnet; None uses everything.
+            split: train, dev or test.
+            limit: at most this many utterances, evenly spread over the lengths; 0 for all.
+            chunk: C in frames of 40 ms, 0 for whole utterances; `eval_chunk` if None.
+            search: from encoder outputs to labels.
+        """
         assert isinstance(model, Rnnt)
+        chunk = self.config.eval_chunk if chunk is None else chunk
+        batches = self._eval_batches(split, chunk=chunk, limit=limit)
         training = model.training
-        found = decode_model(
-            self,
-            model.eval(),
-            chunk=self.config.eval_chunk,
-            subnet=subnet,
-            split=split,
-            limit=limit,
+        try:
+            return decode_model(
+                model.eval(), batches, self.tokenizer, chunk=chunk, subnet=subnet, search=search
+            )
+        finally:
+            model.train(training)
+
+    def scorer(
+        self, model: nn.Module, *, limit: int = 0
+    ) -> Callable[[Subnet | None], dict[str, Any]]:
+        """Scores subnets on the dev split, whose features are kept; see `todm.asr.decode.dev_scorer`."""
+        assert isinstance(model, Rnnt)
+        chunk = self.config.eval_chunk
+        batches = list(self._eval_batches("dev", chunk=chunk, limit=limit))
+        topology = self.config.objective.topology
+        return lambda subnet: dev_score(
+            model, batches, self.tokenizer, subnet=subnet, chunk=chunk, topology=topology
         )
-        model.train(training)
-        return score_all(found), [(u.id, u.reference, u.hypothesis) for u in found]
+
+    def word_ends(
+        self,
+        model: nn.Module,
+        *,
+        split: str,
+        limit: int = 0,
+        progress: Callable[[int, int], None] | None = None,
+    ) -> "dict[str, Timed]":
+        """Where the words of a split end, with `model` as aligner; see `todm.asr.decode.word_ends`."""
+        from lhotse import CutSet
+
+        from todm.asr.decode.word_ends import manifest_ends, reference_ends
+
+        assert isinstance(model, Rnnt)
+        known = {cut.id: manifest_ends(cut) for cut in CutSet.from_file(self._cuts(split))}
+        total = min(limit or len(known), len(known))
+        return reference_ends(
+            model,
+            self._eval_batches(split, chunk=0, limit=limit),
+            self.tokenizer,
+            known=known,
+            tail_seconds=self.config.tail_seconds(0),
+            progress=None if progress is None else lambda done: progress(done, total),
+        )
+
+    def _eval_batches(self, split: str, *, chunk: int, limit: int) -> Iterator[Batch]:
+        return eval_batches(
+            self.store(split),
+            self._encode,
+            tail_seconds=self.config.tail_seconds(chunk),
+            limit=limit or None,
+        )
 
     def graphs(self, model: nn.Module) -> list[Graph]:
         """Streaming encoder, decoder and joiner of a plain model, as sherpa-onnx's `lstm` host takes them."""
@@ -190,42 +253,33 @@ class AsrBackend:
                 self.config.chunk * FRAME_SECONDS,
                 self.config.chunk,
             )
-        encoder = StreamingEncoder(model, self.config.chunk).eval()
-        size0, size1 = encoder.state_sizes
-        joiner_dim, context = model.config.joiner_dim, model.config.context_size
-        batch = {0: "N"}
-        features = Port(name="x", example=torch.randn(2, encoder.num_frames, 80), dynamic=batch)
-        states = [
-            Port(name=f"state{i}", example=torch.zeros(1, 2, s), dynamic={1: "N"})
-            for i, s in enumerate((size0, size1))
-        ]
-        enc = Port(
-            name="encoder_out", example=torch.zeros(2, encoder.chunk, joiner_dim), dynamic=batch
-        )
-        row = Port(name="encoder_out", example=torch.zeros(2, joiner_dim), dynamic=batch)
-        dec = Port(name="decoder_out", example=torch.zeros(2, joiner_dim), dynamic=batch)
-        logit = Port(name="logit", example=torch.zeros(2, model.config.vocab_size), dynamic=batch)
-        labels = Port(name="y", example=torch.zeros(2, context, dtype=torch.int64), dynamic=batch)
-        return [
-            Graph(
-                name="encoder",
-                module=encoder,
-                inputs=(features, *states),
-                outputs=(enc, *(dataclasses.replace(s, name=f"new_{s.name}") for s in states)),
-            ),
-            Graph(
-                name="decoder",
-                module=Decoder(model),
-                inputs=(labels,),
-                outputs=(dec,),
-            ),
-            Graph(
-                name="joiner",
-                module=Joiner(model),
-                inputs=(row, dec),
-                outputs=(logit,),
-            ),
-        ]
+        return graph_parts.graphs(model, self.config.chunk)
+
+    def graph_parts(self) -> GraphParts:
+        """Graphs with random weights that compose to the graph of any subnet."""
+        return graph_parts.graph_parts(self.supernet, self.space, self.config.chunk)
+
+    def work_and_state(self, subnet: Subnet) -> dict[str, float]:
+        """`macs` per second of audio and `state` in bytes, see `todm.asr.model.costs`."""
+        return work_and_state(self.supernet.narrow(subnet), self.config.chunk)
+
+    @property
+    def chunk_frames(self) -> int:
+        """C of exported graphs."""
+        return self.config.chunk
+
+    @property
+    def chunk_seconds(self) -> float:
+        """Audio that one call of an exported encoder takes."""
+        return self.config.chunk * FRAME_SECONDS
+
+    def space_key(self) -> dict[str, Any]:
+        """Everything that decides the graphs of the space's subnets, as JSON types."""
+        return {
+            "space": self.config.space.to_json(),
+            "model": self.supernet.replace(ctc=False).to_json(),
+            "chunk": self.config.chunk,
+        }
 
     def write_assets(self, directory: Path) -> None:
         """The tokenizer's files."""

@@ -8,6 +8,7 @@ from todm.asr.data.batch import LoaderConfig
 from todm.asr.model.transducer import RnntConfig
 from todm.asr.objective import ObjectiveConfig
 from todm.config import Config
+from todm.device.decode import FRAME_SECONDS
 from todm.errors import ConfigError
 from todm.supernet.space import SearchSpace, SpaceConfig
 
@@ -70,6 +71,10 @@ class AsrConfig(Config):
     def eval_chunk(self) -> int:
         """C of evaluation: that of the export, or whole utterances if training knew nothing else."""
         return self.chunk if any(self.chunks) else 0
+
+    def tail_seconds(self, chunk: int) -> float:
+        """Silence behind every utterance that is recognised: at least a chunk, as a device needs it."""
+        return max(self.loader.tail_seconds, (chunk + 1) * FRAME_SECONDS)
 
     def supernet(self, vocab_size: int) -> RnntConfig:
         """The largest net as a model configuration."""

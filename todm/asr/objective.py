@@ -15,7 +15,8 @@ from torch.nn import functional as F
 
 from todm.asr.data.batch import Batch
 from todm.asr.model.encoder import SUBSAMPLING
-from todm.asr.model.transducer import BLANK, Rnnt
+from todm.asr.model.transducer import Rnnt
+from todm.asr.tokens import BLANK_ID
 from todm.config import Config
 from todm.errors import ConfigError
 from todm.kernels.rnnt_loss import IMPLS, Divergence, RnntLoss, Teacher, rnnt_loss
@@ -153,47 +154,25 @@ class RnntObjective(nn.Module):
             loss = self._flat_start(enc, batch) / batch.num_labels
             return {"loss": loss, "flat_start": loss.detach()}, None
         weights = self._weights(progress, student=teacher is not None)
-        taught = teacher if weights["divergence"] else None
-        joiner = (
-            model.project_encoder(enc),
-            model.predict_sequence(batch.targets_BU),
-            model.output.weight,
-            model.output.bias,
+        active_teacher = teacher if weights["divergence"] else None
+        joiner = model.joiner_inputs(enc, batch.targets_BU)
+        by_encoder = self.config.distill == "encoder"
+        result = lattice_loss(
+            joiner, lens, batch, self.config, teacher=None if by_encoder else active_teacher
         )
-        result = self._lattice(joiner, lens, batch, taught)
         sums = {"rnnt": result.loss_B.sum()}
-        if taught is not None and self.config.distill == "encoder":
-            sums["divergence"] = encoder_distance(joiner[0], taught.enc_BTJ, lens)
-        elif taught is not None:
-            sums["divergence"] = result.divergence_B.sum()
+        if active_teacher is not None:
+            sums["divergence"] = (
+                encoder_distance(joiner[0], active_teacher.enc_BTJ, lens)
+                if by_encoder
+                else result.divergence_B.sum()
+            )
         if model.ctc is not None:
             sums["ctc"] = self._ctc(enc, lens, batch)
         parts = {name: value / batch.num_labels for name, value in sums.items()}
         loss = torch.stack([weights[name] * value for name, value in parts.items()]).sum()
-        told = Teacher._make(x.detach() for x in (*joiner, result.occupancy))
-        return {"loss": loss, **{k: v.detach() for k, v in parts.items()}}, told
-
-    def _lattice(
-        self,
-        joiner: tuple[Tensor, Tensor, Tensor, Tensor],
-        lens_B: Tensor,
-        batch: Batch,
-        teacher: Teacher | None,
-    ) -> RnntLoss:
-        config = self.config
-        divergence = None if teacher is None else config.on_lattice
-        return rnnt_loss(
-            *joiner,
-            batch.targets_BU,
-            lens_B,
-            batch.target_lens_B,
-            topology=config.topology,
-            teacher=None if divergence is None else teacher,
-            divergence=divergence,
-            fastemit=config.fastemit,
-            delay_penalty=config.delay_penalty,
-            impl=config.rnnt_impl,
-        )
+        teacher_out = Teacher._make(x.detach() for x in (*joiner, result.occupancy))
+        return {"loss": loss, **{k: v.detach() for k, v in parts.items()}}, teacher_out
 
     def _ctc(self, enc_BTD: Tensor, lens_B: Tensor, batch: Batch) -> Tensor:
         assert self.model.ctc is not None
@@ -233,6 +212,37 @@ class RnntObjective(nn.Module):
             return 0.0
         at = (progress - config.distill_from) / max(config.distill_full - config.distill_from, 1e-9)
         return config.distill_weight * min(1.0, max(0.0, at))
+
+
+def lattice_loss(
+    joiner: tuple[Tensor, Tensor, Tensor, Tensor],
+    lens_B: Tensor,
+    batch: Batch,
+    config: ObjectiveConfig,
+    *,
+    teacher: Teacher | None = None,
+) -> RnntLoss:
+    """The RNN-T loss, and the divergence from a teacher at the nodes of its lattice if there is one.
+
+    Args:
+        joiner: from `Rnnt.joiner_inputs`.
+        lens_B: frames of each utterance after subsampling.
+        batch: its labels.
+        config: of the lattice; the divergence is alpha where `distill` names none on the lattice.
+        teacher: of the same lattice, detached.
+    """
+    return rnnt_loss(
+        *joiner,
+        batch.targets_BU,
+        lens_B,
+        batch.target_lens_B,
+        topology=config.topology,
+        teacher=teacher,
+        divergence=None if teacher is None else config.on_lattice or Divergence(),
+        fastemit=config.fastemit,
+        delay_penalty=config.delay_penalty,
+        impl=config.rnnt_impl,
+    )
 
 
 def encoder_distance(student_BTJ: Tensor, teacher_BTJ: Tensor, lens_B: Tensor) -> Tensor:
@@ -291,5 +301,5 @@ def flat_alignment(batch: Batch, sizes_V: Tensor, num_frames: int) -> Tensor:
     at_BT = share_BT * ends_BU[:, -1:]
     index_BT = torch.searchsorted(ends_BU.to(at_BT.dtype), at_BT, right=True)
     labels_BT = batch.targets_BU.gather(1, index_BT.clamp(max=batch.targets_BU.shape[1] - 1))
-    labels_BT = labels_BT.masked_fill((share_BT < 0) | (share_BT >= 1), BLANK)
+    labels_BT = labels_BT.masked_fill((share_BT < 0) | (share_BT >= 1), BLANK_ID)
     return labels_BT.masked_fill(frames * SUBSAMPLING >= batch.feature_lens_B[:, None], -1)

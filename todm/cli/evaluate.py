@@ -17,9 +17,9 @@ from todm.files import Progress
 
 if TYPE_CHECKING:
     from todm.artifact import Artifact
-    from todm.asr.decode.evaluate import Decoded
-    from todm.asr.decode.latency import Timed
     from todm.asr.decode.search import Search
+    from todm.asr.decode.utterances import Decoded
+    from todm.asr.decode.word_ends import Timed
     from todm.asr.tokens import Tokenizer
 
 _LONGEST = 1500  # frames of 40 ms: a minute
@@ -192,7 +192,6 @@ def _of_model(
     report: Progress,
 ) -> dict[str, Result]:
     """Decode with torch, at each chunk size."""
-    from todm.asr.decode.evaluate import decode_model
     from todm.asr.loading import backend_of, load_model, subnet_of
 
     backend = backend_of(found, corpus=corpus.path, report=report)
@@ -201,14 +200,8 @@ def _of_model(
     search = _search(args, backend.tokenizer)
     results = {}
     for number, chunk in enumerate(chunks or [backend.config.eval_chunk], 1):
-        decoded = decode_model(
-            backend,
-            model,
-            chunk=chunk,
-            subnet=subnet,
-            split=args.split,
-            limit=args.limit,
-            search=search,
+        decoded = backend.recognise(
+            model, subnet=subnet, split=args.split, limit=args.limit, chunk=chunk, search=search
         )
         name = _name(chunk) if chunks else "torch"
         results[name] = Result(found=decoded, chunk=chunk)
@@ -265,14 +258,11 @@ def _ends(
     aligner: "Artifact", corpus: "Artifact", args: argparse.Namespace, limit: int, report: Progress
 ) -> "dict[str, Timed]":
     """Where the words of the split end."""
-    from todm.asr.decode.evaluate import reference_ends
     from todm.asr.loading import backend_of, load_model
 
     backend = backend_of(aligner, corpus=corpus.path, report=report)
-    return reference_ends(
-        backend,
+    return backend.word_ends(
         load_model(aligner, backend),
-        corpus,
         split=args.split,
         limit=limit,
         progress=lambda done, total: report("word ends", done, total),
@@ -286,8 +276,8 @@ def _write(
     asked: dict[str, Any],
 ) -> dict[str, Any]:
     """Figures of every result; what was recognised and the figures go to `out` if there is one."""
-    from todm.asr.decode.evaluate import paired, score_all, write_utterances
     from todm.asr.decode.latency import measure
+    from todm.asr.decode.utterances import paired, score_all, write_utterances
     from todm.asr.decode.wer import compare, figures, write_alignments
     from todm.files import write_text
 
@@ -322,7 +312,7 @@ def _read(out: Path, asked: dict[str, Any]) -> dict[str, Any] | None:
 
 def _compare(ours: Path, theirs: Path) -> int:
     """Print a line for every result that two evaluations have in common."""
-    from todm.asr.decode.evaluate import paired, read_utterances
+    from todm.asr.decode.utterances import paired, read_utterances
     from todm.asr.decode.wer import compare
 
     for name, a, b in _pairs(ours, theirs):

@@ -1,7 +1,7 @@
 """How choices of the speech backend are scored: inside the supernet, in the arithmetic of a compression."""
 
 import contextlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from todm.asr.backend import AsrBackend
     from todm.search.choice import Choice, Compression
     from todm.search.evaluations import Evaluations
+    from todm.supernet.space import Subnet
 
 SEARCHED = ("none", "int8")
 _VERSION = 1  # of the figures
@@ -28,17 +29,16 @@ def evaluations_of(
         limit: dev utterances; 0 for all.
         path: of the file; None for no file.
     """
-    from todm.asr.decode.dev_scorer import DevScorer
     from todm.asr.loading import load_model
     from todm.compress.int8_emulation import int8_copy
     from todm.search.evaluations import Evaluations
 
     model = load_model(found, backend)
-    scorers: list[DevScorer] = []
+    scorers: list[Callable[[Subnet | None], dict[str, Any]]] = []
 
     def evaluate(choice: "Choice") -> dict[str, Any]:
         if not scorers:
-            scorers.append(DevScorer(backend, model, limit=limit))
+            scorers.append(backend.scorer(model, limit=limit))
         arithmetic = (
             int8_copy(model, chunk=backend.config.chunk)
             if choice.compression == "int8"

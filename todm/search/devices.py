@@ -14,7 +14,7 @@ from todm.errors import ConfigError, TodmError
 from todm.files import Progress
 
 if TYPE_CHECKING:
-    from todm.asr.backend import AsrBackend
+    from todm.backend import Backend
     from todm.export.profile_pack import ProfileBuilder
     from todm.search.cost import Prices
     from todm.search.latency import LatencyModel
@@ -32,19 +32,12 @@ def home() -> Path:
 class Devices:
     """The tables of one supernet's search space."""
 
-    def __init__(self, backend: "AsrBackend", report: Progress) -> None:
+    def __init__(self, backend: "Backend", report: Progress) -> None:
         """Name the search space; nothing is measured yet."""
         from todm.search.latency import space_key
 
         self._backend, self._report = backend, report
-        config = backend.config
-        self.key = space_key(
-            {
-                "space": config.space.to_json(),
-                "model": backend.supernet.replace(ctc=False).to_json(),
-                "chunk": config.chunk,
-            }
-        )
+        self.key = space_key(backend.space_key())
         self._tables: dict[str, dict[str, Any]] = {}
         self._workshop: ProfileBuilder | None = None
 
@@ -85,32 +78,28 @@ class Devices:
 
     def prices(self, names: Iterable[str]) -> "Prices":
         """All costs of a choice, on these devices."""
-        from todm.asr.model.costs import work_and_state
         from todm.search.cost import Prices, StackCosts, sizes
 
         backend = self._backend
         stack = StackCosts(
             lambda subnet: {
                 **sizes(lambda: backend.deployed(subnet)),
-                **work_and_state(backend, subnet),
+                **backend.work_and_state(subnet),
             }
         )
         return Prices(stack, self.models(names))
 
     def profile_builder(self) -> "ProfileBuilder":
         """Makes graphs of any subnet; its pieces are exported once."""
-        from todm.asr.model.graph_parts import graph_parts
-        from todm.device.decode import FRAME_SECONDS
         from todm.export.profile_pack import ProfileBuilder
 
         if self._workshop is None:
             self._report("exporting the pieces of the search space", 0, 1)
-            frames = self._backend.config.chunk
             self._workshop = ProfileBuilder(
-                graph_parts(self._backend),
+                self._backend.graph_parts(),
                 self.key,
-                chunk_seconds=frames * FRAME_SECONDS,
-                frames=frames,
+                chunk_seconds=self._backend.chunk_seconds,
+                frames=self._backend.chunk_frames,
                 cache=self._pieces,
             )
             self._report("exporting the pieces of the search space", 1, 1)
@@ -182,14 +171,13 @@ class Devices:
 
     def _local(self) -> dict[str, Any]:
         """This machine's table: kept, unless it is damaged, another machine's or of older graphs."""
-        from todm.asr.model.graph_parts import graph_parts
         from todm.device.profiler import machine
         from todm.export.profile_pack import is_fresh, stamp_of
         from todm.search.latency import read_table
 
         try:
             table = read_table(self.folder / f"{LOCAL}.json", self.key)
-            fresh = is_fresh(self._pieces, stamp_of(graph_parts(self._backend)))
+            fresh = is_fresh(self._pieces, stamp_of(self._backend.graph_parts()))
             if fresh and table["machine"] == machine():
                 return table
         except ConfigError:

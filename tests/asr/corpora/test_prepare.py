@@ -14,7 +14,7 @@ from todm.asr.data.audio import cut_samples
 from todm.asr.data.order import LEFT_OUT
 from todm.asr.data.rooms import RoomConfig
 from todm.asr.data.shar import Shards
-from todm.asr.decode.latency import manifest_ends
+from todm.asr.decode.word_ends import manifest_ends
 from todm.asr.tokens import TokensConfig
 from todm.cli import main as cli
 from todm.errors import ArtifactError, CorpusError

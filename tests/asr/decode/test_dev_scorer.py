@@ -6,7 +6,6 @@ import torch
 from todm.asr.backend import AsrBackend
 from todm.asr.config import AsrConfig
 from todm.asr.data.batch import LoaderConfig
-from todm.asr.decode.dev_scorer import DevScorer
 from todm.asr.model.encoder import EncoderConfig
 from todm.asr.model.transducer import RnntConfig
 from todm.supernet.space import SpaceConfig
@@ -34,7 +33,7 @@ def supernet(backend):
 
 
 def test_the_error_is_that_of_an_evaluation(backend, supernet):
-    scorer = DevScorer(backend, supernet)
+    scorer = backend.scorer(supernet)
     for subnet in (backend.space.smallest, backend.space.largest):
         found = scorer(subnet)
         known = backend.evaluate(supernet, subnet=subnet, split="dev", limit=0)
@@ -45,21 +44,21 @@ def test_the_error_is_that_of_an_evaluation(backend, supernet):
 
 def test_the_loss_is_that_of_the_extracted_subnet(backend, supernet):
     subnet = backend.space.smallest
-    inside = DevScorer(backend, supernet)(subnet)
+    inside = backend.scorer(supernet)(subnet)
     plain = backend.extract(supernet, subnet)
-    assert DevScorer(backend, plain)(None)["loss"] == pytest.approx(inside["loss"], rel=1e-5)
+    assert backend.scorer(plain)(None)["loss"] == pytest.approx(inside["loss"], rel=1e-5)
 
 
 def test_a_better_net_has_a_lower_loss(backend, supernet):
     """Most frames are blank: a net that never says so loses."""
-    before = DevScorer(backend, supernet)(backend.space.largest)["loss"]
+    before = backend.scorer(supernet)(backend.space.largest)["loss"]
     bias = supernet.output.bias.detach().clone()
     with torch.no_grad():
         supernet.output.bias[0] -= 20
-        worse = DevScorer(backend, supernet)(backend.space.largest)["loss"]
+        worse = backend.scorer(supernet)(backend.space.largest)["loss"]
         supernet.output.bias.copy_(bias)
     assert worse > before + 5
 
 
 def test_the_number_of_utterances_is_limited(backend, supernet):
-    assert DevScorer(backend, supernet, limit=2)(backend.space.smallest)["utterances"] == 2
+    assert backend.scorer(supernet, limit=2)(backend.space.smallest)["utterances"] == 2

@@ -1,4 +1,4 @@
-"""Recognised corpora: at any chunk size, as the device does it, on disk, and against each other."""
+"""Recognised corpora: at any chunk size, by every search, and as the verb shows them."""
 
 import json
 import math
@@ -11,20 +11,11 @@ from todm import artifact
 from todm.asr.backend import AsrBackend
 from todm.asr.config import AsrConfig
 from todm.asr.data.batch import LoaderConfig
-from todm.asr.decode.evaluate import (
-    Decoded,
-    decode_model,
-    paired,
-    read_utterances,
-    reference_ends,
-    references,
-    write_utterances,
-)
+from todm.asr.decode.evaluate import references
 from todm.asr.decode.search import beam_search, greedy_search
 from todm.asr.model.encoder import EncoderConfig
 from todm.asr.model.transducer import RnntConfig
 from todm.cli.main import main
-from todm.errors import ConfigError
 from todm.supernet.space import SpaceConfig
 
 CONFIG = AsrConfig(
@@ -69,7 +60,7 @@ def supernet(backend, model, tiny_corpus, tmp_path_factory):
 
 @pytest.mark.parametrize("search", [greedy_search, beam_search])
 def test_the_words_of_an_utterance_are_its_hypothesis(backend, model, search):
-    found = decode_model(backend, model, chunk=CONFIG.chunk, split="test", search=search)
+    found = backend.recognise(model, subnet=None, split="test", search=search)
     assert any(u.words for u in found)
     assert all(" ".join(w.text for w in u.words) == u.hypothesis for u in found)
 
@@ -78,7 +69,7 @@ def test_chunk_sizes_and_subnets_decode_differently(backend, model):
     small = backend.space.smallest
     found = {
         (chunk, subnet): [
-            u.words for u in decode_model(backend, model, chunk=chunk, split="dev", subnet=subnet)
+            u.words for u in backend.recognise(model, subnet=subnet, split="dev", chunk=chunk)
         ]
         for chunk in (8, 0)
         for subnet in (None, small)
@@ -86,8 +77,8 @@ def test_chunk_sizes_and_subnets_decode_differently(backend, model):
     assert len({str(v) for v in found.values()}) == 4
 
 
-def test_word_ends_by_forced_alignment(backend, model, corpus):
-    ends = reference_ends(backend, model, corpus, split="test")
+def test_word_ends_by_forced_alignment(backend, model):
+    ends = backend.word_ends(model, split="test")
     assert len(ends) == 6
     for timed in ends.values():
         assert len(timed.words) == len(timed.ends) == 2
@@ -96,14 +87,14 @@ def test_word_ends_by_forced_alignment(backend, model, corpus):
         assert timed.ends[-1] <= timed.seconds + CONFIG.loader.tail_seconds + 0.04
 
 
-def test_word_ends_of_the_manifest_are_taken_first(backend, model, corpus, monkeypatch):
-    def told(cut):
+def test_word_ends_of_the_manifest_are_taken_first(backend, model, monkeypatch):
+    def of_manifest(cut):
         text = cut.supervisions[0].text.lower().split() if cut.id.endswith("3") else []
         return [(word, 0.1 * i) for i, word in enumerate(text, 1)]
 
-    before = reference_ends(backend, model, corpus, split="test")
-    monkeypatch.setattr("todm.asr.decode.evaluate.manifest_ends", told)
-    after = reference_ends(backend, model, corpus, split="test")
+    before = backend.word_ends(model, split="test")
+    monkeypatch.setattr("todm.asr.decode.word_ends.manifest_ends", of_manifest)
+    after = backend.word_ends(model, split="test")
     assert after["utt-003"].ends == (0.1, 0.2)
     assert {k: v for k, v in after.items() if k != "utt-003"} == {
         k: v for k, v in before.items() if k != "utt-003"
@@ -135,46 +126,6 @@ def test_of_a_long_recording_only_the_cut_is_read(corpus, tmp_path):
     (found,) = references(bundle, made, "test")
     assert found.text == "ON"
     np.testing.assert_allclose(found.samples(), samples[32_000:56_000], atol=1e-6)
-
-
-def utterance(name, reference, hypothesis):
-    return Decoded(id=name, reference=reference, hypothesis=hypothesis)
-
-
-def test_utterances_go_to_disk_and_back(tmp_path):
-    found = [utterance("a", "GO LEFT", "GO"), utterance("b", "ÉTÉ", "ÉTÉ")]
-    write_utterances(tmp_path / "u.jsonl", found)
-    assert read_utterances(tmp_path / "u.jsonl") == found
-    lines = (tmp_path / "u.jsonl").read_text().splitlines()
-    assert json.loads(lines[0]) == {
-        "id": "a", "reference": "GO LEFT", "hypothesis": "GO", "errors": 1, "words": 2,
-    }  # fmt: skip
-
-
-def test_what_is_no_evaluation_is_named(tmp_path):
-    with pytest.raises(ConfigError, match="is not there"):
-        read_utterances(tmp_path / "u.jsonl")
-    (tmp_path / "u.jsonl").write_text("{}\n")
-    with pytest.raises(ConfigError, match="does not hold utterances"):
-        read_utterances(tmp_path / "u.jsonl")
-
-
-def test_pairs_are_by_id():
-    ours = [utterance("a", "GO LEFT", "GO"), utterance("b", "STOP", "STOP")]
-    theirs = [utterance("b", "STOP", ""), utterance("a", "GO LEFT", "GO LEFT")]
-    first, second = paired(ours, theirs)
-    assert first.utterances == ((1, 2), (0, 1))
-    assert second.utterances == ((0, 2), (1, 1))
-
-
-@pytest.mark.parametrize(
-    ("other", "words"),
-    [([utterance("b", "GO", "GO")], "2 are in one"), ([utterance("a", "STOP", "")], "1 have diff")],
-    ids=["ids", "references"],
-)
-def test_other_utterances_are_refused(other, words):
-    with pytest.raises(ConfigError, match=words):
-        paired([utterance("a", "GO", "GO")], other)
 
 
 def test_the_verb_shows_every_chunk_size_and_its_latency(supernet, tmp_path, capsys):

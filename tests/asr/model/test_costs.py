@@ -3,7 +3,6 @@ import torch
 
 from todm.asr.backend import AsrBackend
 from todm.asr.config import AsrConfig
-from todm.asr.model.costs import work_and_state
 from todm.asr.model.encoder import EncoderConfig
 from todm.asr.model.transducer import RnntConfig
 from todm.search.cost import StackCosts
@@ -25,7 +24,7 @@ def backend(tiny_corpus):
 def test_work_and_state_are_those_of_the_layers(backend):
     """The linear layers counted by hand, and the state by its shape; the rest is the recurrence."""
     subnet = backend.space.subnet(2, {"ffn": (32, 96), "pairs": (1, 3)})
-    found = work_and_state(backend, subnet)
+    found = backend.work_and_state(subnet)
     plain = backend.deployed(subnet)
     linears = [m for m in plain.model.encoder.modules() if isinstance(m, torch.nn.Linear)]
     config = plain.model.config
@@ -42,6 +41,6 @@ def test_work_and_state_are_those_of_the_layers(backend):
 
 
 def test_they_add_up_over_blocks(backend):
-    stack = StackCosts(lambda subnet: work_and_state(backend, subnet))
+    stack = StackCosts(backend.work_and_state)
     subnet = backend.space.subnet(3, {"ffn": (96, 32, 96), "pairs": (3, 1, 1)})
-    assert stack(subnet) == pytest.approx(work_and_state(backend, subnet), rel=1e-12)
+    assert stack(subnet) == pytest.approx(backend.work_and_state(subnet), rel=1e-12)

@@ -13,8 +13,9 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-BLANK = 0
-UNK = 2
+from todm.asr.tokens import BLANK_ID, UNK_ID
+
+_SILENT = (BLANK_ID, UNK_ID)
 
 
 class HasContext(Protocol):
@@ -96,7 +97,7 @@ def greedy_search(model: Transducer, enc_BTD: Tensor, lens_B: Tensor) -> list[Hy
         log_probs_BV = model.joint(enc_BTJ[:, t], pred_BJ).float().log_softmax(-1)
         log_probs_TB[t], best_B = log_probs_BV.max(-1)
         best_TB[t] = best_B
-        emits_B = (best_B != BLANK) & (best_B != UNK) & (t < lens_B)
+        emits_B = (best_B != BLANK_ID) & (best_B != UNK_ID) & (t < lens_B)
         rows = emits_B.nonzero().squeeze(-1)
         if len(rows):  # most frames are blank for all: the predictor is left alone
             context_BK[rows] = torch.cat([context_BK[rows, 1:], best_B[rows, None]], 1)
@@ -156,7 +157,7 @@ class _PredictorCache:
     def rows(self, labels: Sequence[tuple[int, ...]]) -> Tensor:
         """One row [J] for each label sequence, [num, J]."""
         size = self._model.config.context_size
-        start = (-1,) * (size - 1) + (BLANK,)
+        start = (-1,) * (size - 1) + (BLANK_ID,)
         contexts = [(start + tokens)[-size:] for tokens in labels]
         new = sorted({c for c in contexts if c not in self._known})
         if new:
@@ -167,7 +168,7 @@ class _PredictorCache:
 
 def _start(size: int, num: int, device: torch.device) -> Tensor:
     context_BK = torch.full((num, size), -1, dtype=torch.long, device=device)
-    context_BK[:, -1] = BLANK
+    context_BK[:, -1] = BLANK_ID
     return context_BK
 
 
@@ -177,7 +178,7 @@ def _collect(
     """Frame-by-frame choices of each utterance to hypotheses."""
     found = []
     for symbols, values, length in zip(best, log_probs, lens, strict=True):
-        frames = [t for t in range(length) if symbols[t] not in (BLANK, UNK)]
+        frames = [t for t in range(length) if symbols[t] not in _SILENT]
         found.append(
             Hypothesis(
                 tokens=tuple(symbols[t] for t in frames),
@@ -212,7 +213,7 @@ def _advance(
         if total == -math.inf:
             continue
         new = dataclasses.replace(beam[path], score=total)
-        if symbol not in (BLANK, UNK):
+        if symbol not in _SILENT:
             new = beam[path].emit(symbol, frame, log_prob=log_prob, score=total)
         old = merged.get(new.tokens)
         if old is not None:

@@ -20,8 +20,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from todm.asr.decode.search import BLANK, UNK, Hypothesis, Search, Transducer
-from todm.asr.tokens import Tokenizer
+from todm.asr.decode.search import Hypothesis, Search, Transducer
+from todm.asr.tokens import BLANK_ID, UNK_ID, Tokenizer
 from todm.errors import ConfigError
 from todm.kernels.k2_package import load_k2
 
@@ -51,12 +51,12 @@ def biasing_arcs(
     Raises:
         ConfigError: an empty phrase, or one with a label that is no label.
     """
-    labels = [v for v in range(vocab_size) if v not in (BLANK, UNK)]
+    labels = [v for v in range(vocab_size) if v not in (BLANK_ID, UNK_ID)]
     for phrase in phrases:
         if not phrase or not set(phrase) <= set(labels):
             raise ConfigError(
                 f"the phrase {list(phrase)} cannot be favoured: it needs labels between 1 and "
-                f"{vocab_size - 1} other than {UNK} (<unk>); look at how its words are spelled in tokens.txt"
+                f"{vocab_size - 1} other than {UNK_ID} (<unk>); see in tokens.txt how its words are spelled"
             )
     steps, depth, ends = _trie(phrases)
     next_state, kept = _automaton(steps, depth, ends, labels)
@@ -147,7 +147,7 @@ def fast_beam_search(
         left_C = lens_B.to(stream_C.device)[stream_C] - t
         log_probs_CV = enc_BTJ.new_full((len(stream_C), end + 1), _NEVER, dtype=torch.float32)
         log_probs_CV[left_C == 0, end] = 0.0
-        log_probs_CV[left_C < 0, BLANK] = 0.0
+        log_probs_CV[left_C < 0, BLANK_ID] = 0.0
         on_C = left_C > 0
         if bool(on_C.any()):
             pred_CJ = model.predict(_as_device(contexts_CK[on_C].long()))
@@ -172,7 +172,7 @@ def _phrases(path: Path, tokenizer: Tokenizer) -> Iterator[list[int]]:
             labels = tokenizer.encode(tokenizer.normalise(line))
         except ValueError as error:
             raise ConfigError(f"{path}:{number}: {line!r} has {error}: spell it in words") from None
-        if UNK in labels:
+        if UNK_ID in labels:
             raise ConfigError(
                 f"{path}:{number}: {line!r} has letters that no training transcript had: leave it out"
             )
@@ -183,13 +183,13 @@ def _phrases(path: Path, tokenizer: Tokenizer) -> Iterator[list[int]]:
 def _log_probs(model: Transducer, enc_CJ: Tensor, pred_CJ: Tensor) -> Tensor:
     """Of all labels, with <unk> counted as blank."""
     log_probs_CV = model.joint(enc_CJ, pred_CJ).float().log_softmax(-1)
-    log_probs_CV[:, BLANK] = log_probs_CV[:, BLANK].logaddexp(log_probs_CV[:, UNK])
+    log_probs_CV[:, BLANK_ID] = log_probs_CV[:, BLANK_ID].logaddexp(log_probs_CV[:, UNK_ID])
     return log_probs_CV
 
 
 def _as_device(contexts_CK: Tensor) -> Tensor:
     """k2 begins with blanks only; a device with -1 before a single blank."""
-    unset = (contexts_CK[:, :-1] == BLANK) & (contexts_CK[:, 1:] == BLANK)
+    unset = (contexts_CK[:, :-1] == BLANK_ID) & (contexts_CK[:, 1:] == BLANK_ID)
     contexts_CK[:, :-1] = contexts_CK[:, :-1].masked_fill(unset, -1)
     return contexts_CK
 

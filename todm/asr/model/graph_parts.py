@@ -1,4 +1,4 @@
-"""The streaming encoder in pieces: of these, the graph of any subnet is put together without an export.
+"""The graphs of a model: whole, and in parts that compose to the graph of any subnet without an export.
 
 An export of a whole encoder takes ten seconds, and a profile measures dozens of subnets. A block's two
 halves depend on one width each, so a graph for every width of each half is enough.
@@ -7,16 +7,16 @@ Letters: B batch, T frames of a chunk after subsampling, D width of the model, S
 R numbers of the feature history, J joiner width.
 """
 
+import dataclasses
+
 import torch
 from torch import Tensor, nn
 
-from todm.asr.backend import AsrBackend
-from todm.asr.model.encoder import Block, Mixer
-from todm.asr.model.streaming import StreamingEncoder, StreamingMixer
-from todm.asr.model.transducer import Rnnt
+from todm.asr.model.encoder import NUM_BINS, Block, Mixer
+from todm.asr.model.streaming import Decoder, Joiner, StreamingEncoder, StreamingMixer
+from todm.asr.model.transducer import Rnnt, RnntConfig
 from todm.backend import Graph, GraphParts, Port
-
-_NAMES = ("pairs", "ffn")
+from todm.supernet.space import SearchSpace
 
 
 class Front(nn.Module):
@@ -28,11 +28,7 @@ class Front(nn.Module):
 
     def forward(self, x_BTF: Tensor, state1: Tensor) -> tuple[Tensor, Tensor]:
         """See the class."""
-        streaming, subsampling = self.encoder, self.encoder.model.encoder.subsampling
-        normal = subsampling.normalise(x_BTF)
-        return subsampling(normal, streaming._history(normal, state1)), streaming._remember(
-            normal, state1
-        )
+        return self.encoder.front(x_BTF, state1)
 
 
 class MixerHalf(nn.Module):
@@ -71,47 +67,79 @@ class Back(nn.Module):
 
     def forward(self, x_BTD: Tensor) -> Tensor:
         """See the class."""
-        model = self.encoder.model
-        return model.project(model.encoder.norm(x_BTD))
+        return self.encoder.back(x_BTD)
 
 
-def graph_parts(backend: AsrBackend) -> GraphParts:
-    """Graphs of all pieces with random weights: what a chunk costs does not depend on their values."""
-    space = backend.space
-    halves: dict[str, dict[int, Graph]] = {name: {} for name in _NAMES}
-    for name in _NAMES:
-        for width in space.config.widths[name]:
-            model = _plain(backend, {**_widths(backend), name: width})
-            encoder = StreamingEncoder(model, backend.config.chunk).eval()
-            halves[name][width] = _half(encoder, name, width)
-    model = _plain(backend, _widths(backend))
-    graphs = {graph.name: graph for graph in backend.graphs(model)}
-    encoder = graphs["encoder"]
-    assert isinstance(encoder.module, StreamingEncoder)
-    return GraphParts(
-        whole=encoder,
-        front=_front(encoder),
-        halves=halves,
-        back=_back(encoder),
-        others=(graphs["decoder"], graphs["joiner"]),
+def graphs(model: Rnnt, chunk: int) -> list[Graph]:
+    """Streaming encoder, decoder and joiner of a plain model, as sherpa-onnx's `lstm` host takes them."""
+    config, encoder = model.config, StreamingEncoder(model, chunk).eval()
+    features = _port("x", encoder.num_frames, NUM_BINS)
+    states = [
+        Port(name=f"state{i}", example=torch.zeros(1, 2, size), dynamic={1: "N"})
+        for i, size in enumerate(encoder.state_sizes)
+    ]
+    after = [dataclasses.replace(state, name=f"new_{state.name}") for state in states]
+    enc = _port("encoder_out", chunk, config.joiner_dim)
+    row, dec = (_port(name, config.joiner_dim) for name in ("encoder_out", "decoder_out"))
+    labels = Port(
+        name="y",
+        example=torch.zeros(2, config.context_size, dtype=torch.int64),
+        dynamic={0: "N"},
     )
+    logit = _port("logit", config.vocab_size)
+    return [
+        Graph(name="encoder", module=encoder, inputs=(features, *states), outputs=(enc, *after)),
+        Graph(name="decoder", module=Decoder(model), inputs=(labels,), outputs=(dec,)),
+        Graph(name="joiner", module=Joiner(model), inputs=(row, dec), outputs=(logit,)),
+    ]
 
 
-def _widths(backend: AsrBackend) -> dict[str, int]:
-    return {name: values[0] for name, values in backend.space.config.widths.items()}
+def graph_parts(config: RnntConfig, space: SearchSpace, chunk: int) -> GraphParts:
+    """Graphs of all parts with random weights: what a chunk costs does not depend on their values.
 
+    Args:
+        config: of the supernet.
+        space: its subnets.
+        chunk: C of the graphs.
+    """
+    narrowest = {name: widths[0] for name, widths in space.config.widths.items()}
 
-def _plain(backend: AsrBackend, widths: dict[str, int]) -> Rnnt:
-    """A plain model of the smallest depth, for its first block."""
-    return backend.build(backend.space.uniform(backend.space.config.depths[0], widths))
+    def plain(**widths: int) -> Rnnt:
+        """Of the smallest depth: only its first block is used."""
+        subnet = space.uniform(space.config.depths[0], {**narrowest, **widths})
+        return Rnnt(config.narrow(subnet))
+
+    halves = {
+        name: {
+            width: _half(StreamingEncoder(plain(**{name: width}), chunk).eval(), name, width)
+            for width in space.config.widths[name]
+        }
+        for name in ("pairs", "ffn")
+    }
+    whole, decoder, joiner = graphs(plain(), chunk)
+    encoder, (features, _, history) = whole.module, whole.inputs
+    assert isinstance(encoder, StreamingEncoder)
+    x, out = (_port(name, chunk, config.encoder.d_model) for name in ("x", "out"))
+    return GraphParts(
+        whole=whole,
+        front=Graph(
+            name="front",
+            module=Front(encoder),
+            inputs=(features, history),
+            outputs=(out, whole.outputs[2]),
+        ),
+        halves=halves,
+        back=Graph(name="back", module=Back(encoder), inputs=(x,), outputs=(whole.outputs[0],)),
+        others=(decoder, joiner),
+    )
 
 
 def _half(encoder: StreamingEncoder, name: str, width: int) -> Graph:
     block, mixer = encoder.model.encoder.blocks[0], encoder.mixers[0]
     assert isinstance(block, Block)
     assert isinstance(mixer, StreamingMixer)
-    x = _port("x", encoder.chunk, encoder.model.config.encoder.d_model)
-    out = _port("out", encoder.chunk, encoder.model.config.encoder.d_model)
+    d_model = encoder.model.config.encoder.d_model
+    x, out = (_port(port, encoder.chunk, d_model) for port in ("x", "out"))
     if name == "ffn":
         return Graph(name=f"ffn-{width}", module=FfnHalf(block), inputs=(x,), outputs=(out,))
     sizes = encoder.sizes[: Mixer.STAGES]
@@ -123,24 +151,6 @@ def _half(encoder: StreamingEncoder, name: str, width: int) -> Graph:
     )
 
 
-def _front(whole: Graph) -> Graph:
-    encoder, (features, _, history) = whole.module, whole.inputs
-    assert isinstance(encoder, StreamingEncoder)
-    out = _port("out", encoder.chunk, encoder.model.config.encoder.d_model)
-    return Graph(
-        name="front",
-        module=Front(encoder),
-        inputs=(features, history),
-        outputs=(out, whole.outputs[2]),
-    )
-
-
-def _back(whole: Graph) -> Graph:
-    encoder = whole.module
-    assert isinstance(encoder, StreamingEncoder)
-    x = _port("x", encoder.chunk, encoder.model.config.encoder.d_model)
-    return Graph(name="back", module=Back(encoder), inputs=(x,), outputs=(whole.outputs[0],))
-
-
 def _port(name: str, *shape: int) -> Port:
+    """A float port with a batch of any size in front."""
     return Port(name=name, example=torch.randn(2, *shape), dynamic={0: "N"})

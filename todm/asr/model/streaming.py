@@ -111,9 +111,7 @@ class StreamingEncoder(nn.Module):
         Returns:
             encoder_out [B, C, J] and both states after the chunk.
         """
-        encoder = self.model.encoder
-        normal = encoder.subsampling.normalise(x_BTF)
-        x = encoder.subsampling(normal, self._history(normal, state1))
+        x, history = self.front(x_BTF, state1)
         parts = torch.split(state0[0], self.sizes, 1)
         states = [p.reshape(-1, *shape) for p, shape in zip(parts, self.shapes, strict=True)]
         after: list[Tensor] = []
@@ -122,22 +120,20 @@ class StreamingEncoder(nn.Module):
             mixed, left = mixer(block.mixer_norm(x), own)
             x = block.feed_forward(x + mixed, block.ffn)
             after += left
-        out = self.model.project(encoder.norm(x))
-        return (
-            out,
-            torch.cat([a.flatten(1) for a in after], 1).unsqueeze(0),
-            self._remember(normal, state1),
-        )
+        return self.back(x), torch.cat([a.flatten(1) for a in after], 1).unsqueeze(0), history
 
-    def _history(self, normal_BTF: Tensor, state1: Tensor) -> Tensor:
+    def front(self, x_BTF: Tensor, state1: Tensor) -> tuple[Tensor, Tensor]:
+        """Features to the first block: [B, C, D], and the feature history after the chunk."""
+        subsampling = self.model.encoder.subsampling
+        normal = subsampling.normalise(x_BTF)
         if not self.history:
-            return normal_BTF[:, :0]
-        return state1[0].reshape(-1, self.history, NUM_BINS)
+            return subsampling(normal, normal[:, :0]), state1 + 0
+        x = subsampling(normal, state1[0].reshape(-1, self.history, NUM_BINS))
+        return x, normal[:, -self.history :].flatten(1).unsqueeze(0)
 
-    def _remember(self, normal_BTF: Tensor, state1: Tensor) -> Tensor:
-        if not self.history:
-            return state1 + 0
-        return normal_BTF[:, -self.history :].flatten(1).unsqueeze(0)
+    def back(self, x_BTD: Tensor) -> Tensor:
+        """The final norm and the projection into the joiner's space: [B, C, J]."""
+        return self.model.project(self.model.encoder.norm(x_BTD))
 
 
 class Decoder(nn.Module):

@@ -1,7 +1,7 @@
 """The transducer: encoder, stateless predictor, joiner. The supernet and every plain subnet are this class.
 
 Letters: B batch, T frames, U labels, K context of the predictor, D encoder width, J joiner width,
-V vocabulary. Ids: 0 blank, 1 start/end, 2 unknown; a context id of -1 stands for nothing.
+V vocabulary. In a context, -1 stands for no label.
 """
 
 import dataclasses
@@ -11,12 +11,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from todm.asr.model.encoder import Block, Encoder, EncoderConfig
+from todm.asr.tokens import BLANK_ID
 from todm.config import Config
 from todm.errors import ConfigError
 from todm.supernet.elastic import extract_blocks
 from todm.supernet.space import Subnet
-
-BLANK, SOS, UNK = 0, 1, 2
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -41,6 +40,10 @@ class RnntConfig(Config):
         for name, least in (("vocab_size", 4), ("joiner_dim", 1), ("context_size", 1)):
             if getattr(self, name) < least:
                 raise ConfigError(f"model.{name} is {getattr(self, name)}: at least {least}")
+
+    def narrow(self, subnet: Subnet) -> "RnntConfig":
+        """The plain model of a subnet, without CTC head."""
+        return self.replace(encoder=self.encoder.narrow(subnet), ctc=False)
 
 
 class Predictor(nn.Module):
@@ -70,7 +73,7 @@ class Predictor(nn.Module):
         The context begins as the device's does: -1 ... -1, then blank.
         """
         start = targets_BU.new_full((targets_BU.shape[0], self.context_size), -1)
-        start[:, -1] = BLANK
+        start[:, -1] = BLANK_ID
         labels = torch.cat([start, targets_BU], 1)
         return self(labels.unfold(1, self.context_size, 1))
 
@@ -110,6 +113,17 @@ class Rnnt(nn.Module):
         """Predictor outputs along a label sequence, [B, U + 1, J]."""
         return self.predictor.sequence(targets_BU)
 
+    def joiner_inputs(
+        self, enc_BTD: Tensor, targets_BU: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """What the RNN-T loss takes: both projections, and weight and bias of the output layer."""
+        return (
+            self.project_encoder(enc_BTD),
+            self.predict_sequence(targets_BU),
+            self.output.weight,
+            self.output.bias,
+        )
+
     def joint(self, enc_J: Tensor, pred_J: Tensor) -> Tensor:
         """Logits over the vocabulary for matching leading axes."""
         return self.output(torch.tanh(enc_J + pred_J))
@@ -117,8 +131,7 @@ class Rnnt(nn.Module):
 
 def extract(model: Rnnt, subnet: Subnet) -> Rnnt:
     """A plain dense model whose outputs equal the supernet's with this subnet; the CTC head stays behind."""
-    config = model.config.replace(encoder=model.config.encoder.narrow(subnet), ctc=False)
-    plain = Rnnt(config)
+    plain = Rnnt(model.config.narrow(subnet))
     state = extract_blocks(
         model.state_dict(), "encoder.blocks.", Block.axes(model.config.encoder), subnet
     )

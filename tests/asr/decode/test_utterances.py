@@ -1,0 +1,48 @@
+"""Recognised utterances on disk, and against each other."""
+
+import json
+
+import pytest
+
+from todm.asr.decode.utterances import Decoded, paired, read_utterances, write_utterances
+from todm.errors import ConfigError
+
+
+def utterance(name, reference, hypothesis):
+    return Decoded(id=name, reference=reference, hypothesis=hypothesis)
+
+
+def test_utterances_go_to_disk_and_back(tmp_path):
+    found = [utterance("a", "GO LEFT", "GO"), utterance("b", "ÉTÉ", "ÉTÉ")]
+    write_utterances(tmp_path / "u.jsonl", found)
+    assert read_utterances(tmp_path / "u.jsonl") == found
+    lines = (tmp_path / "u.jsonl").read_text().splitlines()
+    assert json.loads(lines[0]) == {
+        "id": "a", "reference": "GO LEFT", "hypothesis": "GO", "errors": 1, "words": 2,
+    }  # fmt: skip
+
+
+def test_what_is_no_evaluation_is_named(tmp_path):
+    with pytest.raises(ConfigError, match="is not there"):
+        read_utterances(tmp_path / "u.jsonl")
+    (tmp_path / "u.jsonl").write_text("{}\n")
+    with pytest.raises(ConfigError, match="does not hold utterances"):
+        read_utterances(tmp_path / "u.jsonl")
+
+
+def test_pairs_are_by_id():
+    ours = [utterance("a", "GO LEFT", "GO"), utterance("b", "STOP", "STOP")]
+    theirs = [utterance("b", "STOP", ""), utterance("a", "GO LEFT", "GO LEFT")]
+    first, second = paired(ours, theirs)
+    assert first.utterances == ((1, 2), (0, 1))
+    assert second.utterances == ((0, 2), (1, 1))
+
+
+@pytest.mark.parametrize(
+    ("other", "words"),
+    [([utterance("b", "GO", "GO")], "2 are in one"), ([utterance("a", "STOP", "")], "1 have diff")],
+    ids=["ids", "references"],
+)
+def test_other_utterances_are_refused(other, words):
+    with pytest.raises(ConfigError, match=words):
+        paired([utterance("a", "GO", "GO")], other)
