@@ -1,8 +1,10 @@
 """Time an encoder in TensorRT on an NVIDIA device (AGX Orin and newer), with and without 2:4 sparsity.
 
 NOT RUN on such a device by this project: the commands are written after TensorRT's manual. What was
-checked is the file: its int8 weights stand behind DequantizeLinear and keep their 2:4 zeros along the
-reduction axis (`todm.export.sparsity`), which is what `--sparsity=enable` looks for.
+checked is the file: its 8-bit weights stand behind DequantizeLinear and keep their 2:4 zeros along the
+reduction axis (`todm.export.sparsity`), which is what `--sparsity=enable` looks for. TensorRT takes only
+int8 about zero, and a bundle has uint8 about 128: `encoder.signed.onnx`, with the same values, is
+written into the current directory first.
 
 The bundle is of a model compressed to int8 with static scales (QDQ), best with the pass prune before
 it; the `encoder.int8.onnx` of other bundles rounds activations as they come, which TensorRT does not take.
@@ -18,7 +20,9 @@ import shutil
 import subprocess
 from pathlib import Path
 
+import numpy as np
 import onnx
+import onnx.numpy_helper
 
 TRTEXEC = "/usr/src/tensorrt/bin/trtexec"  # where JetPack puts it
 MEDIAN = re.compile(r"GPU Compute Time:.*?median = ([\d.]+) ms")
@@ -31,7 +35,8 @@ def main() -> None:
     parser.add_argument("--dry-run", action="store_true", help="print the commands only")
     parser.add_argument("--trtexec", default=shutil.which("trtexec") or TRTEXEC)
     args = parser.parse_args()
-    encoder = args.bundle / "encoder.onnx"
+    encoder = Path("encoder.signed.onnx")
+    onnx.save(signed(onnx.load(str(args.bundle / "encoder.onnx"))), str(encoder))
     for sparsity in ("disable", "enable"):
         line = command(args.trtexec, encoder, sparsity)
         print(shlex.join(line), flush=True)
@@ -44,6 +49,22 @@ def main() -> None:
         used = "Chose" in done.stdout and "sparse" in done.stdout.lower()
         note = "; its log names sparse layers" if used else ""
         print(f"sparsity {sparsity}: {found[1]} ms a chunk, median{note}", flush=True)
+
+
+def signed(model: onnx.ModelProto) -> onnx.ModelProto:
+    """The model with all uint8 codes about 128 of QuantizeLinear and DequantizeLinear as int8 about 0."""
+    names = {
+        name
+        for node in model.graph.node
+        if node.op_type in ("QuantizeLinear", "DequantizeLinear")
+        for name in (node.input[0], node.input[2])
+    }
+    for constant in model.graph.initializer:
+        codes = onnx.numpy_helper.to_array(constant)
+        if constant.name in names and codes.dtype == np.uint8:
+            shifted = (codes.astype(np.int16) - 128).astype(np.int8)
+            constant.CopyFrom(onnx.numpy_helper.from_array(shifted, constant.name))
+    return model
 
 
 def command(trtexec: str, encoder: Path, sparsity: str) -> list[str]:

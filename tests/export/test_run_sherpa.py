@@ -8,8 +8,9 @@ import pytest
 
 
 @pytest.mark.runtime
-@pytest.mark.parametrize("precision", ["fp32", "int8"])
-def test_it_prints_what_the_bundle_promises(repo, toy_bundle, tmp_path, precision):
+@pytest.mark.parametrize("precision", ["fp32", "int8", "int8.rr"])
+def test_it_prints_what_the_bundle_promises(repo, toy_bundle, tmp_path, precision, skip_elsewhere):
+    skip_elsewhere(precision)
     wav = toy_bundle / "test_wavs" / "0.wav"
     expected = json.loads((toy_bundle / "test_wavs" / "expected.json").read_text())
     script = repo / "export" / "sherpa_onnx" / "run.py"

@@ -54,7 +54,8 @@ def _decode(recognizer, stream, samples_S):
 
 
 @pytest.mark.parametrize("precision", FORMS)
-def test_tokens_and_timestamps_are_those_of_the_device(bundle, speech, precision):
+def test_tokens_and_timestamps_are_those_of_the_device(bundle, speech, precision, skip_elsewhere):
+    skip_elsewhere(precision)
     ours = StreamingRecognizer(bundle, precision=precision).transcribe(speech)
     recognizer = sherpa.online(bundle, precision)
     theirs = sherpa.decode_online(recognizer, [pad_tail(speech, bundle.tail_seconds)])[0]
@@ -71,7 +72,10 @@ def test_offline_batch(bundle, speech, precision):
 
 
 @pytest.mark.parametrize("precision", FORMS)
-def test_beam_of_one_is_greedy_and_more_is_no_less_likely(bundle, speech, precision):
+def test_beam_of_one_is_greedy_and_more_is_no_less_likely(
+    bundle, speech, precision, skip_elsewhere
+):
+    skip_elsewhere(precision)
     padded = pad_tail(speech, bundle.tail_seconds)
     found = {}
     for beam in (1, 4):
@@ -129,7 +133,8 @@ def test_endpoint_and_reset(bundle, speech, precision):
 
 
 @pytest.mark.parametrize("precision", FORMS)
-def test_keywords_are_spotted(bundle, speech, tmp_path, precision):
+def test_keywords_are_spotted(bundle, speech, tmp_path, precision, skip_elsewhere):
+    skip_elsewhere(precision)
     import sherpa_onnx
 
     spoken = StreamingRecognizer(bundle, precision=precision).transcribe(speech).tokens

@@ -1,7 +1,10 @@
 """The 2:4 zeros of a model, looked for in the ONNX file: kept along the inputs, or found out."""
 
+import importlib
+
 import numpy as np
 import onnx
+import onnxruntime
 import pytest
 import torch
 from onnx import TensorProto, helper, numpy_helper
@@ -63,10 +66,26 @@ def test_zeros_are_kept_along_the_inputs(tmp_path, kind):
     assert require_24(tmp_path / "m.onnx", graph) == 1
 
 
-def test_qdq_file_has_what_an_engine_looks_for(tmp_path):
-    """Weights as int8 behind a DequantizeLinear, not folded into floats."""
-    export(Two(layer("qdq")).eval(), tmp_path / "m.onnx")
+def _run_exact(path, feed):
+    """Without optimisations, so that no sums of int8 overflow on x86 without VNNI."""
+    options = onnxruntime.SessionOptions()
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+    return onnxruntime.InferenceSession(str(path), options).run(None, feed)[0]
+
+
+def test_qdq_file_has_what_an_engine_looks_for(tmp_path, repo, monkeypatch):
+    """Weights behind a DequantizeLinear, not folded into floats; `trtexec.py` makes them int8 about 0."""
+    export(Two(layer("qdq")).eval(), tmp_path / "unsigned.onnx")
+    monkeypatch.syspath_prepend(repo / "export" / "onnx")
+    signed = importlib.import_module("trtexec").signed
+    onnx.save(signed(onnx.load(str(tmp_path / "unsigned.onnx"))), str(tmp_path / "m.onnx"))
+    feed = {"x": np.ones((2, 3, 5), np.float32)}
+    before, after = (_run_exact(tmp_path / name, feed) for name in ("unsigned.onnx", "m.onnx"))
+    np.testing.assert_allclose(before, after, atol=1e-6)
     graph = onnx.load(str(tmp_path / "m.onnx")).graph
+    points = [n.input[2] for n in graph.node if n.op_type.endswith("uantizeLinear")]
+    stored = {c.name: numpy_helper.to_array(c) for c in graph.initializer}
+    assert all(stored[name].dtype == np.int8 and not stored[name].any() for name in points)
     (name,) = [n for n, kept in matrices_24(tmp_path / "m.onnx").items() if kept]
     (codes,) = [numpy_helper.to_array(c) for c in graph.initializer if c.name == name]
     assert codes.dtype == np.int8

@@ -87,12 +87,6 @@ node page/run.mjs . test_wavs/0.wav            # the same modules without a brow
 """
 
 
-_OLD_X86 = """
-On x86 without VNNI (most AMD before Zen 4), sums of int8 layers overflow in the offline graph, and in
-programs that do not set onnxruntime's `session.x64quantprecision` to 1 as `todm transcribe` does.
-"""
-
-
 def card(
     bundle: Bundle,
     figures: Mapping[str, Any],
@@ -149,10 +143,9 @@ def _compressed(layers: Mapping[str, int]) -> str:
     if not layers:
         return ""
     found = "".join(f"- {num} layers: {words}\n" for words, num in layers.items())
-    old = _OLD_X86 if any(words.startswith("int8") for words in layers) else ""
     return (
         f"**Compressed**: the graphs that are called fp32 hold these layers, the rest in float32.\n"
-        f"{found}{old}\n"
+        f"{found}\n"
     )
 
 

@@ -10,9 +10,13 @@ format, so no layer has to be found again in the traced graph:
 
 Clip keeps codes in [-127, 127], as in `matmul_int8`; QuantizeLinear alone would also give -128.
 DynamicQuantizeLinear has one scale for all rows, not one per row, so streams of a batch would change
-each other: it is not used. On x86 processors without VNNI, onnxruntime adds products of uint8 and
-int8 in 16 bits, which overflow; `todm.device` asks it not to (of streaming graphs: weights outside a
-Scan stay as they are).
+each other: it is not used.
+
+Codes of weights and activations are stored as uint8 with the zero point 128. On x86 without VNNI,
+onnxruntime adds products of uint8 and int8 in 16 bits, which overflow; those of uint8 and uint8 are
+exact on every processor, and on that one no slower (16 rows, 256 to 1024: 98 and 81 us, in QDQ 97 and
+104). With VNNI, onnxruntime 1.31 has the faster kernel for uint8 and int8 only, but a compressed model
+must give the same outputs everywhere. TensorRT takes int8 alone: `export/onnx/trtexec.py` shifts them.
 
 Letters: N outputs, K inputs.
 """
@@ -30,7 +34,7 @@ from todm.errors import BundleError
 from todm.export.nbits import to_nbits
 from todm.kernels.matmul_int8.quantise import FLOOR, QMAX
 
-_MIDDLE = 128  # codes of activations are shifted by so much: uint8 times int8 is the fast product
+_MIDDLE = 128  # the zero point of all codes
 
 
 class _Lowered(nn.Module):
@@ -83,7 +87,7 @@ class _Int8(_Lowered):
 
     def __init__(self, layer: packed.Int8Linear) -> None:
         super().__init__(layer)
-        self.register_buffer("codes_KN", layer.codes().t().contiguous())
+        self.register_buffer("codes_KN", _unsigned(layer))
         self.register_buffer("scale_N", layer.scale_N)
         self.register_buffer("middle", torch.tensor(_MIDDLE, dtype=torch.uint8))
         self.codes_KN: Tensor
@@ -93,7 +97,7 @@ class _Int8(_Lowered):
     def product(self, x: Tensor) -> Tensor:
         scale = x.abs().amax(-1, keepdim=True).clamp_min(FLOOR) / float(QMAX)
         codes = (x / scale).round().clamp(-QMAX, QMAX)
-        parts = ((codes + _MIDDLE).to(torch.uint8), self.codes_KN, self.middle)
+        parts = ((codes + _MIDDLE).to(torch.uint8), self.codes_KN, self.middle, self.middle)
         sums = torch.onnx.ops.symbolic(
             "MatMulInteger", parts, dtype=torch.int32, shape=self.shape(x)
         )
@@ -106,26 +110,30 @@ class _Int8Static(_Lowered):
     def __init__(self, layer: packed.Int8Linear) -> None:
         super().__init__(layer)
         assert layer.act_scale is not None
-        self.register_buffer("codes_KN", layer.codes().t().contiguous())
+        self.register_buffer("codes_KN", _unsigned(layer))
         self.register_buffer("scale_N", layer.scale_N)
+        self.register_buffer("zero_N", torch.full_like(layer.scale_N, _MIDDLE, dtype=torch.uint8))
         self.register_buffer("act_scale", layer.act_scale.reshape(()))
-        self.register_buffer("act_zero", torch.tensor(0, dtype=torch.int8))
+        self.register_buffer("act_zero", torch.tensor(_MIDDLE, dtype=torch.uint8))
         self.largest = QMAX * float(layer.act_scale)
         self.codes_KN: Tensor
         self.scale_N: Tensor
+        self.zero_N: Tensor
         self.act_scale: Tensor
         self.act_zero: Tensor
 
     def product(self, x: Tensor) -> Tensor:
         x = x.clamp(-self.largest, self.largest)
         by = (self.act_scale, self.act_zero)
-        codes = torch.onnx.ops.symbolic("QuantizeLinear", (x, *by), dtype=torch.int8, shape=x.shape)
+        codes = torch.onnx.ops.symbolic(
+            "QuantizeLinear", (x, *by), dtype=torch.uint8, shape=x.shape
+        )
         rounded = torch.onnx.ops.symbolic(
             "DequantizeLinear", (codes, *by), dtype=torch.float32, shape=x.shape
         )
         weight_KN = torch.onnx.ops.symbolic(
             "DequantizeLinear",
-            (self.codes_KN, self.scale_N),
+            (self.codes_KN, self.scale_N, self.zero_N),
             attrs={"axis": 1},
             dtype=torch.float32,
             shape=self.codes_KN.shape,
@@ -209,6 +217,11 @@ def _words(layer: packed.PackedLinear) -> str:
     assert isinstance(layer, packed.Int8Linear)
     scale = "a scale per row" if layer.act_scale is None else "a static scale (QDQ)"
     return f"int8, {scale}{zeros}"
+
+
+def _unsigned(layer: packed.Int8Linear) -> Tensor:
+    """The codes of a layer about `_MIDDLE`, uint8 [K, N]."""
+    return (layer.codes().t().to(torch.int16) + _MIDDLE).to(torch.uint8).contiguous()
 
 
 def _lower(layer: packed.PackedLinear) -> _Lowered:

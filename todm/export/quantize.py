@@ -73,6 +73,7 @@ def quantize_int8(source: Path, target: Path, *, reduce_range: bool = False) -> 
     if done == 0:
         raise BundleError(f"{source.name} has no matrix that int8 could be applied to")
     del model.graph.value_info[:]
+    _unshare_weights(model)
     set_metadata(model, {entry.key: entry.value for entry in original.metadata_props})
     save_model(model, target)
     return done
@@ -142,6 +143,24 @@ def _to_blocks(node: "onnx.NodeProto", shape_KN: tuple[int, ...], bits: int) -> 
     sizes = {"K": shape_KN[0], "N": shape_KN[1], "bits": bits, "block_size": BLOCK}
     for key, value in {**sizes, "accuracy_level": 4}.items():
         node.attribute.append(helper.make_attribute(key, value))
+
+
+def _unshare_weights(model: "onnx.ModelProto") -> None:
+    """Give every product a weight of its own.
+
+    onnxruntime 1.31 cannot load a shared one with `session.x64quantprecision`, which `todm.device` sets
+    on x86 without VNNI.
+    """
+    constants = {constant.name: constant for constant in model.graph.initializer}
+    taken: set[str] = set()
+    for node in model.graph.node:
+        for at in (1, 3) if node.op_type == "MatMulInteger" else ():
+            name = node.input[at]
+            if name in taken:
+                node.input[at] = f"{node.name}.{name}"
+                model.graph.initializer.add().CopyFrom(constants[name])
+                model.graph.initializer[-1].name = node.input[at]
+            taken.add(name)
 
 
 def _excluded(model: "onnx.ModelProto") -> list[str]:

