@@ -25,9 +25,9 @@ from benchmarks.studies.results import keep, markdown, write
 from benchmarks.studies.small_llama import SPLITS, SmallLlama, read_chapters, train
 from todm import artifact
 from todm.artifact import Artifact
+from todm.compress.calibrate import Block, Call, Means, collect
 from todm.compress.config import CompressConfig
 from todm.compress.driver import compress
-from todm.compress.statistics import Means, Watch
 from todm.errors import ConfigError
 from todm.files import write_text
 from todm.kernels.matmul_w4 import quantise_rtn
@@ -299,16 +299,11 @@ def _means(
     adapter: LlmAdapter, layers: Mapping[str, nn.Module], windows: int
 ) -> dict[str, torch.Tensor]:
     """Mean magnitudes of the inputs of layers."""
-    watches = {name: Watch(name, module, Means) for name, module in layers.items()}
-    hooks = [
-        module.register_forward_pre_hook(lambda _m, args, see=watches[name]: see(args[0]))  # pyright: ignore[reportCallIssue]
-        for name, module in layers.items()
-    ]
-    for batch in adapter.calibration(windows, None):
-        adapter.run(adapter.model, batch)
-    for hook in hooks:
-        hook.remove()
-    return {name: watch.parts[0].abs_K for name, watch in watches.items()}
+    model = adapter.model
+    calls = [Call((batch,), {}) for batch in adapter.calibration(windows, None)]
+    run = lambda call: adapter.run(model, call.input)  # noqa: E731
+    block = Block("", model, layers=list(layers), calls=calls, masks={}, run=run)
+    return {n: seen.parts[0].abs_K for n, seen in collect(block, list(layers), Means).items()}
 
 
 def _table(

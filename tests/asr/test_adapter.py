@@ -18,9 +18,9 @@ from todm.asr.data.batch import LoaderConfig
 from todm.asr.model.encoder import EncoderConfig
 from todm.asr.model.transducer import RnntConfig
 from todm.asr.objective import ObjectiveConfig, RnntObjective
+from todm.compress.calibrate import capture
 from todm.compress.config import CompressConfig
 from todm.compress.plan import select
-from todm.compress.work import capture
 from todm.errors import ArtifactError, CorpusError
 from todm.supernet.space import SearchSpace, SpaceConfig, Subnet
 

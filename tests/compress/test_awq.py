@@ -9,11 +9,11 @@ from torch import nn
 
 from todm.compress import awq, folds
 from todm.compress.adapter import Fold
+from todm.compress.calibrate import Block, Call
 from todm.compress.config import AwqConfig, CompressConfig
 from todm.compress.driver import compress
 from todm.compress.masks import nm_mask
 from todm.compress.packed import W4Linear
-from todm.compress.work import BlockWork, Call
 from todm.errors import ConfigError, CorpusError
 
 K, INNER = 80, 72  # 80 inputs in groups of 32: the last group is short
@@ -30,7 +30,7 @@ class Plus1Norm(nn.Module):
         return x * x.square().mean(-1, keepdim=True).rsqrt() * (1 + self.weight)
 
 
-class Block(nn.Module):
+class Gated(nn.Module):
     """Norm, a gated unit (up is linear, gate is not), a layer back."""
 
     def __init__(self, norm):
@@ -57,12 +57,12 @@ def _work(norm=None, *, layers=("b.gate", "b.up", "b.down"), fold=FOLDS, num=3):
     with torch.no_grad():
         for p in norm.parameters():
             p.add_(0.2 * torch.randn_like(p))
-    module = Block(norm).eval()
+    module = Gated(norm).eval()
     # A few channels are much larger than others, which is what AWQ is for.
     loud = torch.ones(K)
     loud[::17] = 12
     calls = [Call((torch.randn(2, 7, K) * loud,), {"shift": 0.5}) for _ in range(num)]
-    return BlockWork("b", module, layers=layers, calls=calls, masks={}, folds=fold)
+    return Block("b", module, layers=layers, calls=calls, masks={}, folds=fold)
 
 
 def _round64(weight_NK, bits, group, *, symmetric=False):

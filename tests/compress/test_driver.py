@@ -134,6 +134,14 @@ def test_a_layer_outside_the_blocks_can_be_included(toy):
     assert isinstance(toy.model.head, packed.Int8Linear)
 
 
+def test_a_layer_outside_the_blocks_leaves_the_rows_of_the_blocks_as_they_are():
+    rows = {}
+    for include in ((), ("head",)):
+        reports = compress(ToyAdapter(), _config("prune", "int4", include=include)).reports
+        rows[include] = [row for row in reports[0].rows if row.name.startswith("blocks")]
+    assert rows[()] == rows[("head",)]
+
+
 def test_a_named_layer_that_cannot_be_done_is_an_error(toy):
     with pytest.raises(ConfigError, match="front, which is named"):
         compress(toy, _config("int8", include=("front",)))

@@ -5,16 +5,16 @@ import torch
 from torch import nn
 
 from todm.compress import int4, prune
+from todm.compress.calibrate import Block, Call
 from todm.compress.config import Int4Config, PruneConfig
 from todm.compress.packed import W4Linear
-from todm.compress.work import BlockWork, Call
 from todm.errors import CorpusError
 from todm.kernels.matmul_w4 import quantise_rtn
 
 
 def _work(module, layers, inputs):
     calls = [Call((x,), {}) for x in inputs]
-    return BlockWork("b", module.eval(), layers=layers, calls=calls, masks={})
+    return Block("b", module.eval(), layers=layers, calls=calls, masks={})
 
 
 def _correlated(rows=600, inputs=150):

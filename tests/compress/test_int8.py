@@ -5,16 +5,15 @@ import torch
 from torch import nn
 
 from todm.compress import int8, prune
+from todm.compress.calibrate import Block, Call, Histogram
 from todm.compress.config import Int8Config, PruneConfig
 from todm.compress.packed import Int8Linear
-from todm.compress.statistics import Histogram
-from todm.compress.work import BlockWork, Call
 from todm.errors import ConfigError
 
 
 def _work(module, layers, inputs, masks=None):
     calls = [Call((x,), {}) for x in inputs]
-    return BlockWork("b", module.eval(), layers=layers, calls=calls, masks=masks or {})
+    return Block("b", module.eval(), layers=layers, calls=calls, masks=masks or {})
 
 
 def _heavy(rows=500, inputs=37):
@@ -134,7 +133,7 @@ def test_what_cannot_be_done_says_why():
         }
     )
     work = _work(block, [f"b.{name}" for name in block], [torch.zeros(3, 4)])
-    work._run = lambda call: block["zero"](call.args[0])
+    work.run = lambda call: block["zero"](call.args[0])
     done = int8.run(work, Int8Config(activations="static"))
     assert done["b.conv"].why_not == "a convolution has no kernel for int8"
     assert "LayerNorm" in done["b.norm"].why_not

@@ -6,9 +6,9 @@ import torch
 from torch import nn
 
 from todm.compress import prune
+from todm.compress.calibrate import Block, Call
 from todm.compress.config import PruneConfig
 from todm.compress.masks import check_nm, nm_mask
-from todm.compress.work import BlockWork, Call
 from todm.errors import ConfigError, CorpusError
 from todm.supernet.elastic import ElasticLinear
 
@@ -38,7 +38,7 @@ LAYERS = ("conv", "grouped", "depthwise", "fc", "unused", "norm")
 def _work(module, layers, inputs, name="blocks.0"):
     full = [f"{name}.{layer}" for layer in layers]
     calls = [Call((x,), {}) for x in inputs]
-    return BlockWork(name, module.eval(), layers=full, calls=calls, masks={})
+    return Block(name, module.eval(), layers=full, calls=calls, masks={})
 
 
 def _linear(rows=600, inputs=60, outputs=16):

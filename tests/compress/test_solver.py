@@ -4,7 +4,10 @@ import pytest
 import torch
 
 from todm.compress import solver
+from todm.compress.config import Int4Config
+from todm.compress.int4 import gptq
 from todm.compress.masks import check_nm, nm_mask
+from todm.compress.prune import sparsegpt
 from todm.kernels.matmul_w4 import quantise_rtn
 
 SIZES = [(5, 13), (3, 40), (4, 150), (2, 265)]  # below, within and over the blocks of 128
@@ -69,7 +72,7 @@ def test_sparsegpt_is_optimal_brain_surgeon(outputs, inputs, n, m):
         return lambda k, column: torch.where(masks[-1][:, k - first], column, 0.0)
 
     wanted = _surgeon(weight, moment, change, m)
-    found, mask = solver.prune(weight, moment, n, m)
+    found, mask = sparsegpt(weight, moment, n, m)
     assert torch.equal(mask, torch.cat(masks, 1))
     torch.testing.assert_close(found, wanted, rtol=1e-8, atol=1e-8)
     assert not (found[~mask] != 0).any()
@@ -103,9 +106,8 @@ def test_gptq_is_optimal_brain_surgeon(outputs, inputs, symmetric, masked):
         return column
 
     wanted = _surgeon(weight, moment, change, 32)
-    found = solver.round_to_grid(
-        weight, moment, bits=4, group=32, symmetric=symmetric, mask_NK=mask if masked else None
-    )
+    config = Int4Config(group=32, symmetric=symmetric)
+    found = gptq(weight, moment, config, mask_NK=mask if masked else None)
     assert (found.zero_NG is None) == symmetric
     torch.testing.assert_close(found.dequantise().double(), wanted, rtol=1e-6, atol=1e-6)
     assert not (found.dequantise()[~mask] != 0).any()
@@ -117,22 +119,22 @@ def test_gptq_beats_rounding_on_correlated_inputs(bits, group):
     weight, x = torch.randn(24, 200), _correlated(800, 200)
     moment = x.T @ x / len(x)
     nearest = quantise_rtn(weight, bits, group=group)
-    mended = solver.round_to_grid(weight, moment, bits=bits, group=group, symmetric=False)
-    fraction = _error(mended.dequantise(), weight, x) / _error(nearest.dequantise(), weight, x)
+    updated = gptq(weight, moment, Int4Config(bits=bits, group=group))
+    fraction = _error(updated.dequantise(), weight, x) / _error(nearest.dequantise(), weight, x)
     assert fraction < 0.6
 
 
 def test_inputs_without_correlation_leave_rounding_as_it_is():
     weight = torch.randn(6, 96)
     moment = torch.eye(96, dtype=torch.float64)
-    mended = solver.round_to_grid(weight, moment, bits=4, group=32, symmetric=False)
-    assert torch.equal(mended.codes_NK(), quantise_rtn(weight, 4, group=32).codes_NK())
+    updated = gptq(weight, moment, Int4Config(group=32))
+    assert torch.equal(updated.codes_NK(), quantise_rtn(weight, 4, group=32).codes_NK())
 
 
-def test_sparsegpt_beats_magnitude_and_mending_alone_helps():
+def test_sparsegpt_beats_magnitude_and_updating_alone_helps():
     weight, x = torch.randn(24, 120), _correlated(600, 120)
     moment = x.T @ x / len(x)
-    pruned, mask = solver.prune(weight, moment, 2, 4)
+    pruned, mask = sparsegpt(weight, moment, 2, 4)
     magnitude = weight * nm_mask(weight.abs(), 2, 4)
     assert _error(pruned, weight, x) < 0.5 * _error(magnitude, weight, x)
     assert _error(pruned, weight, x) < 0.5 * _error(weight * mask, weight, x)
@@ -143,7 +145,7 @@ def test_columns_without_input_touch_nothing():
     x[:, 7] = 0
     x[:, 20:24] = 0
     moment = x.T @ x / len(x)
-    pruned, mask = solver.prune(weight, moment, 2, 4)
+    pruned, mask = sparsegpt(weight, moment, 2, 4)
     assert pruned.isfinite().all()
     kept = mask[:, 20:24]
     torch.testing.assert_close(pruned[:, 20:24][kept].float(), weight[:, 20:24][kept])
@@ -153,20 +155,20 @@ def test_columns_without_input_touch_nothing():
     less = moment[live][:, live]
     eye = torch.eye(36, dtype=torch.float64)
     less = less + eye * solver.DAMPING * (moment.diagonal().mean() - less.diagonal().mean())
-    alone, alone_mask = solver.prune(weight[:, live], less, 2, 4)
+    alone, alone_mask = sparsegpt(weight[:, live], less, 2, 4)
     assert torch.equal(alone_mask, mask[:, live])
     torch.testing.assert_close(alone, pruned[:, live], rtol=5e-3, atol=5e-3)
 
 
 def test_no_input_at_all_is_magnitude():
     weight = torch.randn(6, 14)
-    pruned, mask = solver.prune(weight, torch.zeros(14, 14, dtype=torch.float64), 2, 4)
+    pruned, mask = sparsegpt(weight, torch.zeros(14, 14, dtype=torch.float64), 2, 4)
     assert torch.equal(mask, nm_mask(weight.abs(), 2, 4))
     assert torch.equal(pruned, (weight * mask).double())
 
 
 def test_fewer_rows_than_inputs():
     weight, x = torch.randn(6, 64), torch.randn(5, 64, dtype=torch.float64)
-    pruned, mask = solver.prune(weight, x.T @ x / 5, 2, 4)
+    pruned, mask = sparsegpt(weight, x.T @ x / 5, 2, 4)
     assert pruned.isfinite().all()
     assert _error(pruned, weight, x) < 0.5 * _error(weight * mask, weight, x)

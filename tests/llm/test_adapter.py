@@ -9,10 +9,10 @@ from torch import nn
 
 from tests.llm.conftest import KINDS
 from todm.compress import folds
+from todm.compress.calibrate import Block, capture
 from todm.compress.config import AwqConfig, CompressConfig
 from todm.compress.driver import compress
 from todm.compress.packed import W4Linear
-from todm.compress.work import BlockWork, capture
 from todm.errors import ArtifactError, ConfigError, CorpusError
 from todm.llm.adapter import LlmAdapter
 
@@ -48,7 +48,7 @@ def test_every_fold_keeps_the_logits(adapter, kind):
     calls = capture(found, "model.layers", [batch])
     done = []
     for i, block in enumerate(found.model.model.layers):
-        work = BlockWork(f"model.layers.{i}", block, layers=[], calls=calls, masks={})
+        work = Block(f"model.layers.{i}", block, layers=[], calls=calls, masks={})
         for place in found.folds(block):
             num = block.get_submodule(place.layers[0]).in_features
             s_K = torch.rand(num, generator=torch.Generator().manual_seed(num)) * 3 + 0.3

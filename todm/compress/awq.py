@@ -17,7 +17,7 @@ Letters: M rows, S rows of a sample, N outputs, K inputs, G groups of I inputs.
 
 import dataclasses
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -26,13 +26,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from todm.compress.adapter import Fold
-from todm.compress.affine import finite_weight, why_not_packed
+from todm.compress.calibrate import Block, Call, Inputs, Means, Sample, collect
 from todm.compress.config import AwqConfig
 from todm.compress.folds import fold, folds_of
-from todm.compress.masks import is_nm
-from todm.compress.packed import W4Linear
-from todm.compress.statistics import Means, Sample, Watch, watch, why_no_rows
-from todm.compress.work import BlockWork, Call, LayerResult
+from todm.compress.int4 import replace_layer
+from todm.compress.layers import LayerResult, why_not_packed
 from todm.kernels.matmul_w4 import Packed, quantise_rtn
 
 _NOT_CLIPPED = re.compile(r"(q|k)(_.*)?|.*(query|key|qkv).*", re.IGNORECASE)
@@ -43,7 +41,7 @@ _ROWS_AT_ONCE = 256
 
 @dataclasses.dataclass
 class _Layer:
-    """What becomes of a layer on the way."""
+    """The state of a layer between the scale search and rounding."""
 
     pre_quant_scale_K: Tensor | None = None
     input_factor_K: Tensor | None = None
@@ -72,7 +70,7 @@ class Scale:
 
 
 @torch.no_grad()
-def run(block: BlockWork, config: AwqConfig) -> dict[str, LayerResult]:
+def run(block: Block, config: AwqConfig) -> dict[str, LayerResult]:
     """Put `W4Linear` in the place of the linear layers of a block; a mask is kept.
 
     A layer that is not to be done but reads the same input as one that is, or comes before it, takes
@@ -82,27 +80,29 @@ def run(block: BlockWork, config: AwqConfig) -> dict[str, LayerResult]:
         ConfigError: a weight that is not finite.
         CorpusError: inputs that are not finite.
     """
-    form = f"int{config.bits}"
-    whys = {name: why_not_packed(block.get(name), form) for name in block.layers}
-    names = [name for name in block.layers if not whys[name]]
-    for name in names:
-        finite_weight(name, block.get(name))
-    # Every layer is looked at before one is touched: bad data must not leave a block half done.
-    seen = watch(block, names, Sample)
-    whys |= {name: why_no_rows(found.rows) for name, found in seen.items()}
-    names = [name for name in names if not whys[name]]
-    state: dict[str, _Layer] = {name: _Layer() for name in names}
+    done, weights = block.candidates(lambda module: why_not_packed(module, f"int{config.bits}"))
+    # Every layer is calibrated before one is touched: bad data must not leave a block half done.
+    seen = collect(block, list(weights), Sample)
+    done |= {name: LayerResult(why_not=one.why_not) for name, one in seen.items()}
+    samples = {name: one.parts[0].x_SK for name, one in seen.items() if not one.why_not}
+    state = {name: _Layer() for name in samples}
     if config.scale:
-        for place in folds_of(block, names):
-            _scale(block, place, names, config, state)
-    done = {name: LayerResult(why_not=whys[name]) for name in block.layers}
-    done |= {name: _beside(layer) for name, layer in state.items() if name not in names}
-    samples = {name: seen[name].parts[0].x_SK for name in names}
-    return done | _round(block, samples, config, state)
+        for place in folds_of(block, list(samples)):
+            _scale(block, place, list(samples), config, state)
+    for name, layer in state.items():
+        what = _round(block, name, layer, samples[name], config) if name in samples else ""
+        done[name] = LayerResult(
+            what=what,
+            why_not="" if what else "not chosen; it takes its share of a folded scale",
+            input_factor_K=layer.input_factor_K,
+            output_factor_N=layer.output_factor_N,
+            figures=layer.figures,
+        )
+    return done
 
 
 @torch.no_grad()
-def search(block: BlockWork, place: Fold, layers: Sequence[str], config: AwqConfig) -> Scale:
+def search(block: Block, place: Fold, layers: Sequence[str], config: AwqConfig) -> Scale:
     """The best factor for layers that read the same input.
 
     Args:
@@ -150,10 +150,10 @@ def candidates(
     num_duo = config.grid // 2
     num_plain = config.grid - num_duo
     for i in range(num_plain):
-        yield False, i / num_plain, _levelled(abs_K.float() ** (i / num_plain))
+        yield False, i / num_plain, _normalised(abs_K.float() ** (i / num_plain))
     for i in range(num_duo):
         r = i / num_duo
-        yield True, r, _levelled(abs_K.float() ** r / (share_K ** (1 - r) + 1e-4))
+        yield True, r, _normalised(abs_K.float() ** r / (share_K ** (1 - r) + 1e-4))
 
 
 @torch.no_grad()
@@ -203,7 +203,7 @@ def _clip_limits(w_NGI: Tensor, moment_GII: Tensor, config: AwqConfig, num_input
 
 
 def _scale(
-    block: BlockWork,
+    block: Block,
     place: Fold,
     names: Sequence[str],
     config: AwqConfig,
@@ -237,62 +237,33 @@ def _scale(
         before.output_factor_N = factor_N if known_N is None else known_N * factor_N
 
 
-def _round(
-    block: BlockWork,
-    samples: Mapping[str, Tensor],
-    config: AwqConfig,
-    state: Mapping[str, _Layer],
-) -> dict[str, LayerResult]:
-    """Clip, round and replace layers, given some inputs of each from before there were factors."""
-    done = {}
-    for name, x_SK in samples.items():
-        layer, module, mask = state[name], _linear(block, name), block.masks.get(name)
-        pre_quant_scale_K = layer.pre_quant_scale_K
-        weight_NK = module.weight.detach().float()
-        weight_NK = weight_NK if pre_quant_scale_K is None else weight_NK / pre_quant_scale_K
-        what = f"int{config.bits} awq g{config.group}{layer.where}"
-        if config.clip and not _NOT_CLIPPED.fullmatch(name.split(".")[-1]):
-            factor_K = layer.input_factor_K if pre_quant_scale_K is None else pre_quant_scale_K
-            x_SK = x_SK if factor_K is None else x_SK * factor_K
-            weight_NK, layer.figures["clipped"] = clip(weight_NK, x_SK, config)
-            what += ", clipped"
-        packed = _grid(weight_NK, config, pre_quant_scale_K)
-        assert mask is None or not bool((packed.dequantise()[~mask] != 0).any())
-        sparse24 = mask is not None and is_nm(mask, 2, 4)
-        bias = None if module.bias is None else module.bias.detach()
-        block.replace(name, W4Linear(packed, bias, sparse24=sparse24))
-        done[name] = dataclasses.replace(
-            _beside(layer), what=f"{what}{' 2:4' if sparse24 else ''}", why_not=""
-        )
-    return done
+def _round(block: Block, name: str, layer: _Layer, x_SK: Tensor, config: AwqConfig) -> str:
+    """Clip, round and replace a layer, given some of its inputs from before there were factors."""
+    pre_quant_scale_K = layer.pre_quant_scale_K
+    weight_NK = _linear(block, name).weight.detach().float()
+    weight_NK = weight_NK if pre_quant_scale_K is None else weight_NK / pre_quant_scale_K
+    clipped = ""
+    if config.clip and not _NOT_CLIPPED.fullmatch(name.split(".")[-1]):
+        factor_K = layer.input_factor_K if pre_quant_scale_K is None else pre_quant_scale_K
+        x_SK = x_SK if factor_K is None else x_SK * factor_K
+        weight_NK, layer.figures["clipped"] = clip(weight_NK, x_SK, config)
+        clipped = ", clipped"
+    packed = _grid(weight_NK, config, pre_quant_scale_K)
+    return replace_layer(block, name, packed, f"int{config.bits} awq", more=layer.where + clipped)
 
 
-def _beside(layer: _Layer) -> LayerResult:
-    """The account of a layer that is not rounded and takes over factors."""
-    return LayerResult(
-        why_not="not chosen; it takes its share of a folded scale",
-        input_factor_K=layer.input_factor_K,
-        output_factor_N=layer.output_factor_N,
-        figures=layer.figures,
-    )
-
-
-def _observe(block: BlockWork, place: Fold, layer: str) -> tuple[Tensor, list[Call]]:
+def _observe(block: Block, place: Fold, layer: str) -> tuple[Tensor, list[Call]]:
     """Mean magnitudes of the inputs of a layer, and all calls of the inspected module."""
-    means, calls = Watch(layer, block.get(layer), Means), []
+    means, calls = Inputs(layer, block.get(layer), Means), []
     inspect = block.full(place.inspect)
 
-    def called(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
-        calls.append(Call(args, kwargs))
+    def inspected(call: Call) -> None:
+        calls.append(call)
         if inspect == layer:
-            means(_input(args, kwargs))
+            means.add(call.input)
 
-    block.observe({layer: lambda args, kwargs: means(_input(args, kwargs)), inspect: called})
+    block.observe({layer: lambda call: means.add(call.input), inspect: inspected})
     return means.parts[0].abs_K, calls
-
-
-def _input(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Tensor:
-    return args[0] if args else next(iter(kwargs.values()))
 
 
 def _error(
@@ -323,7 +294,7 @@ def _grid(weight_NK: Tensor, config: AwqConfig, pre_quant_scale_K: Tensor | None
     )
 
 
-def _levelled(s_K: Tensor) -> Tensor:
+def _normalised(s_K: Tensor) -> Tensor:
     """Finite, positive, and with 1 in the middle of its range."""
     s_K = s_K.clamp(min=1e-4)
     s_K = s_K / (s_K.max() * s_K.min()).sqrt()
@@ -343,7 +314,7 @@ def _in_place_of(modules: Sequence[nn.Linear], weights: Sequence[Tensor]) -> Ite
             module.weight.data = weight
 
 
-def _linear(block: BlockWork, name: str) -> nn.Linear:
+def _linear(block: Block, name: str) -> nn.Linear:
     module = block.get(name)
     assert isinstance(module, nn.Linear)
     return module

@@ -98,6 +98,11 @@ class PruneConfig(Config):
         if (self.method == "sr_ste") and self.tune.updates == 0:
             raise ConfigError("prune.method=sr_ste learns its mask: set prune.tune.updates")
 
+    @property
+    def is_24(self) -> bool:
+        """Whether it is the pattern that hardware runs and that packed layers store."""
+        return (self.n, self.m) == (2, 4)
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Int8Config(Config):

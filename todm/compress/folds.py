@@ -13,18 +13,18 @@ import torch
 from torch import Tensor, nn
 
 from todm.compress.adapter import Fold
-from todm.compress.work import BlockWork
+from todm.compress.calibrate import Block
 
 _SAME = 1e-3
 """Change of a block's output, relative to its largest value, up to which a fold counts as exact: far
 above rounding in float32, far below what a wrong map of folds does."""
 
 
-def folds_of(block: BlockWork, names: list[str]) -> list[Fold]:
+def folds_of(block: Block, names: list[str]) -> list[Fold]:
     """Folds with a layer among `names` (full names), and one that folds nowhere for each of the rest."""
     found = [f for f in block.folds if any(block.full(n) in names for n in f.layers)]
     inside = {block.full(n) for f in found for n in f.layers}
-    inner = [n.removeprefix(f"{block.name}.") for n in names if n not in inside]
+    inner = [block.relative(n) for n in names if n not in inside]
     return found + [Fold(layers=(n,), inspect=n) for n in inner]
 
 
@@ -62,7 +62,7 @@ def unscale_outputs(layer: nn.Linear, s_K: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def fold(block: BlockWork, place: Fold, s_K: Tensor) -> tuple[bool, Tensor | None]:
+def fold(block: Block, place: Fold, s_K: Tensor) -> tuple[bool, Tensor | None]:
     """Move a factor into the layer before, if there is one and the block's output stays as it is.
 
     Args:

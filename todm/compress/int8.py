@@ -13,45 +13,36 @@ Letters: N outputs, K inputs.
 import torch
 from torch import Tensor, nn
 
-from todm.compress.affine import finite_weight, why_not_packed
+from todm.compress.calibrate import Block, Histogram, collect
 from todm.compress.config import Int8Config
-from todm.compress.masks import is_nm
+from todm.compress.layers import LayerResult, why_not_packed
 from todm.compress.packed import Int8Linear
-from todm.compress.statistics import Histogram, watch, why_no_rows
-from todm.compress.work import BlockWork, LayerResult
 from todm.kernels.matmul_int8 import quantise_weight
-
-QMAX = 127
+from todm.kernels.matmul_int8.quantise import QMAX
 
 
 @torch.no_grad()
-def run(block: BlockWork, config: Int8Config) -> dict[str, LayerResult]:
+def run(block: Block, config: Int8Config) -> dict[str, LayerResult]:
     """Put `Int8Linear` in the place of the linear layers of a block; a 2:4 mask is kept and used.
 
     Raises:
         ConfigError: a weight that is not finite.
         CorpusError: inputs that are not finite.
     """
-    done = {
-        name: LayerResult(why_not=why_not_packed(block.get(name), "int8")) for name in block.layers
-    }
-    names = [name for name in block.layers if not done[name].why_not]
-    for name in names:  # before any layer is changed
-        finite_weight(name, block.get(name))
+    done, weights = block.candidates(lambda module: why_not_packed(module, "int8"))
     if config.activations == "dynamic":
-        for name in names:
+        for name in weights:
             done[name] = _replace(block, name, config, None)
         return done
-    for name, seen in watch(block, names, Histogram).items():
-        found = seen.parts[0]
-        if why_not := why_no_rows(seen.rows):
-            done[name] = LayerResult(why_not=f"{why_not}, and a static scale needs some")
-        elif found.absmax == 0:
-            done[name] = LayerResult(
-                why_not="its inputs were all zero in calibration: no static scale"
-            )
+    for name, seen in collect(block, list(weights), Histogram).items():
+        histogram = seen.parts[0]
+        if seen.why_not:
+            done[name] = LayerResult(why_not=f"{seen.why_not}, and a static scale needs some")
+        elif histogram.absmax == 0:
+            why_not = "its inputs were all zero in calibration: no static scale"
+            done[name] = LayerResult(why_not=why_not)
         else:
-            done[name] = _replace(block, name, config, activation_range(found, config))
+            done[name] = _replace(block, name, config, activation_range(histogram, config))
     return done
 
 
@@ -78,15 +69,14 @@ def mse_scale(weight_NK: Tensor) -> Tensor:
     return best_N
 
 
-def _replace(block: BlockWork, name: str, config: Int8Config, largest: float | None) -> LayerResult:
+def _replace(block: Block, name: str, config: Int8Config, largest: float | None) -> LayerResult:
     """Quantise a layer, its activations to [-largest, largest] or dynamically."""
-    layer, mask = block.get(name), block.masks.get(name)
+    layer, sparse24 = block.get(name), block.is_24(name)
     assert isinstance(layer, nn.Linear)
     weight_NK = layer.weight.detach()
     scale_N = mse_scale(weight_NK) if config.range == "mse" else None
     codes_NK, scale_N = quantise_weight(weight_NK, scale_N=scale_N)
     act_scale = None if largest is None else scale_N.new_tensor(largest / QMAX)
-    sparse24 = mask is not None and is_nm(mask, 2, 4)
     bias = None if layer.bias is None else layer.bias.detach()
     packed = Int8Linear(codes_NK, scale_N, bias, act_scale=act_scale, sparse24=sparse24)
     block.replace(name, packed)

@@ -6,15 +6,23 @@ Every parameter of a model with two axes or more is accounted for, done or not.
 import dataclasses
 import fnmatch
 from collections.abc import Iterator, Mapping
+from typing import NamedTuple
 
 from torch import nn
 
 from todm.compress import packed
 from todm.compress.adapter import ModelAdapter
 from todm.compress.config import CompressConfig
+from todm.compress.layers import LAYERS
 from todm.errors import ConfigError
 
-LAYERS = (nn.Linear, nn.Conv1d, nn.Conv2d)
+
+class Planned(NamedTuple):
+    """A parameter with two axes or more: its kind and size, and why it is left as it is ("": it is not)."""
+
+    kind: str
+    num_weights: int
+    why_not: str
 
 
 @dataclasses.dataclass(frozen=True)
@@ -22,15 +30,14 @@ class Plan:
     """The layers of a model.
 
     Attributes:
-        all: every parameter with two axes or more, by the name of its layer: kind, weights, and why
-            it is left as it is (empty if it is chosen).
+        all: every parameter with two axes or more, by the name of its layer.
         chosen: those to be done.
         named: those that must be done.
         layers: linear and convolution layers, chosen or not.
         blocks: names of the blocks.
     """
 
-    all: Mapping[str, tuple[str, int, str]]
+    all: Mapping[str, Planned]
     chosen: tuple[str, ...]
     named: tuple[str, ...]
     layers: tuple[str, ...]
@@ -39,6 +46,10 @@ class Plan:
     def block_of(self, name: str) -> str:
         """The block a layer lies in, "" outside all."""
         return next((b for b in self.blocks if name.startswith(f"{b}.")), "")
+
+    def chosen_in(self, block: str) -> list[str]:
+        """The chosen layers of a block, or those outside all blocks ("")."""
+        return [name for name in self.chosen if self.block_of(name) == block]
 
 
 def select(adapter: ModelAdapter, config: CompressConfig) -> Plan:
@@ -72,7 +83,7 @@ def select(adapter: ModelAdapter, config: CompressConfig) -> Plan:
             "no layer is left to compress: all are kept or excluded; name some with --include"
         )
     return Plan(
-        all={n: (*found[n], whys[n]) for n in found},
+        all={n: Planned(*found[n], whys[n]) for n in found},
         chosen=chosen,
         named=named,
         layers=layers,

@@ -33,11 +33,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from todm.compress.layers import LAYERS
 from todm.compress.masks import nm_mask, sad
 from todm.config import Config
 from todm.errors import ConfigError
-
-LAYERS = (nn.Linear, nn.Conv1d, nn.Conv2d)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -5,21 +5,21 @@ with rounded ones. Both distil from the dense model, and the second weighs block
 has left (`distill.py`). The loop is in `tune.py`.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import NamedTuple
 
 from torch import nn
 
-from todm.compress import int4, int8
+from todm.compress import int4, int8, prune
 from todm.compress.adapter import ModelAdapter
-from todm.compress.affine import why_not_a_layer
+from todm.compress.calibrate import Block
 from todm.compress.config import Int4Config, Int8Config, PruneConfig, TuneConfig
+from todm.compress.layers import LAYERS, LayerResult, weight_of
 from todm.compress.packed import PackedLinear
 from todm.compress.train import distill, qat
-from todm.compress.train.sr_ste import LAYERS, SrSte, SrSteConfig
+from todm.compress.train.sr_ste import SrSte, SrSteConfig
 from todm.compress.train.tune import Masks, Options, tune
-from todm.compress.work import BlockWork, LayerResult
 
 
 class Trained(NamedTuple):
@@ -32,18 +32,23 @@ class Trained(NamedTuple):
 class Tuner:
     """The trainings of one `compress`: the second weighs blocks by what the first has left."""
 
-    def __init__(self, adapter: ModelAdapter, teacher: nn.Module, options: Options) -> None:
-        """Args: teacher is a copy of the dense model."""
+    def __init__(
+        self, adapter: ModelAdapter, teacher: nn.Module, blocks: Sequence[str], options: Options
+    ) -> None:
+        """Before any training.
+
+        Args:
+            adapter: the model and its modality.
+            teacher: a copy of the dense model.
+            blocks: names of the blocks.
+            options: how trainings are run.
+        """
         self.adapter, self.teacher, self.options = adapter, teacher.eval(), options
         self.left: dict[str, float] = {}
-        self._blocks = [
-            f"{block_list}.{name}"
-            for block_list in adapter.block_lists
-            for name, _ in adapter.model.get_submodule(block_list).named_children()
-        ]
+        self._blocks = blocks
 
     def run(
-        self, name: str, settings: PruneConfig | Int8Config | Int4Config, work: BlockWork
+        self, name: str, settings: PruneConfig | Int8Config | Int4Config, work: Block
     ) -> Trained:
         """Train a pass on the whole model, and leave it masked, or packed.
 
@@ -61,11 +66,11 @@ class Tuner:
                 return self._sparse(name, settings, work)
             return self._quantised(name, settings, work)
 
-    def _sparse(self, name: str, settings: PruneConfig, work: BlockWork) -> Trained:
+    def _sparse(self, name: str, settings: PruneConfig, work: Block) -> Trained:
         """Masked training: with masks that are learnt, or with those of the one-shot pass."""
         learnt = settings.method == "sr_ste"
-        done = {n: LayerResult(why_not=_why_not(work.get(n), settings)) for n in work.layers}
-        weights = {n: _weight(work.get(n)) for n, found in done.items() if not found.why_not}
+        done = {n: LayerResult(why_not=prune.why_not(work.get(n), settings)) for n in work.layers}
+        weights = {n: weight_of(work.get(n)) for n, found in done.items() if not found.why_not}
         sizes = {k: getattr(settings, k) for k in ("n", "m", "decay", "refresh", "freeze")}
         chosen = weights if learnt else {}
         sparse = SrSte(chosen, SrSteConfig(**sizes), num_updates=settings.tune.updates)
@@ -77,8 +82,7 @@ class Tuner:
         work.masks.update(sparse.masks)
         self.left = self._residuals(work)
         for layer in [n for n in done if n in work.masks]:
-            pairs = " in pairs" if settings.pairs else ""
-            what = f"{settings.n}:{settings.m}{pairs} {settings.method} trained"
+            what = f"{prune.what(settings)} trained"
             figures = sparse.by_layer.get(layer, {})
             density = float(work.masks[layer].float().mean())
             done[layer] = LayerResult(what=what, figures={"density": density, **figures})
@@ -86,7 +90,7 @@ class Tuner:
         kept = done if learnt else {n: found for n, found in done.items() if found.what}
         return Trained(kept, curves)
 
-    def _quantised(self, name: str, settings: Int8Config | Int4Config, work: BlockWork) -> Trained:
+    def _quantised(self, name: str, settings: Int8Config | Int4Config, work: Block) -> Trained:
         """Training with rounded weights, from the scales found after training, and packing."""
         floats = {n: work.get(n) for n in work.layers}
         if isinstance(settings, Int8Config):
@@ -115,14 +119,14 @@ class Tuner:
         self,
         name: str,
         config: TuneConfig,
-        work: BlockWork,
+        work: Block,
         *,
         blocks: Mapping[str, float],
         sparse: SrSte,
     ) -> list[dict[str, float]]:
         """Train the whole model; layers with a mask that is not learnt keep their zeros."""
         fixed = {
-            n: (_weight(work.get(n)), mask)
+            n: (weight_of(work.get(n)), mask)
             for n, mask in work.masks.items()
             if isinstance(work.get(n), LAYERS)
         }
@@ -134,7 +138,7 @@ class Tuner:
         with _trainable(student):
             return tune(distiller, config, masks, name=name, options=self.options)
 
-    def _residuals(self, work: BlockWork) -> dict[str, float]:
+    def _residuals(self, work: Block) -> dict[str, float]:
         """Distances of all blocks from the teacher's, on calibration data."""
         self.adapter.model.eval()
         return distill.residuals(
@@ -145,7 +149,7 @@ class Tuner:
             names=self._blocks,
         )
 
-    def _choose(self, work: BlockWork, config: TuneConfig, found: dict[str, float]) -> list[str]:
+    def _choose(self, work: Block, config: TuneConfig, found: dict[str, float]) -> list[str]:
         return distill.choose(found, config.feature_blocks) if work.calls else []
 
     @contextmanager
@@ -166,19 +170,3 @@ def _trainable(model: nn.Module) -> Iterator[None]:
     finally:
         for name, p in model.named_parameters():
             p.requires_grad_(before[name])
-
-
-def _why_not(module: nn.Module, settings: PruneConfig) -> str:
-    """Why a layer cannot be pruned; empty if it can."""
-    if why_not := why_not_a_layer(module):
-        return why_not
-    inputs = _weight(module).shape[1]
-    if inputs > settings.n:
-        return ""
-    return f"an output reads {inputs} inputs, of which {settings.n}:{settings.m} prunes none"
-
-
-def _weight(module: nn.Module) -> nn.Parameter:
-    weight = module.weight
-    assert isinstance(weight, nn.Parameter)
-    return weight

@@ -1,7 +1,10 @@
-"""What passes may do: linear layers and convolutions, their weights and the rows that meet them.
+"""What a pass may change, linear layers and convolutions, and its account of each one.
 
 Letters: M rows, N outputs, K inputs, C channels of one group of a convolution, P kernel positions.
 """
+
+import dataclasses
+from collections.abc import Mapping
 
 import torch
 from torch import Tensor, nn
@@ -10,34 +13,59 @@ from torch.nn import functional as F
 from todm.errors import ConfigError
 
 CONVOLUTIONS = (nn.Conv1d, nn.Conv2d)
-Layer = nn.Linear | nn.Conv1d | nn.Conv2d
+LAYERS = (nn.Linear, *CONVOLUTIONS)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class LayerResult:
+    """What a pass did to a layer.
+
+    Attributes:
+        what: in a few words, such as `2:4 wanda`; empty if the layer was left as it is.
+        why_not: the reason, if it was left as it is.
+        input_factor_K: factor of the layer's input from now on, since an earlier layer took over its
+            inverse (AWQ).
+        output_factor_N: factor of the layer's output from now on (that earlier layer).
+        figures: anything worth reporting (`ratio` of AWQ's scale, a clipped share).
+    """
+
+    what: str = ""
+    why_not: str = ""
+    input_factor_K: Tensor | None = None
+    output_factor_N: Tensor | None = None
+    figures: Mapping[str, float] = dataclasses.field(default_factory=dict)
 
 
 def why_not_a_layer(module: nn.Module) -> str:
-    """Why a pass cannot do a module, or an empty string for a linear layer or a convolution."""
-    if isinstance(module, (nn.Linear, *CONVOLUTIONS)):
+    """Why a pass cannot change a module; empty for a linear layer or a convolution."""
+    if isinstance(module, LAYERS):
         return ""
     return f"{type(module).__name__} is no linear layer and no convolution"
 
 
 def why_not_packed(module: nn.Module, form: str) -> str:
-    """Why a layer has no packed form of this name, or an empty string for a linear layer."""
+    """Why a layer has no packed form of this name; empty for a linear layer."""
     if isinstance(module, CONVOLUTIONS):
         return f"a convolution has no kernel for {form}"
     return why_not_a_layer(module)
 
 
+def weight_of(module: nn.Module) -> nn.Parameter:
+    """The weight of a layer, [N, K] or [N, C, kernel ...]."""
+    assert isinstance(module, LAYERS)
+    return module.weight
+
+
 def finite_weight(name: str, module: nn.Module) -> Tensor:
-    """The weight of a layer, [N, K] or [N, C, kernel ...].
+    """The weight of a layer, detached.
 
     Raises:
         ConfigError: it holds NaN or infinity.
     """
-    assert isinstance(module, (nn.Linear, *CONVOLUTIONS))
-    weight = module.weight.detach()
+    weight = weight_of(module).detach()
     if not bool(weight.isfinite().all()):
         raise ConfigError(
-            f"{name}: its weight holds NaN or infinity; mend the model, or leave the layer out with "
+            f"{name}: its weight holds NaN or infinity; repair the model, or leave the layer out with "
             f"exclude={name}"
         )
     return weight
@@ -54,7 +82,7 @@ def input_rows(module: nn.Module, x: Tensor, *, m: int = 1) -> list[Tensor]:
     Args:
         module: linear layer or convolution.
         x: its input, [..., K], or [B, channels, sizes ...] with or without B.
-        m: entries of a group of an N:M mask; a convolution's channels are filled up to whole groups,
+        m: entries of a group of an N:M mask; the channels of a convolution are padded to whole groups,
             as those of its matrix are.
 
     Returns:
@@ -70,7 +98,7 @@ def input_rows(module: nn.Module, x: Tensor, *, m: int = 1) -> list[Tensor]:
 
 
 def _unfold(module: nn.Conv1d | nn.Conv2d, x: Tensor) -> Tensor:
-    """[groups, M, P, C]: what every output position of a convolution looks at."""
+    """[groups, M, P, C]: the patch under every output position of a convolution."""
     sizes = len(module.kernel_size)
     x = x if x.dim() == sizes + 2 else x[None]
     mode = "constant" if module.padding_mode == "zeros" else module.padding_mode

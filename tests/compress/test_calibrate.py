@@ -6,9 +6,9 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from todm.compress.affine import input_rows
+from todm.compress.calibrate import Histogram, Inputs, Means, Moment, Sample, too_few_rows
+from todm.compress.layers import input_rows
 from todm.compress.masks import weight_matrix
-from todm.compress.statistics import Histogram, Means, Moment, Sample, Watch, too_few_rows
 from todm.errors import CorpusError
 
 
@@ -137,21 +137,21 @@ def test_rows_of_a_linear_layer():
 
 @pytest.mark.parametrize("bad", [float("nan"), float("inf")])
 def test_inputs_that_are_not_finite_are_refused(bad):
-    watch = Watch("blocks.3.fc", nn.Linear(5, 2), Means)
-    watch(torch.randn(4, 5))
+    inputs = Inputs("blocks.3.fc", nn.Linear(5, 2), Means)
+    inputs.add(torch.randn(4, 5))
     x = torch.randn(4, 5)
     x[2, 3] = bad
     with pytest.raises(CorpusError, match=r"blocks\.3\.fc: calibration batch 2 brings NaN or inf"):
-        watch(x)
-    assert watch.rows == 4
+        inputs.add(x)
+    assert inputs.rows == 4
 
 
 def test_rows_are_counted_and_an_empty_batch_adds_none():
-    watch = Watch("conv", nn.Conv1d(4, 6, 3, groups=2), Moment)
-    watch(torch.randn(2, 4, 9))
-    watch(torch.randn(0, 4, 9))
-    assert watch.rows == 14
-    assert [part.moment_KK.shape for part in watch.parts] == [(6, 6), (6, 6)]
+    inputs = Inputs("conv", nn.Conv1d(4, 6, 3, groups=2), Moment)
+    inputs.add(torch.randn(2, 4, 9))
+    inputs.add(torch.randn(0, 4, 9))
+    assert inputs.rows == 14
+    assert [part.moment_KK.shape for part in inputs.parts] == [(6, 6), (6, 6)]
 
 
 def test_too_few_rows_are_said():
