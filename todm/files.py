@@ -24,15 +24,20 @@ def no_progress(what: str, done: int, total: int) -> None:
     """A `Progress` that shows nothing."""
 
 
-def write_text(path: Path, text: str) -> None:
+def write_bytes(path: Path, data: bytes | memoryview) -> None:
     """Write a single file atomically: on a full disk the old one stays, and nothing is left behind."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        temporary.write_text(text, encoding="utf-8")
+        temporary.write_bytes(data)
         sync_file(temporary)
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def write_text(path: Path, text: str) -> None:
+    """`write_bytes` of a text, in UTF-8."""
+    write_bytes(path, text.encode())
 
 
 def append(path: Path, data: bytes) -> None:

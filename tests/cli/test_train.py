@@ -31,8 +31,8 @@ def finished(tmp_path, corpus):
     out.mkdir()
     with Monitor(out, 2) as monitor:
         for update in (1, 2):
-            monitor.trained(update, {"loss": 1.0, "seconds": 1.0})
-        monitor.evaluated(2, {"largest": ROW})
+            monitor.log_train(update, {"loss": 1.0, "seconds": 1.0})
+        monitor.log_eval(2, {"largest": ROW})
     metrics, info = {"updates": 2, "skipped": 0}, {"seed": 1}
     given = {"config": RECIPE, "parent": corpus.hash, "metrics": metrics, "info": info}
     artifact.save(out / loop.SUPERNET, kind="supernet", tensors={}, **given)

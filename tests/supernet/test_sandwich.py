@@ -1,5 +1,3 @@
-import contextlib
-
 import pytest
 import torch
 from torch import nn
@@ -17,17 +15,10 @@ class Toy(nn.Module):
         super().__init__()
         self.weight = nn.Parameter(torch.randn(4, 3))
         self.unused = nn.Parameter(torch.randn(2))
-        self.calls, self.syncs, self.sync = [], [], True
-
-    @contextlib.contextmanager
-    def no_sync(self):
-        self.sync = False
-        yield
-        self.sync = True
+        self.calls = []
 
     def forward(self, batch, *, subnet, teacher, progress):
         self.calls.append((subnet, teacher, progress))
-        self.syncs.append(self.sync)
         y = (batch @ self.weight[: subnet.width("w", 0)].T).tanh().sum(1)
         loss = (y**2).mean() if teacher is None else ((y - teacher) ** 2).mean()
         return {"loss": loss, "depth": torch.tensor(float(subnet.depth))}, y.detach()
@@ -49,10 +40,10 @@ def test_gradients_are_the_sum_of_separate_passes(toy, num_random, student_weigh
     together = toy.weight.grad.clone()
     want, teacher = torch.zeros_like(together), None
     for i, subnet in enumerate(subnets):
-        out, told = toy(batch, subnet=subnet, teacher=teacher, progress=0.5)
+        out, teacher_out = toy(batch, subnet=subnet, teacher=teacher, progress=0.5)
         weight = student_weight if i else 1.0
         want += weight * torch.autograd.grad(out["loss"], toy.weight)[0]
-        teacher = told if i == 0 else teacher
+        teacher = teacher_out if i == 0 else teacher
     torch.testing.assert_close(together, want)
     assert toy.unused.grad is None
 
@@ -67,16 +58,6 @@ def test_the_largest_teaches_all_the_others(toy):
     assert all(t is teachers[1] for t in teachers[2:])
     assert not teachers[1].requires_grad
     assert set(progress) == {0.25}
-
-
-def test_only_the_last_pass_synchronises(toy):
-    sandwich_step(toy, torch.randn(5, 3), subnets=_subnets(), progress=0.0)
-    assert toy.syncs == [False, False, False, True]
-
-
-def test_one_pass_synchronises(toy):
-    sandwich_step(toy, torch.randn(5, 3), subnets=[SPACE.largest], progress=0.0)
-    assert toy.syncs == [True]
 
 
 def test_figures_of_every_pass_are_detached(toy):

@@ -69,10 +69,18 @@ def test_a_crash_while_writing_leaves_the_last_good_one(tmp_path, monkeypatch):
 
 def test_what_a_killed_process_left_is_not_read_and_not_kept(tmp_path):
     _write(tmp_path, 1)
-    (tmp_path / "update-00000002.4711.tmp").write_bytes(b"half")
+    (tmp_path / ".update-00000002.pt.4711.tmp").write_bytes(b"half")
     assert checkpoint.read_latest(tmp_path)["update"] == 1
     _write(tmp_path, 2)
     assert _names(tmp_path) == ["update-00000001.pt", "update-00000002.pt"]
+
+
+def test_that_of_another_version_is_refused(tmp_path):
+    torch.save({"update": 9}, tmp_path / "update-00000009.pt")
+    with pytest.raises(
+        TrainingError, match=r"00009\.pt was written by another version of todm: fin"
+    ):
+        checkpoint.read_latest(tmp_path)
 
 
 def test_nothing_is_unpickled(tmp_path):

@@ -7,12 +7,12 @@ import torch
 
 from todm.errors import TrainingError
 from todm.train import dry_run as module
-from todm.train.dry_run import Rehearsal, dry_run
+from todm.train.dry_run import DryRunReport, dry_run
 
 
-def _rehearsal(**changes):
+def _report(**changes):
     known = {
-        "adopted": ["taken from x"],
+        "init_info": ["taken from x"],
         "params": (12_345_678, 1_200_000),
         "processes": 4,
         "hours": 2880.0,
@@ -26,11 +26,11 @@ def _rehearsal(**changes):
         "checkpoint_bytes": 600_000_000,
         "feature_bytes": 0,
     }
-    return Rehearsal(**{**known, **changes})
+    return DryRunReport(**{**known, **changes})
 
 
-def test_what_is_said():
-    assert _rehearsal().lines() == [
+def test_the_lines_of_a_report():
+    assert _report().lines() == [
         "taken from x",
         "parameters: 12.35M largest, 1.20M smallest",
         "epoch: 2880 h of audio, 2000 updates on 4 processes",
@@ -42,24 +42,24 @@ def test_what_is_said():
     ]
 
 
-def test_features_that_have_to_be_made_are_said():
-    lines = _rehearsal(feature_bytes=57_600_000, processes=1).lines()
+def test_features_that_had_to_be_computed_are_reported():
+    lines = _report(feature_bytes=57_600_000, processes=1).lines()
     assert lines[-1] == "disk: checkpoints 0.6 GB, features 0.0576 GB"
     assert lines[2].endswith("on 1 process")
 
 
-def test_short_epochs_are_told_in_seconds():
-    lines = _rehearsal(batches_per_epoch=10).lines()
+def test_short_epochs_are_given_in_seconds():
+    lines = _report(batches_per_epoch=10).lines()
     assert "time of an epoch: 5 s at first, 9 s with the sandwich" in lines
 
 
-def test_long_runs_are_told_in_days():
+def test_long_runs_are_given_in_days():
     assert "time of the run: 10 d 0 h 00 min" in " ".join(
-        _rehearsal(num_updates=1_000_000, sandwich_from=0.09).lines()
+        _report(num_updates=1_000_000, sandwich_from=0.09).lines()
     )
 
 
-def test_a_rehearsal_leaves_nothing_and_measures_everything(fake, tmp_path):
+def test_a_dry_run_leaves_nothing_and_measures_everything(fake, tmp_path):
     backend = fake.FakeBackend()
     found = dry_run(backend, fake.CONFIG, tmp_path / "run")
     assert list(tmp_path.iterdir()) == []
@@ -69,14 +69,14 @@ def test_a_rehearsal_leaves_nothing_and_measures_everything(fake, tmp_path):
     assert found.worst == "8 utterances, 4 s of audio"
     assert found.audio == 4.0
     assert min(found.seconds) > 0
-    # Weights, their mean, and two moments, three times: two that are kept and one being written.
-    assert found.checkpoint_bytes == 3 * 4 * 64 * 4
+    # Weights, their mean (and its count), and two moments, three times: two kept, one being written.
+    assert found.checkpoint_bytes == 3 * (4 * 64 * 4 + 8)
     largest, smallest = fake.SPACE.largest, fake.SPACE.smallest
     assert [s for s, _ in backend.seen[:3]] == [largest, largest, smallest]
     assert {p for _, p in backend.seen[:3]} == {19 / 20}
 
 
-def test_a_plain_model_is_rehearsed_without_sandwich(fake, tmp_path):
+def test_a_plain_model_is_tried_without_sandwich(fake, tmp_path):
     backend = fake.FakeBackend()
     found = dry_run(backend, fake.CONFIG.replace(sandwich=False), tmp_path)
     assert {s for s, _ in backend.seen} == {fake.SPACE.largest}
@@ -119,8 +119,8 @@ def test_other_errors_are_not_taken_for_it(fake, monkeypatch, tmp_path):
         dry_run(fake.FakeBackend(), fake.CONFIG, tmp_path)
 
 
-def test_on_a_cpu_the_worst_batch_is_foreseen(fake, monkeypatch, tmp_path):
-    """The kernel would kill the process without a word."""
+def test_on_a_cpu_the_worst_batch_is_estimated_first(fake, monkeypatch, tmp_path):
+    """The kernel would kill the process without a message."""
     monkeypatch.setattr(module, "_available_bytes", lambda: 1e9)
     monkeypatch.setattr(module, "_peak_bytes", lambda work, device: work() or 1_500_000_000)
     words = "would need about 1.5 GB in each of 1 processes, and 1 GB are free: lower fake.rows=8"
@@ -137,7 +137,7 @@ def test_processes_of_a_machine_share_its_memory(fake, monkeypatch, tmp_path, pr
         dry_run(fake.FakeBackend(), fake.CONFIG, tmp_path)
 
 
-def test_a_step_that_fails_is_no_rehearsal(fake, tmp_path):
+def test_a_step_that_fails_is_an_error(fake, tmp_path):
     backend = fake.FakeBackend(lambda index: float("nan") if index == 2 else None)
     words = "the loss is not finite with the batch row-2-0, row-2-1.*: look at these utterances"
     with pytest.raises(TrainingError, match=words):

@@ -15,8 +15,7 @@ from todm.train import loop
 from todm.train.checkpoint import read_latest
 from todm.train.config import TrainConfig
 from todm.train.loop import CHECKPOINTS, SUPERNET
-from todm.train.monitor import CURVES, METRICS, read_metrics
-from todm.train.spikes import BAD_BATCHES
+from todm.train.monitor import BAD_BATCHES, CURVES, METRICS, read_metrics
 
 
 @pytest.fixture(autouse=True)
@@ -146,8 +145,8 @@ def test_the_artifact(fake, straight):
     assert set(done.metrics["dev"]) == {"largest", "smallest", "largest int8"}
     assert done.file("labels.txt").read_text() == "none\n"
     average = read_latest(out / CHECKPOINTS)["average"]
-    assert average["num"] == 4
-    assert all(torch.equal(v, average["mean"][k]) for k, v in done.tensors().items())
+    assert average["n_averaged"] == 4
+    assert all(torch.equal(v, average[f"module.{k}"]) for k, v in done.tensors().items())
 
 
 def test_metrics_are_logged(straight):
@@ -256,7 +255,7 @@ def test_outliers_are_capped_where_that_is_asked_for(fake, tmp_path):
     quant = fake.CONFIG.quant.replace(outlier_cap=1.3)
     done = fake.run(tmp_path, config=fake.CONFIG.replace(quant=quant))
     rows = [r for r in _rows(tmp_path) if r["kind"] == "train"]
-    assert rows[0]["capped"] > 0
+    assert rows[0]["num_capped"] > 0
     assert max(r["outlier_max"] for r in rows) == pytest.approx(1.3, rel=1e-3)
     assert done.metrics["skipped"] == 0
 

@@ -1,15 +1,16 @@
 import json
+import math
 
 import pytest
 
-from todm.train.monitor import CURVES, METRICS, Monitor, plot_curves, read_metrics
+from todm.train.monitor import BAD_BATCHES, CURVES, METRICS, Monitor, plot_curves, read_metrics
 
 FIGURES = {"loss": 2.5, "rnnt": 2.0, "ctc": 0.5, "grad_norm": 1.0, "lr": 0.01}
 
 
 def _train(monitor, *updates):
     for update in updates:
-        monitor.trained(update, {**FIGURES, "rnnt smallest": 3.0, "divergence": 0.2})
+        monitor.log_train(update, {**FIGURES, "rnnt smallest": 3.0, "divergence": 0.2})
 
 
 @pytest.fixture
@@ -17,8 +18,8 @@ def run(tmp_path):
     """A run of 100 updates with metrics up to update 40."""
     with Monitor(tmp_path, 100) as monitor:
         _train(monitor, 10, 20, 30, 40)
-        monitor.trained(35)
-        monitor.evaluated(20, {"largest": {"error": 0.5}, "smallest": {"error": 0.75}})
+        monitor.log_train(35)
+        monitor.log_eval(20, {"largest": {"error": 0.5}, "smallest": {"error": 0.75}})
     return tmp_path
 
 
@@ -53,11 +54,11 @@ def test_a_last_line_cut_by_a_crash_is_left_out(run):
 def test_what_belongs_to_an_update_is_forgotten_with_it(run):
     with Monitor(run, 100) as monitor:
         monitor.resume(40)
-        monitor.note("skipped", update=35, ids=["a"])
-        monitor.note("skipped", update=20)
-        monitor.note("disk full", free=0)
+        monitor.log_event("skipped", update=35, ids=["a"])
+        monitor.log_event("skipped", update=20)
+        monitor.log_event("disk full", free=0)
         monitor.resume(30)
-        monitor.note("restart")
+        monitor.log_event("restart")
     events = [r for r in read_metrics(run / METRICS) if r["kind"] == "event"]
     assert [(r["event"], r.get("update"), r.get("after")) for r in events] == [
         ("skipped", 20, None),
@@ -77,9 +78,9 @@ def test_every_kind_of_figure_has_its_panel(run, monkeypatch):
 
     with Monitor(run, 100) as monitor:
         figures = {"audio_hours_per_hour": 120.0, "outlier_max": 7.0, "clip": 0.5}
-        monitor.trained(50, {**FIGURES, **figures})
-        monitor.trained(60, {**FIGURES, "clip": 0.0})
-        monitor.evaluated(60, {"largest int8": {"error": 12.0}})
+        monitor.log_train(50, {**FIGURES, **figures})
+        monitor.log_train(60, {**FIGURES, "clip": 0.0})
+        monitor.log_eval(60, {"largest int8": {"error": 12.0}})
     drawn = {}
 
     def keep(figure, *args, **options):
@@ -113,9 +114,22 @@ def test_the_last_update_is_told_where_there_is_no_terminal(tmp_path, capsys):
     with Monitor(tmp_path, 3) as monitor:
         monitor.resume(0)
         _train(monitor, 1, 2)
-        monitor.evaluated(2, {"largest": {"error": 0.125}})
+        monitor.log_eval(2, {"largest": {"error": 0.125}})
         assert "update" not in capsys.readouterr().err
         _train(monitor, 3)
     told = capsys.readouterr().err
     assert "update 3 of 3  loss 2.500  dev WER largest 12.5%" in told
     assert "0:00 left" in told
+
+
+@pytest.mark.parametrize("damage", ["", '{"update": 7, "ids": ["x'], ids=["whole", "cut line"])
+def test_bad_batches_beyond_a_checkpoint_are_dropped(tmp_path, damage):
+    monitor, path = Monitor(tmp_path, 100), tmp_path / BAD_BATCHES
+    for update in (3, 4, 5):
+        monitor.log_skipped(update, "the loss is not finite", [{"loss": math.nan}])
+    with path.open("a") as handle:
+        handle.write(damage)
+    Monitor(tmp_path, 100).resume(5)
+    rows = [json.loads(line) for line in path.read_text().splitlines()]
+    same = {"process": 0, "reason": "the loss is not finite", "loss": "nan"}
+    assert rows == [{"update": 3, **same}, {"update": 4, **same}]

@@ -4,9 +4,8 @@ import os
 import pytest
 import torch
 
-from todm.train.monitor import METRICS, read_metrics
+from todm.train.monitor import BAD_BATCHES, METRICS, read_metrics
 from todm.train.parallel import PARENT, LostProcess, World
-from todm.train.spikes import BAD_BATCHES
 
 pytestmark = pytest.mark.skipif(
     not torch.distributed.is_available(), reason="this torch has no torch.distributed"
@@ -29,7 +28,7 @@ CASES = ["a sandwich", "the largest alone", "the last pass wider than the one be
 @pytest.mark.slow
 @pytest.mark.parametrize("case", CASES)
 def test_gradients_are_those_of_one_process(two_done, alone, case):
-    """Of every parameter, though blocks go unused in the last pass, which alone synchronises."""
+    """Of every parameter, though blocks go unused in the last pass."""
     for rank in range(2):
         got, want = _read(two_done / f"gradients-{rank}.pt")[case], alone[case]
         assert got.keys() == want.keys()
@@ -73,15 +72,15 @@ def test_two_processes_resume_exactly(two_done):
 
 
 REFUSALS = {
-    "settings": "training process 1 has not the same settings as process 0: start all with the same",
-    "subnets": "training process 1 has not the same subnets as process 0: start all with the same",
-    "checkpoint": "training process 1 has not the same checkpoint as process 0: put --out on a disk",
+    "settings": "training process 1 disagrees with process 0 on: settings; start all with the same",
+    "weights": "training process 1 disagrees with process 0 on: weights; run all processes with the",
+    "checkpoint": "training process 1 disagrees with process 0 on: checkpoint; put --out on a disk",
 }
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("what", REFUSALS)
-def test_processes_that_do_not_do_the_same_are_refused_by_all(two_done, what):
+def test_processes_that_differ_are_refused_by_all(two_done, what):
     for rank in range(2):
         assert _read(two_done / f"refusals-{rank}.pt")[what].startswith(REFUSALS[what])
 
@@ -119,16 +118,18 @@ def test_throughput_is_that_of_all_processes(two_done):
 def test_one_process_is_left_as_it_is(monkeypatch):
     for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK"):
         monkeypatch.delenv(name, raising=False)
-    module, order = torch.nn.Linear(2, 2), []
+    order, parameter = [], torch.nn.Parameter(torch.ones(2))
+    parameter.grad = grad = torch.ones(2)
     with World().joined() as world:
         assert (world.rank, world.size) == (0, 1)
-        assert world.wrap(module) is module
-        with world.lead_first():
+        world.average_gradients([parameter])
+        assert parameter.grad is grad
+        with world.rank_zero_first():
             order.append("body")
         world.barrier()
-        assert world.total([1.5, 2.0]) == [1.5, 2.0]
-        assert world.gathered({"a": 1}) == [{"a": 1}]
-        world.agree({"a": 1}, what="settings", hint="")
+        assert world.all_reduce_sum([1.5, 2.0]) == [1.5, 2.0]
+        assert world.all_gather({"a": 1}) == [{"a": 1}]
+        world.assert_same({"a": 1}, what="settings", hint="")
     assert order == ["body"]
     assert not torch.distributed.is_initialized()
 
@@ -136,7 +137,7 @@ def test_one_process_is_left_as_it_is(monkeypatch):
 def test_a_process_whose_parent_is_gone_stops(monkeypatch):
     monkeypatch.delenv("WORLD_SIZE", raising=False)
     monkeypatch.setenv(PARENT, str(os.getppid()))
-    assert World().total([1.0]) == [1.0]
+    assert World().all_reduce_sum([1.0]) == [1.0]
     monkeypatch.setenv(PARENT, str(2**22 + 1))
     with pytest.raises(LostProcess, match="the process that started this training is gone"):
-        World().total([1.0])
+        World().all_reduce_sum([1.0])

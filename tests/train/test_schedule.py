@@ -1,7 +1,7 @@
 import pytest
 
 from todm.errors import ConfigError
-from todm.train.schedule import Pace, ScheduleConfig, eden, eden2, lr_factor
+from todm.train.schedule import ScheduleConfig, UpdateStats, eden, eden2, lr_factor
 
 KINDS = ["eden", "eden2", "cosine", "linear"]
 
@@ -45,8 +45,8 @@ AUDIO = ScheduleConfig(kind="eden", reference_seconds=2000.0, warmup_start=0.5)
 
 @pytest.mark.parametrize("update", [0, 100, 500, 7500, 40_000])
 def test_with_the_reference_batch_eden_is_the_published_one(update):
-    pace = Pace(seconds=2000.0, updates=5184)  # 960 h at three speeds
-    got = lr_factor(update, 10**6, config=AUDIO, pace=pace)
+    pace = UpdateStats(seconds=2000.0, updates=5184)  # 960 h at three speeds
+    got = lr_factor(update, 10**6, config=AUDIO, stats=pace)
     assert got == pytest.approx(eden(update, update / 5184))
 
 
@@ -54,10 +54,13 @@ def test_with_the_reference_batch_eden_is_the_published_one(update):
 def test_the_rate_falls_with_the_audio_whatever_the_batch(kind):
     """Eight processes see as much in an eighth of the updates."""
     config = AUDIO.replace(kind=kind)
-    one, eight = Pace(seconds=1000.0, updates=10_400), Pace(seconds=8000.0, updates=1300)
+    one, eight = (
+        UpdateStats(seconds=1000.0, updates=10_400),
+        UpdateStats(seconds=8000.0, updates=1300),
+    )
     for update in (10, 1000, 20_000):
-        near = lr_factor(update, 10**6, config=config, pace=eight)
-        assert near == pytest.approx(lr_factor(8 * update, 10**6, config=config, pace=one))
+        near = lr_factor(update, 10**6, config=config, stats=eight)
+        assert near == pytest.approx(lr_factor(8 * update, 10**6, config=config, stats=one))
 
 
 def test_audio_is_for_eden_only():

@@ -78,9 +78,9 @@ def test_the_average_is_masked(fake, straight):
     """The mean of dense weights times the last masks, which are those of the checkpoint."""
     state = read_latest(straight / CHECKPOINTS)
     done = artifact.load(straight / SUPERNET).tensors()
-    assert state["average"]["num"] == 4
+    assert state["average"]["n_averaged"] == 4
     for layer, mask in state["sparse"]["masks"].items():
-        mean = state["average"]["mean"][f"{layer}.weight"]
+        mean = state["average"][f"module.{layer}.weight"]
         assert torch.equal(done[f"{layer}.weight"], mean * mask)
         assert (mean[~mask] != 0).all()
         assert (state["model"][f"{layer}.weight"][~mask] != 0).all()  # dense ones go on

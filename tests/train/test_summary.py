@@ -28,12 +28,12 @@ def run(tmp_path):
     out.mkdir(parents=True)
     with Monitor(out, 40) as monitor:
         for update in (10, 20, 40):
-            monitor.trained(
+            monitor.log_train(
                 update,
                 {"loss": 1.0, "seconds": 90.0, "audio_hours_per_hour": update, "outlier_max": 5.0},
             )
-        monitor.evaluated(20, {"largest": _error(0.5), "largest int8": _error(0.6)})
-        monitor.evaluated(40, {"largest": _error(0.25), "smallest": _error(0.375)})
+        monitor.log_eval(20, {"largest": _error(0.5), "largest int8": _error(0.6)})
+        monitor.log_eval(40, {"largest": _error(0.25), "smallest": _error(0.375)})
     weight = torch.ones(8, 4)
     weight[0, 0] = 7.0
     artifact.save(
@@ -92,9 +92,9 @@ def test_the_picture_is_shown_where_there_is_one(run):
 def test_what_happened_is_told_up_to_ten_lines(run):
     assert "What happened" not in _summary(run)
     with Monitor(run, 40) as monitor:
-        monitor.note("restart", lost="process 1")
+        monitor.log_event("restart", lost="process 1")
         for update in range(11):
-            monitor.note("skipped", update=update, ids=["a"])
+            monitor.log_event("skipped", update=update, ids=["a"])
     page = _summary(run)
     assert "- restart after update 0: lost process 1" in page
     assert '- skipped at update 8: ids ["a"]' in page

@@ -1,129 +1,122 @@
-"""The event files are read back by a parser of their own, which checks every checksum bit by bit."""
+"""TensorBoard's own loader reads what a training wrote."""
 
-import struct
+import builtins
+import importlib.util
 
 import pytest
 
 from todm.train.monitor import METRICS, TENSORBOARD, Monitor, read_metrics
-from todm.train.tensorboard import EventFile, Point
+
+accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
 
 
-def _crc32c(data):
-    """Castagnoli's polynomial, most significant bit first, on reversed bits: not the table of the writer."""
-
-    def mirrored(value, bits):
-        return int(f"{value:0{bits}b}"[::-1], 2)
-
-    crc = 0xFFFFFFFF
-    for byte in data:
-        crc ^= mirrored(byte, 8) << 24
-        for _ in range(8):
-            crc = (crc << 1 ^ (0x1EDC6F41 if crc >> 31 else 0)) & 0xFFFFFFFF
-    return mirrored(crc ^ 0xFFFFFFFF, 32)
+def _read(directory):
+    """By tag, the step, time and value of every point that TensorBoard shows."""
+    found = accumulator.EventAccumulator(str(directory / TENSORBOARD)).Reload()
+    return {
+        tag: [(event.step, event.wall_time, event.value) for event in found.Scalars(tag)]
+        for tag in found.Tags()["scalars"]
+    }
 
 
-def _masked(data):
-    crc = _crc32c(data)
-    return ((crc >> 15) | (crc << 17) & 0xFFFFFFFF) + 0xA282EAD8 & 0xFFFFFFFF
-
-
-def _varint(data, at):
-    value = shift = 0
-    while True:
-        value |= (data[at] & 0x7F) << shift
-        at, shift = at + 1, shift + 7
-        if not data[at - 1] & 0x80:
-            return value, at
-
-
-def _fields(data):
-    """Number and value of every field of a protobuf message."""
-    at = 0
-    while at < len(data):
-        key, at = _varint(data, at)
-        if key & 7 == 0:
-            value, at = _varint(data, at)
-        else:
-            size = {1: 8, 5: 4}.get(key & 7)
-            if size is None:
-                size, at = _varint(data, at)
-            value, at = data[at : at + size], at + size
-        yield key >> 3, value
-
-
-def _records(data):
-    at = 0
-    while at < len(data):
-        head, (crc,) = data[at : at + 8], struct.unpack("<I", data[at + 8 : at + 12])
-        assert crc == _masked(head)
-        (size,) = struct.unpack("<Q", head)
-        body = data[at + 12 : at + 12 + size]
-        at += 16 + size
-        assert struct.unpack("<I", data[at - 4 : at])[0] == _masked(body)
-        yield body
-
-
-def _read_events(directory):
-    """(step, wall time, scalars) of every event but the first, from the only file of a directory."""
-    (path,) = directory.iterdir()
-    version, *events = _records(path.read_bytes())
-    assert dict(_fields(version))[3] == b"brain.Event:2"
-    found = []
-    for event in events:
-        fields = dict(_fields(event))
-        scalars = {}
-        for number, value in _fields(fields[5]):
-            parts = dict(_fields(value))
-            assert number == 1
-            scalars[parts[1].decode()] = struct.unpack("<f", parts[2])[0]
-        found.append((fields[2], struct.unpack("<d", fields[1])[0], scalars))
-    return found
-
-
-def test_the_parser_knows_a_published_checksum():
-    assert _crc32c(b"123456789") == 0xE3069283
+def _points(directory, tag):
+    return [(step, value) for step, _, value in _read(directory)[tag]]
 
 
 def test_what_is_written_is_read(tmp_path):
-    board = EventFile(tmp_path / "board")
-    board.add(Point(1, 12.5, {"train/loss": 2.5, "dev error/grün": -1e-3}))
-    board.add(Point(300_000, 13.0, {"train/loss": 0.0}))
-    first, second = _read_events(tmp_path / "board")
-    assert first[:2] == (1, 12.5)
-    assert first[2] == {"train/loss": 2.5, "dev error/grün": pytest.approx(-1e-3)}
-    assert second == (300_000, 13.0, {"train/loss": 0.0})
-
-
-def test_a_restart_leaves_one_file_with_the_given_points(tmp_path):
-    EventFile(tmp_path).add(Point(1, 1.0, {"x": 1.0}))
-    board = EventFile(tmp_path)
-    board.restart([Point(1, 1.0, {"x": 3.0})])
-    board.add(Point(2, 2.0, {"x": 4.0}))
-    assert _read_events(tmp_path) == [(1, 1.0, {"x": 3.0}), (2, 2.0, {"x": 4.0})]
+    Monitor(tmp_path, 300_000).log_train(1, {"loss": 2.5, "rnnt smallest": 3.0, "word": "no"})
+    with Monitor(tmp_path, 300_000) as monitor:
+        monitor.log_eval(20, {"largest": {"error": 0.5}, "grün": {"error": -1e-3}})
+        monitor.log_train(300_000, {"loss": 0.0})
+        monitor.log_event("disk full", lost="metrics")
+        monitor.log_masks(20, {"layer": {"flip_rate": 0.5}})
+    assert _read(tmp_path).keys() == {
+        "train/loss",
+        "train/rnnt smallest",
+        "dev error/largest",
+        "dev error/grün",
+    }
+    assert _points(tmp_path, "train/loss") == [(1, 2.5), (300_000, 0.0)]
+    assert _points(tmp_path, "train/rnnt smallest") == [(1, 3.0)]
+    assert _points(tmp_path, "dev error/largest") == [(20, 0.5)]
+    assert _points(tmp_path, "dev error/grün") == [(20, pytest.approx(-1e-3))]
 
 
 def test_a_run_has_every_point_once_after_it_was_resumed(tmp_path):
-    board = tmp_path / TENSORBOARD
     with Monitor(tmp_path, 100) as monitor:
-        for update in (10, 20, 30):
-            monitor.trained(update, {"loss": 2.5, "rnnt smallest": 3.0})
-        monitor.evaluated(20, {"largest": {"error": 0.5}, "smallest": {"error": 0.75}})
-    before = _read_events(board)
-    assert [step for step, _, _ in before] == [10, 20, 30, 20]
-    assert before[0][2] == {"train/loss": 2.5, "train/rnnt smallest": 3.0}
-    assert before[3][2] == {"dev error/largest": 0.5, "dev error/smallest": 0.75}
+        monitor.resume(0)
+        for update in (10, 20, 25, 30):
+            monitor.log_train(update, {"loss": update / 4})
+        monitor.log_eval(20, {"largest": {"error": 0.5}})
+        monitor.log_eval(30, {"largest": {"error": 0.25}})
+    before = _read(tmp_path)
     with Monitor(tmp_path, 100) as monitor:
         monitor.resume(25)
-        monitor.note("restart")
-        monitor.trained(30, {"loss": 2.0})
-    after = _read_events(board)
-    assert [step for step, _, _ in after] == [10, 20, 20, 30]
-    assert after[:2] == before[:2]  # with the times they were first written at
+        monitor.log_event("restart")
+        monitor.log_train(30, {"loss": 2.0})
+    after = _read(tmp_path)
+    assert [row[::2] for row in after["train/loss"]] == [
+        (10, 2.5),
+        (20, 5.0),
+        (25, 6.25),
+        (30, 2.0),
+    ]
+    assert (
+        after["train/loss"][:3] == before["train/loss"][:3]
+    )  # with the times of their first writing
+    assert after["dev error/largest"] == before["dev error/largest"][:1]
+
+
+def test_a_new_run_in_an_old_place_starts_empty(tmp_path):
+    Monitor(tmp_path, 100).log_train(10, {"loss": 1.0})
+    with Monitor(tmp_path, 100) as monitor:
+        monitor.resume(0)
+        monitor.log_train(1, {"loss": 2.0})
+    assert _points(tmp_path, "train/loss") == [(1, 2.0)]
+
+
+def test_a_file_that_cannot_be_written_is_replaced_by_another(tmp_path, monkeypatch):
+    """The rows lie in `metrics.jsonl`; of the failed point only TensorBoard knows nothing."""
+    monitor = Monitor(tmp_path, 100)
+    monitor.log_train(1, {"loss": 1.0})
+
+    def full():
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(monitor._board, "flush", full)
+    monitor.log_train(2, {"loss": 2.0})
+    monitor.log_train(3, {"loss": 3.0})
+    kinds = [(r["kind"], r.get("update")) for r in read_metrics(tmp_path / METRICS)]
+    assert kinds == [("train", 1), ("train", 2), ("event", None), ("train", 3)]
+    assert [step for step, _ in _points(tmp_path, "train/loss")][-1] == 3
 
 
 def test_figures_that_are_not_finite_are_left_out(tmp_path):
     """JSON has none, and TensorBoard would not draw them."""
-    Monitor(tmp_path, 10).trained(1, {"loss": 1.0, "grad_norm": float("inf")})
+    Monitor(tmp_path, 10).log_train(1, {"loss": 1.0, "grad_norm": float("inf")})
     (row,) = read_metrics(tmp_path / METRICS)
     assert row.keys() == {"kind", "update", "loss", "time"}
-    assert _read_events(tmp_path / TENSORBOARD)[0][2] == {"train/loss": 1.0}
+    assert _points(tmp_path, "train/loss") == [(1, 1.0)]
+
+
+def test_without_the_package_a_sentence_is_printed_and_training_goes_on(
+    tmp_path, monkeypatch, capsys
+):
+    find, load = importlib.util.find_spec, builtins.__import__
+
+    def refuse(name, *rest):
+        assert not name.startswith("torch.utils.tensorboard")
+        return load(name, *rest)
+
+    missing = lambda name, *rest: None if name == "tensorboard" else find(name, *rest)  # noqa: E731
+    monkeypatch.setattr(importlib.util, "find_spec", missing)
+    monkeypatch.setattr(builtins, "__import__", refuse)
+    with Monitor(tmp_path, 100) as monitor:
+        monitor.resume(0)
+        monitor.log_train(1, {"loss": 1.0})
+        monitor.log_train(2, {"loss": 1.0})
+    assert len(read_metrics(tmp_path / METRICS)) == 2
+    assert not (tmp_path / TENSORBOARD).exists()
+    err = capsys.readouterr().err
+    assert err.count("tensorboard is not installed") == 1
+    assert "pip install 'todm[tensorboard]'" in err

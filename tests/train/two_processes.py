@@ -82,10 +82,11 @@ def gradients(world, subnets):
     torch.manual_seed(2)
     encoder = EncoderConfig(d_model=32, state=4, dropout=0.0).narrow(SPACE.largest)
     model = Rnnt(RnntConfig(vocab_size=11, joiner_dim=16, encoder=encoder))
-    objective = world.wrap(RnntObjective(model, ObjectiveConfig(), label_sizes=[1] * 11))
+    objective = RnntObjective(model, ObjectiveConfig(), label_sizes=[1] * 11)
     rows = slice(world.rank, None, world.size)
     step = next(iter(Loader(Rows(rows), _encode, config=LoaderConfig(), chunks=(8,))))
     sandwich_step(objective, step, subnets=subnets, progress=0.8)
+    world.average_gradients(model.parameters())
     found = {
         n: torch.zeros_like(p) if p.grad is None else p.grad for n, p in model.named_parameters()
     }
@@ -115,17 +116,17 @@ def masked(out):
     """The final weights of the toy training with N:M masks, and a hash of the masks of each process."""
     fake = _fake()
     sparse = SrSteConfig(n=1, m=4, decay=1e-3, refresh=2, layers=("layers.*",))
-    digests, check = [], Learner.check_draws
+    digests, check = [], Learner.check_weights
 
-    def noted(learner, update):
+    def noted(learner):
         digests.append(learner.sparse.digest())
-        check(learner, update)
+        check(learner)
 
-    Learner.check_draws = noted
+    Learner.check_weights = noted
     try:
         done = fake.run(out, fake.FakeBackend(), config=fake.CONFIG.replace(sparse=sparse))
     finally:
-        Learner.check_draws = check
+        Learner.check_weights = check
     return {"weights": done.tensors(), "digests": digests}
 
 
@@ -146,37 +147,43 @@ def resumed(out, next_port):
 
 
 def refusals(next_port, out):
-    """What each process says when they do not do the same."""
-    fake, rank, said = _fake(), World().rank, {}
+    """The errors of each process when they differ in something."""
+    fake, rank, messages = _fake(), World().rank, {}
 
     def attempt(name, work):
         next_port()
         try:
             work()
         except TodmError as error:
-            said[name] = str(error)
+            messages[name] = str(error)
 
-    other = fake.FakeBackend()
-    if rank:
-        other.space = SearchSpace(SpaceConfig(depths=(2, 3), widths={"w": (1, 4)}))
+    other, build = fake.FakeBackend(), fake.FakeBackend().build
+
+    def apart(subnet):
+        net = build(subnet)
+        with torch.no_grad():
+            net.scale[0] += rank * 1e-6
+        return net
+
+    other.build = apart
     config = fake.CONFIG.replace(seed=rank)
     attempt("settings", lambda: fake.run(out / "settings", config=config))
-    attempt("subnets", lambda: fake.run(out / "subnets", other))
+    attempt("weights", lambda: fake.run(out / "weights", other))
     attempt("checkpoint", lambda: fake.run(out / ("straight" if rank else "nothing")))
     bad = fake.FakeBackend(lambda index: float("nan") if rank and index >= 2 else None)
     strict = fake.CONFIG.replace(max_bad_steps=3)
     attempt("bad", lambda: fake.run(out / "bad", bad, config=strict))
-    return said
+    return messages
 
 
 def lost():
-    """What the first process says when the second is gone without a word."""
+    """The error of the first process when the second is gone without a message."""
     try:
         with World().joined() as world:
-            world.total([1.0])
+            world.all_reduce_sum([1.0])
             if world.rank:
                 os._exit(0)
-            world.total([1.0])
+            world.all_reduce_sum([1.0])
     except LostProcess as error:
         return str(error)
     return "nothing"

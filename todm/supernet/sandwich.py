@@ -1,21 +1,18 @@
 """The sandwich step: the largest net, the smallest and k random ones share one optimizer step.
 
 The largest is the teacher of the others in the same step (BigNAS, arXiv 2003.11142; AlphaNet, arXiv
-2102.07954), so it goes first. Every net of a step counts alike: gradients add up, as in both, and are
-not averaged, since neither ScaledAdam nor Adam depends on the scale of the sum. The smallest has its
-share in every update, and its weights, being a prefix of all others, get every net's gradient. The
-largest touches every weight in every update; without it, moments of blocks that are not drawn would
-decay (ScaledAdam counts a missing gradient as zeros).
+2102.07954), so it goes first. Gradients add up, as in both papers, and are not averaged, since neither
+ScaledAdam nor Adam depends on the scale of the sum. The smallest is part of every update, and its
+weights, a prefix of all others, get every net's gradient. The largest touches every weight in every
+update; without it, the moments of blocks that are not drawn would decay (ScaledAdam counts a missing
+gradient as zeros).
 
-Each backward follows its forward, so that memory holds one net's activations. Under
-DistributedDataParallel only the last backward synchronises.
+Each backward follows its forward, so that memory holds one net's activations.
 """
 
-import contextlib
 import random
 from collections.abc import Sequence
 
-import torch
 from torch import Tensor, nn
 
 from todm.supernet.space import SearchSpace, Subnet
@@ -39,28 +36,25 @@ def sandwich_step(
     """Forward and backward of every subnet; gradients are summed into the parameters.
 
     Args:
-        objective: `Backend.objective`, perhaps wrapped for several processes.
+        objective: `Backend.objective`.
         batch: what the objective takes.
-        subnets: the largest first; it teaches the others.
+        subnets: the largest first, as the teacher of the others.
         progress: fraction of the planned updates done, for the objective's ramps.
-        student_weight: what the losses of all but the largest count. Below 1 the largest, which
-            the others learn from, is disturbed less (docs/results.md).
+        student_weight: factor of the losses of all but the largest. Below 1 the students disturb
+            the largest, which they learn from, less (docs/results.md).
 
     Returns:
-        The figures of every pass, detached.
+        The figures of every pass, detached; gradients are local to this process.
     """
-    figures, teacher = [], None
+    figures, active_teacher = [], None
     for position, subnet in enumerate(subnets):
-        last = position == len(subnets) - 1
-        sync = (
-            contextlib.nullcontext()
-            if last
-            else getattr(objective, "no_sync", contextlib.nullcontext)()
+        out, teacher_out = objective(
+            batch, subnet=subnet, teacher=active_teacher, progress=progress
         )
-        with sync:
-            out, told = objective(batch, subnet=subnet, teacher=teacher, progress=progress)
-            (out["loss"] if position == 0 else student_weight * out["loss"]).backward()
         if position == 0:
-            teacher = told
-        figures.append({k: v.detach() for k, v in out.items() if isinstance(v, torch.Tensor)})
+            active_teacher = teacher_out
+            out["loss"].backward()
+        else:
+            (student_weight * out["loss"]).backward()
+        figures.append({k: v.detach() for k, v in out.items() if isinstance(v, Tensor)})
     return figures

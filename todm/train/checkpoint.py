@@ -1,12 +1,11 @@
 """Checkpoints of a running training: everything it needs to go on exactly where it was.
 
-A checkpoint is one file, written beside its place, synced and renamed; the last two are kept, so a
-crash or a full disk never destroys the last good one. Read with `weights_only`, never unpickled.
+A checkpoint is one file, written atomically; the last two are kept, so a crash or a full disk never
+destroys the last good one. Read with `weights_only`, never unpickled.
 """
 
 import io
 import logging
-import os
 import pickle
 from pathlib import Path
 from typing import Any
@@ -15,7 +14,9 @@ import torch
 from torch import Tensor
 
 from todm.errors import TrainingError
+from todm.files import sync_directory, write_bytes
 
+FORMAT = 2
 KEEP = 2
 _log = logging.getLogger(__name__)
 
@@ -24,26 +25,16 @@ def write(directory: Path, update: int, state: dict[str, Any]) -> Path:
     """Write the checkpoint taken after `update` updates, then drop all but the newest two.
 
     Raises:
-        OSError: it cannot be written; the ones before it are as they were, and nothing is left of
-            this one.
+        OSError: it cannot be written; earlier checkpoints are untouched, and no part of it is left.
     """
     directory.mkdir(parents=True, exist_ok=True)
     path = directory / f"update-{update:08d}.pt"
-    for left in directory.glob("update-*.tmp"):  # by a process that was killed while it wrote
+    for left in directory.glob(".update-*.tmp"):  # by a process that was killed while it wrote
         left.unlink()
-    temporary = path.with_suffix(f".{os.getpid()}.tmp")
-    try:
-        buffer = io.BytesIO()  # torch.save into a file says RuntimeError when the disk is full
-        torch.save(state, buffer)
-        with temporary.open("wb") as handle:
-            handle.write(buffer.getbuffer())
-            handle.flush()
-            os.fsync(handle.fileno())
-        temporary.replace(path)
-        # Before an older one goes, this one has to be found after a crash.
-        _sync_directory(directory)
-    finally:
-        temporary.unlink(missing_ok=True)
+    buffer = io.BytesIO()  # torch.save into a file raises RuntimeError when the disk is full
+    torch.save({"format": FORMAT, **state}, buffer)
+    write_bytes(path, buffer.getbuffer())
+    sync_directory(directory)  # an older one goes only once this one survives a crash
     for old in _all(directory)[:-KEEP]:
         old.unlink()
     return path
@@ -59,10 +50,10 @@ def num_bytes(state: object) -> int:
 
 
 def read_latest(directory: Path) -> dict[str, Any] | None:
-    """The newest checkpoint that can be read; None if there is none. Passing over one is a warning.
+    """The newest readable checkpoint, None if there is none; warns of those it passes over.
 
     Raises:
-        TrainingError: checkpoints exist and none of them can be read.
+        TrainingError: checkpoints exist and none of them can be read, or another version wrote them.
     """
     damaged: list[str] = []
     for path in reversed(_all(directory)):
@@ -74,6 +65,11 @@ def read_latest(directory: Path) -> dict[str, Any] | None:
         if damaged:
             names = ", ".join(damaged)
             _log.warning("%s cannot be read: training goes on from %s", names, path.name)
+        if state.get("format") != FORMAT:
+            raise TrainingError(
+                f"{path} was written by another version of todm: finish that training with it, or "
+                f"remove {directory} to start again"
+            )
         return state
     if damaged:
         raise TrainingError(f"no checkpoint in {directory} can be read: remove it to start again")
@@ -82,11 +78,3 @@ def read_latest(directory: Path) -> dict[str, Any] | None:
 
 def _all(directory: Path) -> list[Path]:
     return sorted(directory.glob("update-*.pt"))
-
-
-def _sync_directory(path: Path) -> None:
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

@@ -1,6 +1,6 @@
-"""A rehearsal: everything a training does at first, on its largest batch, and nothing kept of it.
+"""A dry run: the first steps of a training, on its largest batch, of which nothing is kept.
 
-Says what a training needs in memory, time and disk before it is begun, or which setting is too high.
+Reports the memory, time and disk that the training needs, or which setting is too high.
 """
 
 import dataclasses
@@ -17,7 +17,7 @@ from typing import Any
 import torch
 
 from todm import artifact
-from todm.backend import Backend, Batches
+from todm.backend import Backend
 from todm.errors import TrainingError
 from todm.supernet.space import Subnet
 from todm.train import checkpoint
@@ -32,26 +32,26 @@ _GB = 1e9
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Rehearsal:
+class DryRunReport:
     """What a training will need; the slowest or largest of its processes counts.
 
     Attributes:
-        adopted: what was taken from an earlier artifact.
-        params: of the largest and of the smallest net, as they are extracted.
-        processes: of the training.
-        hours: of audio in an epoch.
+        init_info: what was taken from an earlier artifact.
+        params: parameters of the largest and of the smallest net, as they are extracted.
+        processes: number of processes.
+        hours: audio of an epoch.
         batches_per_epoch: of one process.
         num_updates: of the training.
-        sandwich_from: fraction of them in which the largest net is alone.
-        worst: what the largest batch is, in words.
-        worst_bytes: peak memory of its step: above what was in use before on a CPU, all on a GPU.
-        seconds: of an update with the largest net alone, and with the sandwich.
-        audio: seconds of a timed update, all processes together.
-        checkpoint_bytes: of all checkpoints that lie on the disk at once.
-        feature_bytes: that had to be made for this corpus.
+        sandwich_from: fraction of the updates in which the largest net trains alone.
+        worst: description of the largest batch.
+        worst_bytes: peak memory of its step: on a CPU above what was in use before, on a GPU all.
+        seconds: time of an update with the largest net alone, and with the sandwich.
+        audio: seconds of audio in a timed update, all processes together.
+        checkpoint_bytes: of all checkpoints that are on the disk at once.
+        feature_bytes: features that had to be computed for this corpus.
     """
 
-    adopted: Sequence[str]
+    init_info: Sequence[str]
     params: tuple[int, int]
     processes: int
     hours: float
@@ -67,7 +67,7 @@ class Rehearsal:
 
     @property
     def total_seconds(self) -> float:
-        """Of the whole training, without evaluations."""
+        """Time of the whole training, without evaluations."""
         alone = self.sandwich_from * self.num_updates
         return alone * self.seconds[0] + (self.num_updates - alone) * self.seconds[1]
 
@@ -97,10 +97,10 @@ class Rehearsal:
 
 def dry_run(
     backend: Backend, config: TrainConfig, out: Path, *, init: Path | None = None
-) -> Rehearsal:
-    """Build everything, train on the worst batch and a few others, and say what that took.
+) -> DryRunReport:
+    """Build everything, train on the worst batch and a few others, and report what that took.
 
-    Features are computed if they are not there yet, as a training would; nothing goes to `out`.
+    Computes missing features, as a training would; writes nothing to `out`.
 
     Raises:
         TrainingError: memory or disk do not suffice, with the setting to lower.
@@ -109,34 +109,28 @@ def dry_run(
     with World().joined() as world:
         features, place = backend.preparation()
         _check_disk(features, place, "the features of this corpus", "another place for the corpus")
-        with world.lead_first():
-            backend.prepare()
         learner = Learner(backend, config, world, start=start)
-        batches = backend.batches(
-            rank=world.rank, world_size=world.size, num_updates=config.num_updates
-        )
-        learner.set_pace(batches)
-        learner.check_draws(0)
-        return _rehearse(learner, batches, out, features)
+        learner.check_weights()
+        return _measure(learner, out, features)
 
 
-def _rehearse(learner: Learner, batches: Batches, out: Path, features: int) -> Rehearsal:
+def _measure(learner: Learner, out: Path, features: int) -> DryRunReport:
     config, world, backend = learner.config, learner.world, learner.backend
+    batches, space = learner.batches, backend.space
     timed = list(itertools.islice(iter(batches), TYPICAL))
-    worst_bytes, worst = _worst(learner, batches, timed[0])
+    worst_bytes, worst = _worst(learner, timed[0])
     last = config.num_updates - 1
-    largest = [[backend.space.largest]] * TYPICAL
-    alone, _ = _pace(learner, batches, timed, draws=largest, update=0)
-    drawn = [learner.subnets(max(0, last - i)) for i in range(TYPICAL)]
-    sandwich, audio = _pace(learner, batches, timed, draws=drawn, update=last)
+    alone, _ = _time_updates(learner, timed, draws=[[space.largest]] * TYPICAL, update=0)
+    draws = [learner.subnets(max(0, last - i)) for i in range(TYPICAL)]
+    sandwich, audio = _time_updates(learner, timed, draws=draws, update=last)
     if world.rank == 0:
         model = learner.model
         evaluate(backend, model, sandwich=config.sandwich, int8=config.quant.every <= 1, limit=2)
     size = checkpoint.num_bytes(learner.state_dict()) * (checkpoint.KEEP + 1)
     _check_disk(size, out, "checkpoints", "another --out")
-    return Rehearsal(
-        adopted=learner.init_info,
-        params=(_params(backend, backend.space.largest), _params(backend, backend.space.smallest)),
+    return DryRunReport(
+        init_info=learner.init_info,
+        params=(_params(backend, space.largest), _params(backend, space.smallest)),
         processes=world.size,
         hours=batches.hours,
         batches_per_epoch=batches.batches_per_epoch,
@@ -151,29 +145,28 @@ def _rehearse(learner: Learner, batches: Batches, out: Path, features: int) -> R
     )
 
 
-def _worst(learner: Learner, batches: Batches, typical: Any) -> tuple[int, str]:  # noqa: ANN401
+def _worst(learner: Learner, typical: Any) -> tuple[int, str]:  # noqa: ANN401 - the backend's own
     """Peak bytes of a sandwich step on the largest batch (the most of all processes), and its name.
 
-    Random subnets are taken as large as they can be. On a CPU, where a process that asks for too
-    much is killed without a word, a typical batch is tried first.
+    Random subnets are taken as large as they can be. A CPU process that asks for too much is killed
+    without a message, so the need is estimated from a typical batch first.
     """
     config, world, space = learner.config, learner.world, learner.backend.space
-    worst = batches.worst_batch()
+    batches, worst = learner.batches, learner.batches.worst_batch()
     seconds = batches.seconds(worst)
     name = f"{len(worst.ids)} utterances, {seconds:.4g} s of audio"
     nets = [space.largest] * (1 + config.num_random) + [space.smallest]
     subnets = nets if config.sandwich else nets[:1]
-    learner.average.update(learner.model)  # as in the last part of the training
     remedy = f"lower {batches.limit}, or the largest net's widths and depth"
 
     def step(batch: Any) -> None:  # noqa: ANN401 - the backend's own
-        _step(learner, batch, config.num_updates - 1, subnets=subnets, audio=0.0)
+        _step(learner, batch, config.num_updates - 1, subnets=subnets)
 
     try:
-        step(typical)  # once without looking: the optimizer's state is made
+        step(typical)  # not measured: it creates the optimizer's state
         usual = _peak_bytes(lambda: step(typical), world.device)
-        likely = max(world.gathered(usual * seconds / batches.seconds(typical)))
-        free = min(world.gathered(_available_bytes()))  # shared by the processes of a machine
+        likely = max(world.all_gather(usual * seconds / batches.seconds(typical)))
+        free = min(world.all_gather(_available_bytes()))  # shared by the processes of a machine
         if world.device.type == "cpu" and likely * world.local_size > free:
             raise TrainingError(
                 f"the worst batch ({name}) would need about {likely / _GB:.3g} GB in each of "
@@ -186,30 +179,24 @@ def _worst(learner: Learner, batches: Batches, typical: Any) -> tuple[int, str]:
         raise TrainingError(
             f"the worst batch ({name}) does not fit into memory: {remedy}"
         ) from error
-    return max(world.gathered(peak)), name
+    return max(world.all_gather(peak)), name
 
 
-def _pace(
-    learner: Learner,
-    batches: Batches,
-    timed: Sequence[Any],
-    *,
-    draws: Sequence[Sequence[Subnet]],
-    update: int,
+def _time_updates(
+    learner: Learner, timed: Sequence[Any], *, draws: Sequence[Sequence[Subnet]], update: int
 ) -> tuple[float, float]:
-    """Mean seconds of an update, and the audio it takes, all processes together.
+    """Mean seconds of an update, and of audio in it, all processes together.
 
     The first batch is not timed: a kernel is compiled when its shapes are first met.
     """
-    audio, began = 0.0, 0.0
+    audio, started = 0.0, 0.0
     for index, (batch, subnets) in enumerate(zip(timed, draws, strict=True)):
         if index == 1:
-            began = time.monotonic()
-        seconds = batches.seconds(batch)
-        heard = _step(learner, batch, update, subnets=subnets, audio=seconds)
-        audio += heard if index else 0.0
+            started = time.monotonic()
+        seconds = _step(learner, batch, update, subnets=subnets)
+        audio += seconds if index else 0.0
     count = len(timed) - 1
-    return (time.monotonic() - began) / count, audio / count
+    return (time.monotonic() - started) / count, audio / count
 
 
 def _step(
@@ -218,14 +205,13 @@ def _step(
     update: int,
     *,
     subnets: Sequence[Subnet],
-    audio: float,
 ) -> float:
     """An update that must not fail; the audio of all processes.
 
     Raises:
         TrainingError: its loss or gradient is not finite; in every process.
     """
-    result = learner.step(batch, update, subnets=subnets, audio=audio)
+    result = learner.step(batch, update, subnets=subnets)
     if result.skip_reason:
         raise TrainingError(
             f"{result.skip_reason} with the batch {', '.join(batch.ids[:4])}, ...: look at these "
@@ -235,7 +221,7 @@ def _step(
 
 
 def _peak_bytes(work: Callable[[], None], device: torch.device) -> int:
-    """Memory at its highest during `work`."""
+    """Peak memory during `work`."""
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
         work()
@@ -247,17 +233,17 @@ def _peak_bytes(work: Callable[[], None], device: torch.device) -> int:
 
 
 def _resident(line: str) -> int:
-    """Bytes of this process in memory: now (VmRSS) or at the highest (VmHWM)."""
+    """Resident bytes of this process: now (VmRSS) or at their peak (VmHWM)."""
     if _STATUS.is_file():
         rows = dict(row.split(":", 1) for row in _STATUS.read_text().splitlines())
         return int(rows[line].split()[0]) * 1024
-    # Elsewhere only the peak since the start is known: in bytes on macOS, which has no /proc.
+    # Without /proc only the peak since the start is known; macOS gives it in bytes.
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == "darwin" else peak * 1024
 
 
 def _available_bytes() -> float:
-    """Memory that can still be had; not known everywhere."""
+    """Memory that is free; infinite where that is unknown."""
     if not _STATUS.is_file():
         return math.inf
     rows = dict(row.split(":", 1) for row in Path("/proc/meminfo").read_text().splitlines())
@@ -265,13 +251,13 @@ def _available_bytes() -> float:
 
 
 def _forget_peak() -> None:
-    """Let VmHWM count from now on (Linux: 5 to clear_refs)."""
+    """Reset VmHWM (Linux: write 5 to clear_refs)."""
     if _STATUS.is_file():
         _STATUS.with_name("clear_refs").write_text("5")
 
 
 def _is_memory(error: Exception) -> bool:
-    """Whether an allocation failed; the CPU's allocator has no class for it."""
+    """Whether an allocation failed; the CPU's allocator has no error class."""
     known = isinstance(error, (MemoryError, torch.OutOfMemoryError))
     return known or "can't allocate memory" in str(error)
 

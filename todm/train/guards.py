@@ -1,8 +1,8 @@
-"""What every optimizer here shares: clipping by the median norm, skipped steps, state by name."""
+"""What keeps bad steps out: limits on loss and gradient norm, clipping, optimizers that skip steps."""
 
 import math
 import statistics
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -12,6 +12,7 @@ from todm.errors import TrainingError
 PERIOD = 100
 FIRST = (10, 20, 40)  # early thresholds, with a slack: few norms are known by then
 SLACK = 2.0
+_ENOUGH = 20  # figures that a median needs before it sets a limit
 
 
 class MedianClip:
@@ -35,6 +36,55 @@ class MedianClip:
             self.threshold = slack * self.scale * median if median else math.inf
         self.step += 1
         return min(1.0, self.threshold / max(norm, 1e-20)) if self.scale else 1.0
+
+
+class SpikeGuard:
+    """Limits of loss and gradient norm: multiples of their medians over the last 100 good steps.
+
+    Steps of another kind (other loss terms, more subnets) have other figures, so a new kind starts new
+    medians. There is no limit until 20 steps of a kind are known.
+    """
+
+    def __init__(self, factor: float) -> None:
+        """`factor` times the median is the limit; 0 turns the guard off."""
+        self._factor = factor
+        self._kind = ""
+        self._losses: list[float] = []
+        self._norms: list[float] = []
+
+    def enter(self, kind: str) -> None:
+        """Announce the kind of the next step."""
+        if kind != self._kind:
+            self._kind, self._losses, self._norms = kind, [], []
+
+    @property
+    def max_loss(self) -> float:
+        """The largest loss that passes."""
+        return self._limit(self._losses)
+
+    @property
+    def max_norm(self) -> float:
+        """The largest gradient norm that passes."""
+        return self._limit(self._norms)
+
+    def accept(self, loss: float, norm: float) -> None:
+        """Remember a good step."""
+        self._losses = [*self._losses[1 - PERIOD :], loss]
+        self._norms = [*self._norms[1 - PERIOD :], norm]
+
+    def state_dict(self) -> dict[str, Any]:
+        """For a checkpoint."""
+        return {"kind": self._kind, "losses": self._losses, "norms": self._norms}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """The inverse of `state_dict`."""
+        self._kind = state["kind"]
+        self._losses, self._norms = list(state["losses"]), list(state["norms"])
+
+    def _limit(self, known: Sequence[float]) -> float:
+        if not self._factor or len(known) < _ENOUGH:
+            return math.inf
+        return self._factor * statistics.median(map(abs, known)) or math.inf
 
 
 class GuardedOptimizer(torch.optim.Optimizer):

@@ -1,4 +1,9 @@
-"""One process or several: torchrun's environment, what processes tell each other, the wrapped objective."""
+"""One process or several: torchrun's environment, and the messages between processes.
+
+Gradients are averaged by one all-reduce after the last pass of a step. DistributedDataParallel would
+overlap its messages with the last backward alone, and has to search that pass for unused parameters:
+subnets leave out blocks.
+"""
 
 import contextlib
 import datetime
@@ -6,23 +11,20 @@ import hashlib
 import json
 import os
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import torch
 from torch import distributed, nn
-from torch.nn.parallel import DistributedDataParallel
 
 from todm.errors import TrainingError
 
 PARENT = "TODM_PARENT"
-"""Environment: the process that started this one and ends it, see `todm.train.launch`."""
-_PAUSE = 0.5
-"""Seconds before the processes part."""
+"""Environment variable: the process that started this one, see `todm.train.launch`."""
 _JOIN = datetime.timedelta(minutes=10)
-_KNOCK = datetime.timedelta(seconds=2)
+_CONNECT = datetime.timedelta(seconds=2)
 _PORT = "todm/port"
-# Features and evaluations are made by rank 0 alone, and may take hours; the others wait in a collective.
+# Rank 0 alone computes features and evaluates, which may take hours; the others wait in a collective.
 _WAIT = datetime.timedelta(hours=24)
 
 
@@ -37,7 +39,7 @@ class World:
         self.rank = int(os.environ.get("RANK", "0"))
         self.size = int(os.environ.get("WORLD_SIZE", "1"))
         local = int(os.environ.get("LOCAL_RANK", "0"))
-        # Those of this machine; `todm.train.launch` knows one machine only, and does not say.
+        # On this machine; `todm.train.launch` uses one machine only and does not set it.
         self.local_size = int(os.environ.get("LOCAL_WORLD_SIZE", str(self.size)))
         self.device = (
             torch.device("cuda", local) if torch.cuda.is_available() else torch.device("cpu")
@@ -46,10 +48,10 @@ class World:
 
     @contextlib.contextmanager
     def joined(self) -> Iterator["World"]:
-        """Inside, the processes can talk to each other: NCCL between GPUs, else gloo.
+        """Inside, the processes can exchange messages: NCCL between GPUs, else gloo.
 
         Raises:
-            LostProcess: another process did not come, or is gone.
+            LostProcess: another process did not start, or is gone.
         """
         if self.size == 1:
             yield self
@@ -65,10 +67,6 @@ class World:
                 "the last checkpoint"
             ) from error
         finally:
-            # gloo's threads give back the tensors of the last messages under Python's lock, which the
-            # destructor of DistributedDataParallel keeps while it waits for these threads: without
-            # a pause in which they get it, both wait for ever.
-            time.sleep(_PAUSE)
             distributed.destroy_process_group()
 
     def _join(self) -> None:
@@ -76,11 +74,11 @@ class World:
         if on_gpu:
             torch.cuda.set_device(self.device)
         try:
-            store = self._meet()
+            store = self._rendezvous()
         except distributed.DistError as error:
             raise LostProcess(
-                f"the {self.size} processes of this training did not all come within {_JOIN}: look at "
-                f"what the others said ({str(error).splitlines()[0]})"
+                f"the {self.size} processes of this training did not all start within {_JOIN}: look at "
+                f"the output of the others ({str(error).splitlines()[0]})"
             ) from error
         distributed.init_process_group(
             "nccl" if on_gpu else "gloo",
@@ -91,34 +89,34 @@ class World:
             device_id=self.device if on_gpu else None,
         )
 
-    def _meet(self) -> distributed.Store:
-        """The table in which processes find each other's addresses; all are there when it returns.
+    def _rendezvous(self) -> distributed.Store:
+        """The store in which processes find each other's addresses; all have joined when it returns.
 
-        That of torchrun outlives a restart, and with it the addresses of processes that are gone: the
-        first process opens a new one there, and the others knock until they find it.
+        torchrun's store keeps stale addresses after a restart, so rank 0 opens a new one and publishes
+        its port there.
         """
         outer, _, _ = next(distributed.rendezvous("env://", timeout=_JOIN))  # pyright: ignore[reportAttributeAccessIssue]
         if os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True":
             return outer
-        store = self._open() if self.rank == 0 else self._knock(outer)
+        store = self._open() if self.rank == 0 else self._connect(outer)
         if self.rank == 0:
             outer.set(_PORT, str(store.port))
-        store.set(f"here/{self.rank}", "")
-        store.wait([f"here/{rank}" for rank in range(self.size)], _JOIN)
+        store.set(f"joined/{self.rank}", "")
+        store.wait([f"joined/{rank}" for rank in range(self.size)], _JOIN)
         return store
 
     def _open(self, port: int = 0) -> distributed.TCPStore:
-        """A table of rank 0 on a free port, or that on a given one."""
+        """As rank 0 a new store on a free port; else a connection to the one on `port`."""
         return distributed.TCPStore(
             os.environ["MASTER_ADDR"],
             port,
             self.size,
             is_master=self.rank == 0,
-            timeout=_KNOCK if port else _JOIN,
+            timeout=_CONNECT if port else _JOIN,
             wait_for_workers=False,
         )
 
-    def _knock(self, outer: distributed.Store) -> distributed.TCPStore:
+    def _connect(self, outer: distributed.Store) -> distributed.TCPStore:
         deadline = time.monotonic() + _JOIN.total_seconds()
         while True:
             try:
@@ -128,22 +126,35 @@ class World:
                     raise
                 time.sleep(0.2)
 
-    def wrap(self, objective: nn.Module) -> nn.Module:
-        """The objective, with gradients averaged over processes.
+    def average_gradients(self, params: Iterable[nn.Parameter]) -> None:
+        """Replace gradients by their means over the processes; one message for each dtype.
 
-        Students leave out blocks, so parameters go unused in some passes; only the last backward of
-        a step synchronises (`todm.supernet.sandwich`).
+        A missing gradient counts as zeros where another process has one. One that is missing in all
+        processes stays None.
         """
         if self.size == 1:
-            return objective
-        # Buffers are constants: sending them would be one message more in every step.
-        return DistributedDataParallel(
-            objective, find_unused_parameters=True, broadcast_buffers=False
-        )
+            return
+        by_dtype: dict[torch.dtype, list[nn.Parameter]] = {}
+        for p in params:
+            if p.requires_grad:
+                by_dtype.setdefault(p.dtype, []).append(p)
+        for group in by_dtype.values():
+            self._average(group)
+
+    @torch.no_grad()
+    def _average(self, params: Sequence[nn.Parameter]) -> None:
+        grads = [torch.zeros_like(p) if p.grad is None else p.grad for p in params]
+        present = torch.tensor([p.grad is not None for p in params]).to(grads[0])
+        flat = torch.cat([*(g.reshape(-1) for g in grads), present]).div_(self.size)
+        distributed.all_reduce(flat)
+        *means, present = flat.split([*(p.numel() for p in params), len(params)])
+        for p, grad, mean, used in zip(params, grads, means, present.tolist(), strict=True):
+            # Not a view of `mean`: the rounding of a dot product depends on the alignment.
+            p.grad = grad.copy_(mean.view_as(p)) if used else None
 
     @contextlib.contextmanager
-    def lead_first(self) -> Iterator[None]:
-        """Rank 0 runs the body, then the others do: for work whose result is kept on disk."""
+    def rank_zero_first(self) -> Iterator[None]:
+        """Rank 0 runs the body, then the others do: for work whose result stays on disk."""
         if self.rank:
             self.barrier()
         yield
@@ -155,8 +166,8 @@ class World:
         if self.size > 1:
             distributed.barrier()
 
-    def total(self, values: Sequence[float]) -> list[float]:
-        """Each value summed over the processes; the one small message of every update.
+    def all_reduce_sum(self, values: Sequence[float]) -> list[float]:
+        """Each value summed over the processes; one small message in every update.
 
         Raises:
             LostProcess: the process that started this one is gone.
@@ -169,34 +180,34 @@ class World:
         distributed.all_reduce(sums)
         return sums.tolist()
 
-    def gathered(self, value: object) -> list[Any]:
-        """The value of every process, in the order of ranks; for rare, small things."""
+    def all_gather(self, value: object) -> list[Any]:
+        """The value of every process, in the order of ranks; for small values, now and then."""
         if self.size == 1:
             return [value]
         values: list[Any] = [None] * self.size
         distributed.all_gather_object(values, value)
         return values
 
-    def agree(self, value: Any, *, what: str, hint: str) -> None:  # noqa: ANN401 - JSON
-        """Make sure that a value is the same in every process, by comparing its hash.
+    def assert_same(self, value: Any, *, what: str, hint: str) -> None:  # noqa: ANN401 - JSON
+        """Check that a value is the same in every process, by comparing its hash.
 
         Args:
             value: plain JSON types.
-            what: what it is, for the message.
+            what: its name in the message.
             hint: what to do about a difference.
 
         Raises:
-            TrainingError: it differs; in every process.
+            TrainingError: it differs; raised in every process.
         """
         text = json.dumps(value, sort_keys=True)
-        digests = self.gathered(hashlib.sha256(text.encode()).hexdigest())
+        digests = self.all_gather(hashlib.sha256(text.encode()).hexdigest())
         other = [rank for rank, digest in enumerate(digests) if digest != digests[0]]
         if other:
             raise TrainingError(
-                f"training process {other[0]} has not the same {what} as process 0: {hint}"
+                f"training process {other[0]} disagrees with process 0 on: {what}; {hint}"
             )
 
 
 def _is_loss(error: RuntimeError) -> bool:
-    """Whether a collective failed because a peer closed its connection; gloo has no class for it."""
+    """Whether a collective failed because a peer closed its connection; gloo has no error class."""
     return isinstance(error, distributed.DistError) or "gloo" in str(error).lower()

@@ -67,11 +67,11 @@ class ScheduleConfig(Config):
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Pace:
+class UpdateStats:
     """How much data an update takes, all processes together.
 
     Attributes:
-        seconds: audio of an update, in the mean.
+        seconds: mean audio of an update.
         updates: updates of an epoch.
     """
 
@@ -79,18 +79,20 @@ class Pace:
     updates: float
 
 
-def lr_factor(step: int, total: int, *, config: ScheduleConfig, pace: Pace | None = None) -> float:
-    """What to multiply the peak learning rate with.
+def lr_factor(
+    step: int, total: int, *, config: ScheduleConfig, stats: UpdateStats | None = None
+) -> float:
+    """The factor of the peak learning rate.
 
     Args:
         step: the update about to be made, counted from 0.
         total: the planned number of updates; later steps keep the last factor.
         config: the curve.
-        pace: of the training; needed with `reference_seconds`.
+        stats: of the training; needed with `reference_seconds`.
     """
     if config.reference_seconds:
-        assert pace is not None
-        return _by_audio(step, config, pace)
+        assert stats is not None
+        return _by_audio(step, config, stats)
     warmup = config.warmup * total
     if step < warmup:
         return config.warmup_start + (1 - config.warmup_start) * step / warmup
@@ -100,14 +102,14 @@ def lr_factor(step: int, total: int, *, config: ScheduleConfig, pace: Pace | Non
     return config.final + (1 - config.final) * (shape(at, config) - end) / (1 - end)
 
 
-def _by_audio(step: int, config: ScheduleConfig, pace: Pace) -> float:
+def _by_audio(step: int, config: ScheduleConfig, stats: UpdateStats) -> float:
     """Eden with a batch counted as its audio over the reference's."""
-    batch = step * pace.seconds / config.reference_seconds
+    batch = step * stats.seconds / config.reference_seconds
     warm = {"warmup_batches": config.eden_warmup, "warmup_start": config.warmup_start}
     if config.kind == "eden2":
         return eden2(batch, batches=config.eden_batches, **warm)
     epochs = {"batches": config.eden_batches, "epochs": config.eden_epochs}
-    return eden(batch, step / pace.updates, **epochs, **warm)
+    return eden(batch, step / stats.updates, **epochs, **warm)
 
 
 def eden(

@@ -197,7 +197,7 @@ def _commands(out: Path, net: Artifact) -> str:
             f"--corpus {corpus} --out {out}/subnets/small",
             f"todm export {out}/subnets/small --target sherpa-onnx --out {out}/bundles/small",
             f"todm evaluate {out}/bundles/small {corpus} --out {out}/evaluation/small",
-            f"tensorboard --logdir {out}  # needs: pip install tensorboard",
+            f"tensorboard --logdir {out}  # needs: pip install 'todm[tensorboard]'",
             "```",
         ]
     )

@@ -5,7 +5,6 @@ beside its place, synced and renamed, so that there is always a whole one.
 """
 
 import json
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,7 @@ import torch
 from torch import Tensor
 
 from todm.errors import TrainingError
+from todm.files import write_bytes
 
 _HEADER = "state"
 
@@ -29,15 +29,7 @@ def write(path: Path, state: Mapping[str, Any]) -> None:
     tensors: dict[str, Tensor] = {}
     header = json.dumps(_encode(state, tensors))
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with temporary.open("wb") as handle:
-            handle.write(save(tensors, {_HEADER: header}))
-            handle.flush()
-            os.fsync(handle.fileno())
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    write_bytes(path, save(tensors, {_HEADER: header}))
 
 
 def read(path: Path) -> dict[str, Any] | None:

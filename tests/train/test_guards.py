@@ -1,8 +1,6 @@
 import math
 
-import pytest
-
-from todm.train.spikes import BadBatches, SpikeGuard
+from todm.train.guards import SpikeGuard
 
 
 def _fed(guard, *, num, loss=2.0, norm=0.5, kind="rnnt"):
@@ -53,16 +51,3 @@ def test_the_state_is_the_whole_of_it():
     assert (other.max_loss, other.max_norm) == (20.0, 5.0)
     other.accept(1.0, 1.0)
     assert guard.state_dict() != other.state_dict()
-
-
-@pytest.mark.parametrize("damage", ["", '{"update": 7, "ids": ["x'], ids=["whole", "cut line"])
-def test_batches_beyond_a_checkpoint_are_forgotten(tmp_path, damage):
-    bad = BadBatches(tmp_path)
-    bad.add([{"update": u, "loss": math.nan} for u in (3, 4, 5)])
-    with bad.path.open("a") as handle:
-        handle.write(damage)
-    bad.resume(5)
-    assert bad.path.read_text().splitlines() == [
-        '{"update": 3, "loss": "nan"}',
-        '{"update": 4, "loss": "nan"}',
-    ]
