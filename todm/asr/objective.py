@@ -1,6 +1,6 @@
 """What is minimised: RNN-T loss, distillation from the step's largest net, and CTC for the alignment.
 
-Wraps the model, so that one call is one forward of one subnet, also under DistributedDataParallel.
+Wraps the model, so that one call is one forward of one subnet.
 Every term is a sum over the batch, divided by its labels: their weights keep their meaning when a
 batch, its padding or the number of processes changes.
 """

@@ -34,8 +34,8 @@ VERBS = {
     "bench": ("todm.cli.bench", "speed, latency and memory of a bundle; times of the kernels"),
 }
 # Read by torch when a verb imports it. Threads that wait busily for each other make a step many times
-# slower when a core is shared; DistributedDataParallel warns when, in a step, no parameter is unused.
-_ENVIRONMENT = {"OMP_WAIT_POLICY": "PASSIVE", "TORCH_CPP_LOG_LEVEL": "ERROR"}
+# slower when a core is shared.
+_ENVIRONMENT = {"OMP_WAIT_POLICY": "PASSIVE"}
 _EXTRAS = {
     "transformers": "llm",
     "timm": "vision",
