@@ -1,4 +1,4 @@
-# The same scripts as the README and CI; nothing is done here that they do not do.
+# Short names for the scripts of the README and CI.
 .PHONY: setup check test test-gpu test-web test-cpp test-executorch test-releases test-qemu bench pipeline
 
 setup:
@@ -13,7 +13,7 @@ test:
 test-gpu:
 	scripts/test_gpu.sh
 
-# Each needs what its line says, and TODM_BUNDLE, a trained bundle; CI skips them.
+# Each needs the programs in its comment, and TODM_BUNDLE, a trained bundle; CI skips them.
 test-web:  # node, npm and Chromium: apt-get install chromium
 	export/web/setup.sh
 	scripts/test.sh -m web tests/export

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Memory and time of the ops, each timed only after its check. Arguments go to the benchmark.
+# Time and peak memory of the RNN-T loss, each measured only after its check. Arguments go to the study.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 scripts/setup.sh

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Lint, format, import contracts and types; says all that is wrong, not only the first.
+# Lint, format, import contracts and types; all checks run even if one fails.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 scripts/setup.sh

@@ -1,17 +1,17 @@
 #!/usr/bin/env bash
-# Makes the environment that every other script uses. Run again after an interruption, it continues;
-# run again when all is there, it says nothing.
+# Makes the environment that every other script uses. Run it again to continue after an interruption;
+# with a complete environment it prints nothing.
 #
-#   PYTHON            the interpreter (default: the newest python3 found, 3.11 or newer)
-#   TODM_VENV         where the environment lies (default: .venv)
+#   PYTHON            the interpreter (default: the first of python3, python3.14 ... that is 3.11 or newer)
+#   TODM_VENV         directory of the environment (default: .venv)
 #   TODM_EXTRAS       what to install (default: train,llm,vision,dev)
-#   TODM_TORCH_INDEX  a package index to take torch and torchaudio from (default: pip's own)
+#   TODM_TORCH_INDEX  package index for torch and torchaudio (default: pip's own)
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
 venv=${TODM_VENV:-.venv}
 extras=${TODM_EXTRAS-train,llm,vision,dev}
-needed_mb=9000 # at the peak, with wheels beside what they unpack to; 5 GB of it stay
+needed_mb=9000 # peak, with wheels beside their unpacked files; 5 GB remain
 [ -z "${TODM_TORCH_INDEX:-}" ] || needed_mb=3000
 case $extras in *train*) ;; *) needed_mb=500 ;; esac
 
@@ -28,9 +28,9 @@ find_python() {
       return
     fi
   done
-  fail "Python 3.11 or newer is needed and ${PYTHON:-python3} is not: run" \
-    " sudo apt-get install -y python3 python3-venv  (where that brings an older one:" \
-    "python3.11 python3.11-venv), or set PYTHON"
+  fail "${PYTHON:-python3} is not Python 3.11 or newer: run" \
+    " sudo apt-get install -y python3 python3-venv  (or python3.11 python3.11-venv, if that" \
+    "installs an older one), or set PYTHON"
 }
 
 check_venv_module() {
@@ -43,27 +43,27 @@ check_venv_module() {
 check_disk() {
   local free_mb
   if compgen -G "$venv/lib/python*/site-packages/torch" >/dev/null; then
-    return # the bulk is there
+    return # most of it is installed
   fi
   free_mb=$(df -Pm "$(dirname "$venv")" | awk 'NR == 2 { print $4 }')
   [ "$free_mb" -ge "$needed_mb" ] ||
-    fail "$needed_mb MB of free disk are needed while installing, and $(dirname "$venv") has" \
-      "$free_mb MB: free some space, or let TODM_TORCH_INDEX name an index with a smaller torch"
+    fail "the installation needs $needed_mb MB of free disk, and $(dirname "$venv") has" \
+      "$free_mb MB: free some space, or set TODM_TORCH_INDEX to an index with a smaller torch"
 }
 
 announce() {
   if [ "$needed_mb" -le 500 ]; then
     echo "setup: installing what a device needs; well under 1 GB."
   elif [ -n "${TODM_TORCH_INDEX:-}" ]; then
-    echo "setup: torch comes from $TODM_TORCH_INDEX, which decides how much is downloaded."
+    echo "setup: torch comes from $TODM_TORCH_INDEX; the size of the download depends on it."
   else
-    echo "setup: about 3 GB of wheels are downloaded, 5 GB stay on disk (Linux x86-64; less elsewhere)."
+    echo "setup: downloading about 3 GB of wheels, which take 5 GB on disk (Linux x86-64; less elsewhere)."
   fi
 }
 
 install() {
   local pip=("$venv/bin/python" -m pip --disable-pip-version-check)
-  # Wheels wait here and not in /tmp, which is memory on many machines.
+  # Not in /tmp, which is in memory on many machines.
   TMPDIR=$(cd "$venv" && pwd)/tmp
   export TMPDIR
   rm -rf "$TMPDIR"
@@ -80,7 +80,7 @@ install() {
 main() {
   local stamp=$venv/.todm-setup wanted
   mkdir -p "$(dirname "$venv")"
-  # Two scripts started together wait for each other, where the system has flock.
+  # Scripts started at the same time wait for each other, if the system has flock.
   if command -v flock >/dev/null; then
     exec 9>"$venv.lock"
     flock 9

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# The tests that need a CUDA device. Without one, or without such a test, this fails.
+# The tests that need a CUDA device; fails if there is no device or no such test.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 scripts/setup.sh
