@@ -34,9 +34,9 @@ def test_alignment_is_the_shortest_for_all_short_sequences():
 
 
 def test_equally_short_alignments_are_settled_the_same_way():
-    assert align(["a", "a"], ["a"]) == [("a", ""), ("a", "a")]
-    assert align(["a"], ["a", "a"]) == [("", "a"), ("a", "a")]
-    assert align(["a", "b"], ["b", "c"]) == [("a", "b"), ("b", "c")]
+    assert align(["a", "a"], ["a"]) == [("a", "a"), ("a", "")]
+    assert align(["a"], ["a", "a"]) == [("a", "a"), ("", "a")]
+    assert align(["a", "b"], ["b", "c"]) == [("a", ""), ("b", "b"), ("", "c")]
 
 
 def test_counts():

@@ -1,7 +1,7 @@
 """Word error rate: alignment, counts, bootstrap confidence, and a file to read errors in.
 
-The alignment is Levenshtein's with equal costs. Among equally short ones the same is always taken:
-reading from the end, a match or substitution before a deletion before an insertion.
+The alignment is Levenshtein's with equal costs, and kaldialign decides between equally short ones: for
+"a b" recognised as "b c" it takes a deletion, a match and an insertion, not two substitutions.
 """
 
 import dataclasses
@@ -92,19 +92,9 @@ def figures(wer: Wer) -> dict[str, Any]:
 
 def align(ref: Sequence[str], hyp: Sequence[str]) -> list[Pair]:
     """The shortest edit path from reference words to recognised words, in reading order."""
-    costs = _edit_costs(ref, hyp)
-    i, j, pairs = len(ref), len(hyp), []
-    while i or j:
-        if i and j and costs[i][j] == costs[i - 1][j - 1] + (ref[i - 1] != hyp[j - 1]):
-            i, j = i - 1, j - 1
-            pairs.append((ref[i], hyp[j]))
-        elif i and costs[i][j] == costs[i - 1][j] + 1:
-            i -= 1
-            pairs.append((ref[i], ""))
-        else:
-            j -= 1
-            pairs.append(("", hyp[j]))
-    return pairs[::-1]
+    import kaldialign
+
+    return kaldialign.align(ref, hyp, "")
 
 
 def score(refs: Sequence[str], hyps: Sequence[str]) -> Wer:
@@ -174,17 +164,6 @@ def write_alignments(
     return wer
 
 
-def _edit_costs(ref: Sequence[str], hyp: Sequence[str]) -> list[list[int]]:
-    """Edit distance of every pair of prefixes."""
-    costs = [list(range(len(hyp) + 1))]
-    for i, word in enumerate(ref, 1):
-        above, row = costs[-1], [i]
-        for j, other in enumerate(hyp, 1):
-            row.append(min(above[j - 1] + (word != other), above[j] + 1, row[-1] + 1))
-        costs.append(row)
-    return costs
-
-
 def _align_all(refs: Sequence[str], hyps: Sequence[str]) -> list[list[Pair]]:
     if len(refs) != len(hyps):
         raise ValueError(f"{len(hyps)} hypotheses for {len(refs)} references: one each is needed")
@@ -241,7 +220,7 @@ def _confusions(pairs: Iterable[Pair], most: int = 50) -> list[str]:
 
 
 def _word_table(pairs: Iterable[Pair]) -> list[str]:
-    """Per word: right, substituted, deleted, and inserted or said in the place of another."""
+    """Per word: right, substituted, deleted, and recognised where there was none or another."""
     rows: dict[str, Counter[str]] = {}
     for ref, hyp in pairs:
         kind = _kind((ref, hyp))
@@ -252,8 +231,8 @@ def _word_table(pairs: Iterable[Pair]) -> list[str]:
     lines = ["", "## Words (in the reference, right, substituted, deleted; recognised wrongly)"]
     ranked = sorted(rows.items(), key=lambda r: (r[1]["ok"] - r[1].total(), r[0]))
     for word, row in ranked:
-        said = row["ok"] + row["sub"] + row["del"]
+        spoken = row["ok"] + row["sub"] + row["del"]
         lines.append(
-            f"{said:6d} {row['ok']:6d} {row['sub']:6d} {row['del']:6d}  {row['wrong']:6d}  {word}"
+            f"{spoken:6d} {row['ok']:6d} {row['sub']:6d} {row['del']:6d}  {row['wrong']:6d}  {word}"
         )
     return lines
