@@ -23,13 +23,13 @@ from todm.asr.data.features import FRAME_SHIFT, MIN_SAMPLES, SAMPLE_RATE, fbank
 from todm.asr.data.statistics import spread_cuts
 from todm.asr.decode.search import greedy_search
 from todm.asr.loading import backend_of, load_model
-from todm.asr.model.transducer import Rnnt
-from todm.asr.objective import ObjectiveConfig
+from todm.asr.model.transducer import JoinerInputs, Rnnt
+from todm.asr.objective import lattice_loss
 from todm.backend import Graph
 from todm.compress.adapter import Fold
 from todm.device.audio import read_audio
 from todm.errors import ArtifactError, CorpusError
-from todm.kernels.rnnt_loss import Divergence, RnntLoss, Teacher, rnnt_loss
+from todm.kernels.rnnt_loss import Teacher
 
 _PIECE_SECONDS = 20.0
 _BATCH = 8
@@ -150,29 +150,35 @@ class AsrAdapter:
 
         Args:
             batch: one of `batches`.
-            student: a plain model, whatever became of its layers.
+            student: a plain model, compressed or not.
             teacher: another of the same vocabulary; None for the loss against labels alone.
             temperature: of the soft loss.
         """
         assert isinstance(student, Rnnt)
-        step, config = batch.to(_device(student)), self.speech.config.objective
-        told = None
+        batch, objective = batch.to(_device(student)), self.speech.config.objective
+        config = objective.replace(
+            fastemit=0.0,
+            delay_penalty=0.0,
+            # torchaudio's loss knows no divergence.
+            rnnt_impl=None if objective.rnnt_impl == "torchaudio" else objective.rnnt_impl,
+        )
+        teacher_out = None
         if teacher is not None:
             assert isinstance(teacher, Rnnt)
             with torch.no_grad():
-                inputs, lens_B = _joiner(teacher, step)
-                lattice = _lattice(inputs, lens_B, step, config, teacher=None)
-            told = Teacher(*inputs, lattice.occupancy)
-        inputs, lens_B = _joiner(student, step)
-        at_one = told if temperature == 1 else None
-        found = _lattice(inputs, lens_B, step, config, teacher=at_one)
-        losses = {"hard": found.loss_B.sum() / step.num_labels}
-        if told is not None:
+                joiner, lens_B = _forward(teacher, batch)
+                occupancy = lattice_loss(joiner, lens_B, batch, config).occupancy
+            teacher_out = Teacher(*joiner, occupancy)
+        joiner, lens_B = _forward(student, batch)
+        at_one = teacher_out if temperature == 1 else None
+        result = lattice_loss(joiner, lens_B, batch, config, teacher=at_one)
+        losses = {"hard": result.loss_B.sum() / batch.num_labels}
+        if teacher_out is not None:
             if at_one is None:
-                hot = Teacher(*_cooler(told[:4], temperature), told.occupancy)
-                cooled = _cooler(inputs, temperature)
-                found = _lattice(cooled, lens_B, step, config, teacher=hot)
-            losses["soft"] = temperature**2 * found.divergence_B.sum() / step.num_labels
+                hot = Teacher(*_divide_logits(teacher_out[:4], temperature), teacher_out.occupancy)
+                cooled = _divide_logits(joiner, temperature)
+                result = lattice_loss(cooled, lens_B, batch, config, teacher=hot)
+            losses["soft"] = temperature**2 * result.divergence_B.sum() / batch.num_labels
         return losses
 
     def evaluate(self, model: nn.Module, *, split: str, limit: int = 0) -> dict[str, Any]:
@@ -241,46 +247,14 @@ def _audio_files(place: Path) -> list[Path]:
     return [place.parent / line.strip() for line in lines if line.strip()]
 
 
-def _joiner(model: Rnnt, step: Batch) -> tuple[tuple[Tensor, Tensor, Tensor, Tensor], Tensor]:
+def _forward(model: Rnnt, batch: Batch) -> tuple[JoinerInputs, Tensor]:
     """What the loss takes of a network, and the lengths of the utterances."""
-    enc_BTD, lens_B = model.encode(step.features_BTF, step.feature_lens_B, chunk=step.chunk)
-    pred_BUJ = model.predict_sequence(step.targets_BU)
-    return (
-        model.project_encoder(enc_BTD),
-        pred_BUJ,
-        model.output.weight,
-        model.output.bias,
-    ), lens_B
+    enc_BTD, lens_B = model.encode(batch.features_BTF, batch.feature_lens_B, chunk=batch.chunk)
+    return model.joiner_inputs(enc_BTD, batch.targets_BU), lens_B
 
 
-def _lattice(
-    inputs: tuple[Tensor, Tensor, Tensor, Tensor],
-    lens_B: Tensor,
-    step: Batch,
-    config: ObjectiveConfig,
-    *,
-    teacher: Teacher | None,
-) -> RnntLoss:
-    """Loss and divergence as the recipe counts them; alpha-divergence where it distils otherwise."""
-    divergence = config.on_lattice or Divergence()
-    return rnnt_loss(
-        *inputs,
-        step.targets_BU,
-        lens_B,
-        step.target_lens_B,
-        topology=config.topology,
-        teacher=teacher,
-        divergence=None if teacher is None else divergence,
-        # torchaudio's knows no divergence.
-        impl=None if config.rnnt_impl == "torchaudio" else config.rnnt_impl,
-    )
-
-
-def _cooler(
-    inputs: tuple[Tensor, Tensor, Tensor, Tensor], temperature: float
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """The same with logits divided by a temperature."""
-    enc_BTJ, pred_BUJ, weight_VJ, bias_V = inputs
+def _divide_logits(joiner: JoinerInputs, temperature: float) -> JoinerInputs:
+    enc_BTJ, pred_BUJ, weight_VJ, bias_V = joiner
     return enc_BTJ, pred_BUJ, weight_VJ / temperature, bias_V / temperature
 
 

@@ -15,7 +15,7 @@ from torch.nn import functional as F
 
 from todm.asr.data.batch import Batch
 from todm.asr.model.encoder import SUBSAMPLING
-from todm.asr.model.transducer import Rnnt
+from todm.asr.model.transducer import JoinerInputs, Rnnt
 from todm.asr.tokens import BLANK_ID
 from todm.config import Config
 from todm.errors import ConfigError
@@ -215,7 +215,7 @@ class RnntObjective(nn.Module):
 
 
 def lattice_loss(
-    joiner: tuple[Tensor, Tensor, Tensor, Tensor],
+    joiner: JoinerInputs,
     lens_B: Tensor,
     batch: Batch,
     config: ObjectiveConfig,

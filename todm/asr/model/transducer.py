@@ -17,6 +17,9 @@ from todm.errors import ConfigError
 from todm.supernet.elastic import extract_blocks
 from todm.supernet.space import Subnet
 
+JoinerInputs = tuple[Tensor, Tensor, Tensor, Tensor]
+"""Projected encoder outputs [B, T, J], predictor outputs [B, U + 1, J], output weight [V, J] and bias [V]."""
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class RnntConfig(Config):
@@ -113,10 +116,8 @@ class Rnnt(nn.Module):
         """Predictor outputs along a label sequence, [B, U + 1, J]."""
         return self.predictor.sequence(targets_BU)
 
-    def joiner_inputs(
-        self, enc_BTD: Tensor, targets_BU: Tensor
-    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """What the RNN-T loss takes: both projections, and weight and bias of the output layer."""
+    def joiner_inputs(self, enc_BTD: Tensor, targets_BU: Tensor) -> JoinerInputs:
+        """What the RNN-T loss takes of the model."""
         return (
             self.project_encoder(enc_BTD),
             self.predict_sequence(targets_BU),
