@@ -15,6 +15,7 @@ import torch
 
 from todm.asr.data.batch import LoaderConfig
 from todm.asr.data.loader import Loader
+from todm.asr.data.sources import Item
 from todm.asr.model.encoder import EncoderConfig
 from todm.asr.model.transducer import Rnnt, RnntConfig
 from todm.asr.objective import ObjectiveConfig, RnntObjective
@@ -54,23 +55,12 @@ class Rows(NamedTuple):
         features = torch.randn(6, 96, 80, generator=draws)
         targets = torch.randint(3, 11, (6, 5), generator=draws).tolist()
         items = [
-            Item(name, " ".join(map(str, row[:labels])), feature[:frames])
+            Item(name, " ".join(map(str, row[:labels])), feature[:frames].clone)
             for name, row, labels, feature, frames in zip(
                 "abcdef", targets, self.labels_N(None), features, self.frames_N, strict=True
             )
         ]
         yield items[self.rows]
-
-
-class Item(NamedTuple):
-    """An utterance whose transcript is its token ids."""
-
-    id: str
-    text: str
-    frames_TF: torch.Tensor
-
-    def features(self):
-        return self.frames_TF
 
 
 def _encode(text):

@@ -52,11 +52,12 @@ def read(tmp_path):
     def make(root: Path, **settings):
         from todm.asr.corpora import sources
         from todm.asr.corpora.config import DataConfig
+        from todm.asr.data.workers import Workers
         from todm.asr.tokens import TokensConfig
 
         base = DataConfig(source="auto", data=str(root), tokens=TokensConfig(normalise="auto"))
         config = base.replace(**settings)
-        found = sources.read(config, root, unpack=tmp_path / "unpacked", processes=1)
+        found = sources.read(config, root, unpack=tmp_path / "unpacked", workers=Workers(1))
         usable = {u.id: u for u in found.utterances}
         return usable, {r.id: r.reason for r in found.rejected}
 

@@ -6,6 +6,7 @@ import soundfile
 
 from todm.asr.corpora import librispeech, sources
 from todm.asr.corpora.config import DataConfig
+from todm.asr.data.workers import Workers
 from todm.errors import CorpusError
 
 
@@ -14,7 +15,7 @@ def _config(root, **more):
 
 
 def _read(root, **more):
-    found = sources.read(_config(root, **more), root, processes=1)
+    found = sources.read(_config(root, **more), root, workers=Workers(1))
     return found.utterances, found.rejected
 
 

@@ -7,6 +7,7 @@ from lhotse import CutSet
 from todm.asr.corpora import manifests, shards
 from todm.asr.corpora.config import DataConfig
 from todm.asr.corpora.utterances import Utterance
+from todm.asr.data.workers import Workers
 from todm.errors import CorpusError
 
 
@@ -25,7 +26,7 @@ def config(tmp_path, **more):
 
 
 def write(tmp_path, utterances, **more):
-    return shards.write(utterances, config(tmp_path, **more), processes=1)
+    return shards.write(utterances, config(tmp_path, **more), Workers(1))
 
 
 # lhotse's reader leaves its files open.
@@ -78,7 +79,7 @@ def foreign(tmp_path, utterances):
     for split, part in {"train": slice(0, 4), "dev": slice(4, 5), "test": slice(5, 7)}.items():
         out = config(tmp_path).replace(shar=str(tmp_path / "one" / split))
         chosen = [dataclasses.replace(u, split=split) for u in utterances[part]]
-        shards.write(chosen, out, processes=1)
+        shards.write(chosen, out, Workers(1))
         (tmp_path / "data").mkdir(exist_ok=True)
         (tmp_path / "one" / split / "train").rename(tmp_path / "data" / split)
     return tmp_path / "data"

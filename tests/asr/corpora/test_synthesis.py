@@ -7,6 +7,7 @@ import soundfile
 from todm.asr.corpora import synthesis
 from todm.asr.corpora.config import DataConfig, SpeechConfig
 from todm.asr.data.rooms import RoomConfig
+from todm.asr.data.workers import Workers
 from todm.errors import CorpusError
 
 SENTENCES = {
@@ -24,7 +25,7 @@ def _audio(root):
 
 
 def test_the_layout_is_librispeechs(tmp_path):
-    assert synthesis.speak(CONFIG, SENTENCES, tmp_path / "a", processes=1) == 6
+    assert synthesis.speak(CONFIG, SENTENCES, tmp_path / "a", Workers(1)) == 6
     folder = tmp_path / "a" / "train" / "1000" / "1"
     assert sorted(p.name for p in folder.iterdir()) == [
         "1000-1-0000.flac", "1000-1-0001.flac", "1000-1-0002.flac",
@@ -42,15 +43,15 @@ def test_the_layout_is_librispeechs(tmp_path):
 
 def test_the_same_for_any_number_of_processes_and_after_an_interruption(tmp_path):
     one, two = tmp_path / "one", tmp_path / "two"
-    synthesis.speak(CONFIG, SENTENCES, one, processes=1)
+    synthesis.speak(CONFIG, SENTENCES, one, Workers(1))
     told = []
-    synthesis.speak(CONFIG, SENTENCES, two, processes=2, progress=lambda *state: told.append(state))
+    synthesis.speak(CONFIG, SENTENCES, two, Workers(2, lambda *state: told.append(state)))
     assert told[-1] == ("speaking", 6, 6)
     assert _audio(one) == _audio(two)
     shutil.rmtree(two / "train" / "1001")
     leftover = two / "test" / "3000" / ".1.99.tmp"
     leftover.mkdir()
-    assert synthesis.speak(CONFIG, SENTENCES, two, processes=1) == 1
+    assert synthesis.speak(CONFIG, SENTENCES, two, Workers(1)) == 1
     assert not leftover.exists()
     assert _audio(one) == _audio(two)
     assert synthesis.speak(CONFIG, SENTENCES, two) == 0
@@ -60,7 +61,7 @@ def test_the_times_of_words_include_the_silence_before_them(tmp_path):
     """In a clean room the speech begins and ends where they say."""
     config = CONFIG.replace(room=RoomConfig(clean=1.0))
     said = ["STOP", "PLAY NEXT SONG", "OPEN DOOR"]
-    synthesis.speak(config, dict.fromkeys(SENTENCES, said), tmp_path, processes=1)
+    synthesis.speak(config, dict.fromkeys(SENTENCES, said), tmp_path, Workers(1))
     times = synthesis.word_times(tmp_path)
     assert len(times) == 9
     for path in tmp_path.rglob("*.flac"):
@@ -72,9 +73,9 @@ def test_the_times_of_words_include_the_silence_before_them(tmp_path):
 
 
 def test_speech_of_other_settings_is_not_overwritten(tmp_path):
-    synthesis.speak(CONFIG, SENTENCES, tmp_path, processes=1)
+    synthesis.speak(CONFIG, SENTENCES, tmp_path, Workers(1))
     with pytest.raises(CorpusError, match="made with other settings"):
-        synthesis.speak(CONFIG.replace(seed=1), SENTENCES, tmp_path, processes=1)
+        synthesis.speak(CONFIG.replace(seed=1), SENTENCES, tmp_path, Workers(1))
 
 
 def test_files_of_others_are_not_touched(tmp_path):

@@ -15,6 +15,7 @@ from todm.asr.data.batch import LoaderConfig
 from todm.asr.data.loader import Loader, open_loader
 from todm.asr.data.order import Schedule
 from todm.asr.data.statistics import compute_features
+from todm.asr.data.workers import Workers
 from todm.errors import ConfigError, CorpusError
 
 SPEEDS = (0.9, 1.0, 1.1)
@@ -30,7 +31,7 @@ def index(tiny_cuts, encode, tmp_path_factory):
         for c in CutSet.from_file(tiny_cuts)
     ]  # fmt: skip
     config = DataConfig(shar=str(root / "audio"), shard_size=4)
-    written, placed, _ = shards.write(utterances, config, processes=1)
+    written, placed, _ = shards.write(utterances, config, Workers(1))
     seconds = np.array([u.seconds for u in placed])
     labels = np.array([len(encode(u.text)) for u in placed])
     shar.write_index(written, seconds, labels, root / "shar_train.json")

@@ -1,16 +1,17 @@
 """Looks at the audio of candidates, and says of each whether it can be used."""
 
+import dataclasses
 import functools
 import os.path
 from collections.abc import Iterable
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 from todm.asr.corpora.config import DataConfig
 from todm.asr.corpora.utterances import Candidate, Rejected, Utterance
-from todm.asr.data.workers import Progress, num_processes, spread
+from todm.asr.data.workers import ALL_CPUS, Workers
 
 _DECODE_BELOW_HOURS = 40.0
-_PER_JOB = 64
+_PER_JOB, _MOST_JOBS_ALONE = 64, 200
 # A manifest may round, and so may a decoder.
 _TOLERANCE_SECONDS = 0.1
 _SHORTEST = 0.03
@@ -31,45 +32,34 @@ class Limits(NamedTuple):
 
 
 def look(
-    candidates: list[Candidate],
-    config: DataConfig,
-    *,
-    processes: int | None = None,
-    progress: Progress | None = None,
+    candidates: list[Candidate], config: DataConfig, workers: Workers = ALL_CPUS
 ) -> tuple[list[Utterance], list[Rejected]]:
     """What can be used of all candidates, and the rest; headers first, then samples if asked for."""
-    spread_over = {"processes": processes, "progress": progress}
-    headers = _look(candidates, config, "header", **spread_over)
-    usable = [u for u in headers if isinstance(u, Utterance)]
-    rejected = [r for r in headers if isinstance(r, Rejected)]
+    usable, rejected = _look(candidates, config, workers, decode=False)
     hours = sum(u.seconds for u in usable) / 3600
     if config.verify_audio == "decode" or (
         config.verify_audio == "auto" and hours < _DECODE_BELOW_HOURS
     ):
         fine = {u.id for u in usable}
         again = [c for c in candidates if c.id in fine]
-        decoded = _look(again, config, "decode", **spread_over)
-        usable = [u for u in decoded if isinstance(u, Utterance)]
-        rejected += [r for r in decoded if isinstance(r, Rejected)]
+        usable, corrupt = _look(again, config, workers, decode=True)
+        rejected += corrupt
     return usable, rejected
 
 
 def _look(
-    candidates: list[Candidate],
-    config: DataConfig,
-    how: Literal["header", "decode"],
-    *,
-    processes: int | None,
-    progress: Progress | None,
-) -> list[Utterance | Rejected]:
+    candidates: list[Candidate], config: DataConfig, workers: Workers, *, decode: bool
+) -> tuple[list[Utterance], list[Rejected]]:
     """Look at the audio of every candidate, in jobs of some utterances."""
     jobs = [candidates[i : i + _PER_JOB] for i in range(0, len(candidates), _PER_JOB)]
-    work = functools.partial(_look_at, limits=Limits.of(config), decode=how == "decode")
+    work = functools.partial(_look_at, limits=Limits.of(config), decode=decode)
     # Headers are quick to read: starting processes takes longer, except for the largest corpora.
-    workers = num_processes(processes) if how == "decode" or len(jobs) > 200 else 1
-    label = "reading headers" if how == "header" else "checking audio"
-    results = spread(work, jobs, processes=workers, label=label, progress=progress)
-    return [item for part in results for item in part]
+    if not decode and len(jobs) <= _MOST_JOBS_ALONE:
+        workers = dataclasses.replace(workers, processes=1)
+    results = workers.spread(work, jobs, "checking audio" if decode else "reading headers")
+    found = [item for part in results for item in part]
+    usable = [u for u in found if isinstance(u, Utterance)]
+    return usable, [r for r in found if isinstance(r, Rejected)]
 
 
 def _look_at(
@@ -89,22 +79,22 @@ def examine(candidate: Candidate, *, limits: Limits, decode: bool) -> Utterance 
     import soundfile
 
     if not os.path.isfile(candidate.path):  # of a name that no file can have, `Path` raises
-        return _refuse(candidate, "audio missing")
+        return candidate.reject("audio missing")
     try:
         if candidate.path.stat().st_size == 0:
-            return _refuse(candidate, "audio file empty")
+            return candidate.reject("audio file empty")
         info = soundfile.info(str(candidate.path))
     except (OSError, ValueError, soundfile.SoundFileError) as error:
-        return _refuse(candidate, "audio unreadable", str(error))
+        return candidate.reject("audio unreadable", str(error))
     if info.frames <= 0 or info.samplerate <= 0:
-        return _refuse(candidate, "audio file empty")
+        return candidate.reject("audio file empty")
     span = _span(candidate, info.frames, info.samplerate)
     if span is None:
         detail = f"{candidate.start} s + {candidate.seconds} s of {info.frames / info.samplerate} s"
-        return _refuse(candidate, "segment outside the recording", detail)
+        return candidate.reject("segment outside the recording", detail)
     channels = _channels(candidate, info.channels, limits.channel)
     if channels is None:
-        return _refuse(candidate, "channel missing", f"of {info.channels} channels")
+        return candidate.reject("channel missing", f"of {info.channels} channels")
     found = Utterance(
         id=candidate.id,
         split=candidate.split,
@@ -117,12 +107,8 @@ def examine(candidate: Candidate, *, limits: Limits, decode: bool) -> Utterance 
         file_samples=info.frames,
         channels=channels,
     )
-    problem = _length(found, limits) or (_decode(found) if decode else None)
-    return found if problem is None else _refuse(candidate, *problem)
-
-
-def _refuse(candidate: Candidate, reason: str, detail: str = "") -> Rejected:
-    return Rejected(candidate.id, str(candidate.path), reason, detail)
+    problem = length_problem(found, limits) or (_decode(found) if decode else None)
+    return found if problem is None else candidate.reject(*problem)
 
 
 def _span(candidate: Candidate, frames: int, rate: int) -> tuple[int, int] | None:
@@ -143,7 +129,8 @@ def _channels(candidate: Candidate, num: int, asked: int | None) -> tuple[int, .
     return wanted if wanted and max(wanted) < num else None
 
 
-def _length(utterance: Utterance, limits: Limits) -> tuple[str, str] | None:
+def length_problem(utterance: Utterance, limits: Limits) -> tuple[str, str] | None:
+    """Reason and detail if an utterance is too short or too long for its split."""
     low, high = limits.train if utterance.split == "train" else limits.others
     seconds = utterance.seconds
     if low <= seconds <= high:

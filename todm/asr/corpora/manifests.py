@@ -5,8 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from todm.asr.corpora.utterances import Utterance
-
-SAMPLE_RATE = 16_000
+from todm.asr.data.features import SAMPLE_RATE
 
 
 def write_cuts(utterances: Iterable[Utterance], path: Path) -> None:

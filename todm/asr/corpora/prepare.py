@@ -24,10 +24,10 @@ from todm.asr.corpora.utterances import Rejected, Utterance
 from todm.asr.data import shar
 from todm.asr.data.audio import frames_at
 from todm.asr.data.order import LEFT_OUT
-from todm.asr.data.workers import Progress
+from todm.asr.data.workers import Workers
 from todm.asr.model.encoder import SUBSAMPLING
 from todm.errors import ArtifactError, CorpusError
-from todm.files import only_one
+from todm.files import Progress, no_progress, only_one
 
 KIND = "corpus"
 REJECTED = "rejected.jsonl"
@@ -37,7 +37,7 @@ def prepare(
     config: DataConfig,
     out: str | Path,
     *,
-    progress: Progress | None = None,
+    progress: Progress = no_progress,
     processes: int | None = None,
 ) -> Artifact:
     """Make the corpus artifact `out`, or load it if it is there already.
@@ -63,25 +63,23 @@ def prepare(
         found = _existing(config, out, mark)
         if found is not None:
             return found
-        config, there = _read(config, out, progress=progress, processes=processes)
+        workers = Workers(processes, progress)
+        config, there = _read(config, out, workers)
         if config.shar is not None:
-            there = _in_shards(config, there, progress=progress, processes=processes)
+            there = _in_shards(config, there, workers)
         return _save(config, out, mark=mark, found=there)
 
 
-def _read(
-    config: DataConfig, out: Path, *, progress: Progress | None, processes: int | None
-) -> tuple[DataConfig, Found]:
+def _read(config: DataConfig, out: Path, workers: Workers) -> tuple[DataConfig, Found]:
     """What there is of speech, made first if need be, and the configuration with nothing left `auto`."""
     config, spoken, left_out = _sentences(config)
     root = Path(config.data or audio_folder(out))
-    spread_over = {"processes": processes, "progress": progress}
     if spoken is not None:
-        synthesis.speak(config, spoken, root, **spread_over)
-        there = _timed(sources.read(_trusting(config), root, **spread_over), root)
+        synthesis.speak(config, spoken, root, workers)
+        there = _timed(sources.read(_trusting(config), root, workers=workers), root)
     else:
         config = config.replace(source=sources.source_of(config, root))
-        there = sources.read(config, root, unpack=audio_folder(out), **spread_over)
+        there = sources.read(config, root, unpack=audio_folder(out), workers=workers)
     config = config.replace(tokens=config.tokens.replace(normalise=there.rule))
     return config, there._replace(rejected=left_out + there.rejected)
 
@@ -93,17 +91,11 @@ def _timed(found: Found, root: Path) -> Found:
     return found._replace(utterances=timed)
 
 
-def _in_shards(
-    config: DataConfig,
-    found: Found,
-    *,
-    progress: Progress | None,
-    processes: int | None,
-) -> Found:
+def _in_shards(config: DataConfig, found: Found, workers: Workers) -> Found:
     """The same with the training split written to shards."""
     train = [u for u in found.utterances if u.split == "train"]
     others = [u for u in found.utterances if u.split != "train"]
-    written, placed, damaged = shards.write(train, config, processes=processes, progress=progress)
+    written, placed, damaged = shards.write(train, config, workers)
     return found._replace(
         utterances=placed + others, rejected=found.rejected + damaged, shards=written
     )

@@ -8,11 +8,9 @@ import dataclasses
 import functools
 import gzip
 import hashlib
-import io
 import json
 import os
 import shutil
-import tarfile
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -20,17 +18,17 @@ from typing import NamedTuple
 import numpy as np
 
 from todm.asr.corpora import jsonl, manifests
-from todm.asr.corpora.audio import Limits
+from todm.asr.corpora.audio import Limits, length_problem
+from todm.asr.corpora.claim import claim
 from todm.asr.corpora.config import DataConfig, Split
 from todm.asr.corpora.utterances import Candidate, Rejected, Utterance, assign_splits
-from todm.asr.data.audio import SUFFIXES, cut_samples
+from todm.asr.data.audio import SUFFIXES, cut_samples, cut_text, json_text
+from todm.asr.data.features import SAMPLE_RATE
 from todm.asr.data.shar import Shard, read_shard
-from todm.asr.data.workers import Progress, num_processes, spread
+from todm.asr.data.workers import ALL_CPUS, Workers
 from todm.errors import CorpusError
-from todm.files import write_text
 
 MARKER = "todm-shar.json"
-_RATE = manifests.SAMPLE_RATE
 
 
 class Scanned(NamedTuple):
@@ -50,9 +48,7 @@ def scan(
     root: Path,
     splits: Mapping[str, str],
     unpack: Path,
-    *,
-    processes: int | None = None,
-    progress: Progress | None = None,
+    workers: Workers = ALL_CPUS,
 ) -> Scanned:
     """The utterances of all splits.
 
@@ -60,8 +56,7 @@ def scan(
         root: the corpus.
         splits: folder to split, where names do not say it.
         unpack: where the audio of dev and test goes.
-        processes: for reading shards; default all CPUs.
-        progress: called with what is being done, how much is done, and how much there is.
+        workers: for reading shards.
 
     Raises:
         CorpusError: a split has nothing, or a shard cannot be read.
@@ -74,9 +69,7 @@ def scan(
         pairs = _pairs(root / name)
         if split != "train":
             work = functools.partial(_unpack, split=split, out=unpack / name)
-            jobs = list(enumerate(pairs))
-            shared = {"processes": num_processes(processes), "progress": progress}
-            for part in spread(work, jobs, label=f"unpacking {split}", **shared):
+            for part in workers.spread(work, enumerate(pairs), f"unpacking {split}"):
                 found += part
             continue
         for cuts, recording in pairs:
@@ -108,10 +101,11 @@ def _listed(cuts: Path, recording: Path) -> Iterator[Candidate | Rejected]:
         if isinstance(row, Rejected):
             raise CorpusError(f"{cuts} is damaged in line {number}: bring the shard back")
         try:
-            name, said = str(row.get("id")), row.get("supervisions") or []
-            text = " ".join(s["text"] for s in said if s.get("text"))
-            speaker = next((str(s["speaker"]) for s in said if s.get("speaker")), "")
-            seconds = float(row["duration"])
+            name, (text, speaker), seconds = (
+                str(row.get("id")),
+                json_text(row),
+                float(row["duration"]),
+            )
         except (KeyError, TypeError, ValueError, AttributeError):
             raise CorpusError(
                 f"{cuts} holds no cut in line {number}: bring the shard back"
@@ -135,10 +129,7 @@ def _unpack(
         path = folder / f"{place:06d}{_suffix(data)}"
         if not path.is_file() or path.stat().st_size != len(data):
             path.write_bytes(data)
-        said = cut.supervisions
-        text = " ".join(s.text for s in said if s.text)
-        speaker = next((s.speaker for s in said if s.speaker), "")
-        found.append(Candidate(cut.id, split, path, text, speaker, cut.start, cut.duration))
+        found.append(Candidate(cut.id, split, path, *cut_text(cut), cut.start, cut.duration))
     return found
 
 
@@ -156,43 +147,36 @@ def accept(
     """Utterances in shards by what their manifests say; their audio is looked at in training."""
     usable: list[Utterance] = []
     rejected: list[Rejected] = []
-    low, high = Limits.of(config).train
+    limits = Limits.of(config)
     for c in candidates:
-        seconds = c.seconds or 0.0
-        if low <= seconds <= high:
-            num = round(seconds * _RATE)
-            usable.append(
-                Utterance(
-                    id=c.id,
-                    split=c.split,
-                    speaker=c.speaker,
-                    path=c.path,
-                    text=c.text,
-                    num_samples=num,
-                    rate=_RATE,
-                    place=places[c.id],
-                )
-            )
+        found = Utterance(
+            id=c.id,
+            split=c.split,
+            speaker=c.speaker,
+            path=c.path,
+            text=c.text,
+            num_samples=round((c.seconds or 0.0) * SAMPLE_RATE),
+            rate=SAMPLE_RATE,
+            place=places[c.id],
+        )
+        if (problem := length_problem(found, limits)) is None:
+            usable.append(found)
         else:
-            reason = f"audio too {'short' if seconds < low else 'long'}"
-            rejected.append(Rejected(c.id, str(c.path), reason, f"{seconds:.2f} s"))
+            rejected.append(c.reject(*problem))
     return usable, rejected
 
 
 def write(
     utterances: Sequence[Utterance],
     config: DataConfig,
-    *,
-    processes: int | None = None,
-    progress: Progress | None = None,
+    workers: Workers = ALL_CPUS,
 ) -> tuple[list[Shard], list[Utterance], list[Rejected]]:
     """Write utterances in random order to the shards of `config.shar`; those that are there stay.
 
     Args:
         utterances: of the training split.
         config: the corpus.
-        processes: default all CPUs.
-        progress: called with what is being done, how much is done, and how much there is.
+        workers: for reading and writing audio.
 
     Returns:
         The shards, the utterances with their places in them, and those whose audio is damaged.
@@ -203,13 +187,13 @@ def write(
     assert config.shar is not None
     root = Path(config.shar).absolute()
     parts = [config.seed, config.shard_size, *utterances]
-    _claim(root, hashlib.sha256("\n".join(map(repr, parts)).encode()).hexdigest())
+    mark = hashlib.sha256("\n".join(map(repr, parts)).encode()).hexdigest()
+    claim(root, MARKER, mark, foreign="shards of another corpus", flag="--shar")
     mixed = np.random.default_rng([config.seed, 5]).permutation(len(utterances)).tolist()
     size = config.shard_size
     groups = [[utterances[i] for i in mixed[s : s + size]] for s in range(0, len(mixed), size)]
     work = functools.partial(_write_shard, folder=root / "train")
-    shared = {"processes": num_processes(processes), "progress": progress}
-    for _ in spread(work, list(enumerate(groups)), label="writing shards", **shared):
+    for _ in workers.spread(work, enumerate(groups), "writing shards"):
         pass
     shards: list[Shard] = []
     placed: list[Utterance] = []
@@ -231,25 +215,6 @@ def write(
     return shards, placed, rejected
 
 
-def _claim(root: Path, mark: str) -> None:
-    """Make `root` the place of these shards.
-
-    Raises:
-        CorpusError: it holds something else.
-    """
-    marker = root / MARKER
-    if root.exists() and any(root.iterdir()):
-        known = json.loads(marker.read_text()) if marker.is_file() else None
-        if known != {"fingerprint": mark}:
-            raise CorpusError(
-                f"{root} holds {'shards of another corpus' if known else 'other files'}: choose another "
-                "--shar or remove it"
-            )
-        return
-    root.mkdir(parents=True, exist_ok=True)
-    write_text(marker, json.dumps({"fingerprint": mark}) + "\n")
-
-
 def _files(folder: Path, number: int) -> tuple[Path, Path]:
     return folder / f"cuts.{number:06d}.jsonl.gz", folder / f"recording.{number:06d}.tar"
 
@@ -263,6 +228,7 @@ def _write_shard(job: tuple[int, list[Utterance]], *, folder: Path) -> None:
     temporary = folder / f".{number:06d}.{os.getpid()}.tmp"
     temporary.mkdir(parents=True, exist_ok=True)
     try:
+        (temporary / "recording.tar").touch()  # lhotse makes none if no audio is usable
         _write_files(group, temporary / "cuts.jsonl.gz", temporary / "recording.tar")
         (temporary / "recording.tar").replace(tar_path)
         (temporary / "cuts.jsonl.gz").replace(cuts_path)
@@ -271,11 +237,11 @@ def _write_shard(job: tuple[int, list[Utterance]], *, folder: Path) -> None:
 
 
 def _write_files(group: list[Utterance], cuts_path: Path, tar_path: Path) -> None:
-    import soundfile
     from lhotse.shar.utils import to_shar_placeholder
+    from lhotse.shar.writers import AudioTarWriter
 
     with (
-        tarfile.open(tar_path, "w") as tar,
+        AudioTarWriter(str(tar_path), shard_size=None, format="flac") as tar,
         gzip.open(cuts_path, "wt", encoding="utf-8") as lines,
     ):
         for utterance in group:
@@ -283,26 +249,16 @@ def _write_files(group: list[Utterance], cuts_path: Path, tar_path: Path) -> Non
                 samples = cut_samples(manifests.cut_of(utterance))
             except CorpusError:
                 continue  # counted by its absence
-            flac = io.BytesIO()
-            soundfile.write(flac, samples, _RATE, format="FLAC")
-            cut = manifests.cut_of(
-                dataclasses.replace(
-                    utterance,
-                    num_samples=len(samples),
-                    rate=_RATE,
-                    start=0,
-                    file_samples=len(samples),
-                    channels=(0,),
-                )
+            num = len(samples)
+            alone = dataclasses.replace(
+                utterance,
+                num_samples=num,
+                rate=SAMPLE_RATE,
+                start=0,
+                file_samples=num,
+                channels=(0,),
             )
+            cut = manifests.cut_of(alone)
             cut.recording = to_shar_placeholder(cut.recording, cut)
-            manifest = json.dumps(cut.recording.to_dict(), ensure_ascii=False).encode()
-            _add(tar, f"{utterance.id}.flac", flac.getvalue())
-            _add(tar, f"{utterance.id}.json", manifest)
+            tar.write(utterance.id, samples[None], SAMPLE_RATE, cut.recording)
             lines.write(json.dumps(cut.to_dict(), ensure_ascii=False) + "\n")
-
-
-def _add(tar: tarfile.TarFile, name: str, data: bytes) -> None:
-    entry = tarfile.TarInfo(name)
-    entry.size = len(data)
-    tar.addfile(entry, io.BytesIO(data))

@@ -1,5 +1,6 @@
 """Speech on disk in any layout: which it is, what is in it, and what of it can be used."""
 
+import dataclasses
 import hashlib
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -10,7 +11,7 @@ from todm.asr.corpora import audio, jsonl, kaldi, lhotse_manifests, librispeech,
 from todm.asr.corpora.config import SPLITS, DataConfig
 from todm.asr.corpora.utterances import Candidate, Rejected, Utterance, unique
 from todm.asr.data.shar import Shard
-from todm.asr.data.workers import Progress
+from todm.asr.data.workers import ALL_CPUS, Workers
 from todm.asr.tokens import FixedRule
 from todm.errors import CorpusError
 
@@ -99,8 +100,7 @@ def read(
     root: Path,
     *,
     unpack: Path | None = None,
-    processes: int | None = None,
-    progress: Progress | None = None,
+    workers: Workers = ALL_CPUS,
 ) -> Found:
     """All usable utterances under `root`, in the order of split and id, and the rest.
 
@@ -108,20 +108,18 @@ def read(
         config: the corpus.
         root: where it lies.
         unpack: where dev and test of a corpus in shards go, as single files.
-        processes: for looking at audio; default all CPUs.
-        progress: called with what is being done, how much is done, and how much there is.
+        workers: for checking audio.
 
     Raises:
         CorpusError: the layout is not known, a split is missing, or the data hold a command.
     """
     root = root.resolve()
     source = source_of(config, root)
-    spread_over = {"processes": processes, "progress": progress}
     places: dict[str, int] = {}
     found: list[Shard] = []
     if source == "shar":
         assert unpack is not None
-        listed, places, found = shards.scan(root, config.splits, unpack, **spread_over)
+        listed, places, found = shards.scan(root, config.splits, unpack, workers)
     else:
         listed = list(_SCANS[source](root, config.splits))
     candidates, rejected = unique(listed)
@@ -130,7 +128,7 @@ def read(
     )
     candidates, foreign = _normalised(candidates, rule)
     in_shards = [c for c in candidates if c.id in places]
-    usable, bad = audio.look([c for c in candidates if c.id not in places], config, **spread_over)
+    usable, bad = audio.look([c for c in candidates if c.id not in places], config, workers)
     sharded, out_of_limits = shards.accept(in_shards, places, config)
     order = {split: i for i, split in enumerate(SPLITS)}
     return Found(
@@ -151,11 +149,10 @@ def _normalised(
         try:
             text = tokens.normalise(candidate.text, rule)
         except ValueError as error:
-            reason = "transcript outside the alphabet"
-            rejected.append(Rejected(candidate.id, str(candidate.path), reason, str(error)))
+            rejected.append(candidate.reject("transcript outside the alphabet", str(error)))
             continue
         if text:
-            kept.append(candidate.with_text(text))
+            kept.append(dataclasses.replace(candidate, text=text))
         else:
-            rejected.append(Rejected(candidate.id, str(candidate.path), "empty transcript"))
+            rejected.append(candidate.reject("empty transcript"))
     return kept, rejected

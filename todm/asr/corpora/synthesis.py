@@ -17,11 +17,12 @@ from pathlib import Path
 
 import numpy as np
 
+from todm.asr.corpora.claim import claim
 from todm.asr.corpora.config import SPLITS, DataConfig, Split
 from todm.asr.corpora.voices import SAMPLE_RATE as VOICE_RATE
 from todm.asr.corpora.voices import Manner, Synthesizer, Voice, voices
 from todm.asr.data import rooms
-from todm.asr.data.workers import Progress, num_processes, spread
+from todm.asr.data.workers import ALL_CPUS, Workers
 from todm.errors import CorpusError
 from todm.files import write_text
 
@@ -54,9 +55,7 @@ def speak(
     config: DataConfig,
     sentences: dict[Split, list[str]],
     root: Path,
-    *,
-    processes: int | None = None,
-    progress: Progress | None = None,
+    workers: Workers = ALL_CPUS,
 ) -> int:
     """Speak all sentences of all splits under `root`; chapters that are there already stay.
 
@@ -67,13 +66,14 @@ def speak(
         CorpusError: `root` holds something else, or a voice is missing.
     """
     chapters = plan(config, sentences, root)
-    _claim(root, fingerprint(config, sentences))
+    foreign = "speech made with other settings"
+    if claim(root, MARKER, fingerprint(config, sentences), foreign=foreign, flag="--out"):
+        for leftover in root.glob("*/*/.*.tmp"):  # half a chapter, of a run that was killed
+            shutil.rmtree(leftover)
     _write_speakers(root, chapters)
     missing = [c for c in chapters if not c.folder.is_dir()]
     work = functools.partial(_speak_chapter, config=config)
-    for _ in spread(
-        work, missing, processes=num_processes(processes), label="speaking", progress=progress
-    ):
+    for _ in workers.spread(work, missing, "speaking"):
         pass
     return len(missing)
 
@@ -91,27 +91,6 @@ def plan(config: DataConfig, sentences: dict[Split, list[str]], root: Path) -> l
                 part = tuple(share[start : start + _PER_CHAPTER])
                 chapters.append(Chapter(folder, number, voice, others, part))
     return chapters
-
-
-def _claim(root: Path, mark: str) -> None:
-    """Make `root` the place of this speech, and clear away what a killed run left half written.
-
-    Raises:
-        CorpusError: `root` holds other files, or other speech.
-    """
-    marker = root / MARKER
-    if root.exists() and any(root.iterdir()):
-        if not marker.is_file():
-            raise CorpusError(f"{root} holds other files: choose another --out or remove it")
-        if json.loads(marker.read_text()).get("fingerprint") != mark:
-            raise CorpusError(
-                f"{root} holds speech made with other settings: choose another --out or remove it"
-            )
-        for leftover in root.glob("*/*/.*.tmp"):
-            shutil.rmtree(leftover)
-        return
-    root.mkdir(parents=True, exist_ok=True)
-    write_text(marker, json.dumps({"fingerprint": mark}) + "\n")
 
 
 def _write_speakers(root: Path, chapters: list[Chapter]) -> None:

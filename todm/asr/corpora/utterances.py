@@ -7,7 +7,6 @@ import re
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Self
 
 from todm.asr.corpora.config import SPLITS, Split
 from todm.errors import CorpusError
@@ -57,9 +56,9 @@ class Candidate:
     seconds: float | None = None
     channels: tuple[int, ...] | None = None
 
-    def with_text(self, text: str) -> Self:
-        """The same with another transcript."""
-        return dataclasses.replace(self, text=text)
+    def reject(self, reason: str, detail: str = "") -> Rejected:
+        """The record that it is left out."""
+        return Rejected(self.id, str(self.path), reason, detail)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -151,9 +150,9 @@ def unique(
         if isinstance(one, Rejected):
             rejected.append(one)
         elif not _is_text(f"{one.id}{one.path}{one.speaker}"):
-            rejected.append(Rejected(one.id, str(one.path), "name is not UTF-8"))
+            rejected.append(one.reject("name is not UTF-8"))
         elif one.id in candidates:
-            rejected.append(Rejected(one.id, str(one.path), "id occurs twice"))
+            rejected.append(one.reject("id occurs twice"))
         else:
             candidates[one.id] = one
     return list(candidates.values()), rejected

@@ -7,7 +7,7 @@ Letters: S samples, C channels, T frames.
 """
 
 import io
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -92,6 +92,13 @@ def cut_text(cut: Any) -> tuple[str, str]:  # noqa: ANN401 - a lhotse Cut
     texts = [s.text for s in cut.supervisions if s.text]
     speakers = [s.speaker for s in cut.supervisions if s.speaker]
     return " ".join(texts), speakers[0] if speakers else ""
+
+
+def json_text(cut: Mapping[str, Any]) -> tuple[str, str]:
+    """Transcript and speaker of a lhotse cut as JSON."""
+    rows = cut.get("supervisions") or ()
+    texts = [s["text"] for s in rows if s.get("text")]
+    return " ".join(texts), next((str(s["speaker"]) for s in rows if s.get("speaker")), "")
 
 
 def speed_id(cut_id: str, speed: float) -> str:

@@ -163,7 +163,7 @@ class Loader:
                 yield self._job(epoch, index, items)
             epoch, start = epoch + 1, 0
 
-    def _job(self, epoch: int, index: int, items: Sequence[Item]) -> "_Job":
+    def _job(self, epoch: int, index: int, items: list[Item]) -> "_Job":
         return _Job(epoch, index, items, [self._encode(item.text) for item in items])
 
     def _reject(self, rejected: dict[str, str]) -> None:
@@ -249,7 +249,7 @@ class _Job(NamedTuple):
 
     epoch: int
     index: int
-    items: Sequence[Item]
+    items: list[Item]
     targets: list[list[int]]
 
 
@@ -286,7 +286,7 @@ class _Maker(torch.utils.data.Dataset):
         features, rows, rejected = [], [], {}
         for item, targets in zip(job.items, job.targets, strict=True):
             try:
-                features.append(item.features())
+                features.append(item.load())
                 rows.append((targets, item.id, item.text))
             except CorpusError as error:
                 rejected[item.id] = str(error)

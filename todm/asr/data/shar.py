@@ -36,7 +36,7 @@ from todm.asr.data.order import (
     share_of_lengths,
     short_epochs,
 )
-from todm.asr.data.sources import CutItem
+from todm.asr.data.sources import Item, cut_item
 from todm.errors import ConfigError, CorpusError
 
 _log = logging.getLogger(__name__)
@@ -190,7 +190,7 @@ class Shards:
             self.starts, len(self.speeds), lengths=lengths, config=config, schedule=schedule
         )
 
-    def read(self, order: Order, epoch: int, start: int) -> Iterator[list[CutItem]]:
+    def read(self, order: Order, epoch: int, start: int) -> Iterator[list[Item]]:
         """The batches of an epoch from number `start` on; a block is read while another is used."""
         assert isinstance(order, ShardOrder)
         waiting: deque[tuple[Block, Future[dict[int, Any]]]] = deque()
@@ -223,12 +223,12 @@ class Shards:
                 _log.warning("left out %d utterances: %s", lost, error)
         return found
 
-    def _items(self, block: Block, loaded: "Future[dict[int, Any]]") -> Iterator[list[CutItem]]:
+    def _items(self, block: Block, loaded: "Future[dict[int, Any]]") -> Iterator[list[Item]]:
         cuts, num = loaded.result(), len(self._labels_M)
         for batch in block.batches:
             places = [divmod(item, num) for item in batch.tolist()]
             yield [
-                CutItem(cuts[i], self._speed(k, i), cut_text(cuts[i])[0])
+                cut_item(cuts[i], self._speed(k, i), cut_text(cuts[i])[0])
                 for k, i in places
                 if i in cuts
             ]

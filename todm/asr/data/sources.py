@@ -3,6 +3,7 @@
 Letters: N items (an utterance at one speed), T frames, F bins.
 """
 
+import functools
 import gzip
 import json
 from collections.abc import Callable, Iterator, Sequence
@@ -13,33 +14,25 @@ from typing import Any, NamedTuple, Protocol, Self
 import numpy as np
 from torch import Tensor
 
-from todm.asr.data.audio import cut_features, frames_at, speed_id
+from todm.asr.data.audio import cut_features, frames_at, json_text, speed_id
 from todm.asr.data.batch import UNKNOWN, Encode, LoaderConfig
 from todm.asr.data.order import UNSPELLABLE, Lengths, MixedOrder, Order, Schedule
 from todm.asr.data.store import FeatureStore
 from todm.errors import CorpusError
 
 
-class Item(Protocol):
-    """An utterance at one speed."""
+class Item(NamedTuple):
+    """An utterance at one speed.
 
-    @property
-    def id(self) -> str:
-        """Its name, the speed included."""
-        ...
+    Attributes:
+        id: its name, the speed included.
+        text: its transcript.
+        load: gives its features, [T, F] float32; raises CorpusError where the audio cannot be used.
+    """
 
-    @property
-    def text(self) -> str:
-        """Its transcript."""
-        ...
-
-    def features(self) -> Tensor:
-        """[T, F] float32.
-
-        Raises:
-            CorpusError: the audio cannot be used.
-        """
-        ...
+    id: str
+    text: str
+    load: Callable[[], Tensor]
 
 
 class Source(Protocol):
@@ -58,51 +51,22 @@ class Source(Protocol):
         """The order of their batches."""
         ...
 
-    def read(self, order: Order, epoch: int, start: int) -> Iterator[Sequence[Item]]:
+    def read(self, order: Order, epoch: int, start: int) -> Iterator[list[Item]]:
         """The batches of an epoch from number `start` on, in order."""
         ...
 
 
-class CutItem(NamedTuple):
-    """A lhotse cut, or its JSON table, at a speed."""
-
-    cut: Any
-    speed: float
-    text: str
-
-    @property
-    def id(self) -> str:
-        """The cut's id, as lhotse changes it with the speed."""
-        cut = self.cut
-        return speed_id(cut["id"] if isinstance(cut, dict) else cut.id, self.speed)
-
-    def features(self) -> Tensor:
-        """Computed from the audio."""
-        from lhotse.serialization import deserialize_item
-
-        cut = deserialize_item(dict(self.cut)) if isinstance(self.cut, dict) else self.cut
-        return cut_features(cut, (self.speed,))[0]
+def cut_item(cut: Any, speed: float, text: str) -> Item:  # noqa: ANN401 - a lhotse Cut or its JSON
+    """An item whose features are computed from the audio of a cut."""
+    name = cut["id"] if isinstance(cut, dict) else cut.id
+    return Item(speed_id(name, speed), text, functools.partial(_compute, cut, speed))
 
 
-class StoreItem(NamedTuple):
-    """An utterance of a feature store."""
+def _compute(cut: Any, speed: float) -> Tensor:  # noqa: ANN401
+    from lhotse.serialization import deserialize_item
 
-    store: FeatureStore
-    index: int
-
-    @property
-    def id(self) -> str:
-        """Its name, the speed included."""
-        return self.store.utterances[self.index].id
-
-    @property
-    def text(self) -> str:
-        """Its transcript."""
-        return self.store.utterances[self.index].text
-
-    def features(self) -> Tensor:
-        """Read from the memory map."""
-        return self.store.features(self.index)
+    cut = deserialize_item(dict(cut)) if isinstance(cut, dict) else cut
+    return cut_features(cut, (speed,))[0]
 
 
 class Listed:
@@ -117,8 +81,13 @@ class Listed:
     @classmethod
     def of_store(cls, store: FeatureStore) -> Self:
         """The utterances of a feature store."""
-        texts = [u.text for u in store.utterances]
-        return cls(store.lens_N.numpy(), texts, lambda item: StoreItem(store, item))
+        rows = store.utterances
+
+        def item(number: int) -> Item:
+            load = functools.partial(store.features, number)
+            return Item(rows[number].id, rows[number].text, load)
+
+        return cls(store.lens_N.numpy(), [u.text for u in rows], item)
 
     @classmethod
     def of_manifest(cls, path: Path, speeds: Sequence[float]) -> Self:
@@ -135,14 +104,14 @@ class Listed:
         if not lines:
             raise CorpusError(f"{path} holds no utterances: there is nothing to train on")
         cuts = map(json.loads, lines)
-        rows = [(cut["duration"], _text(cut)) for cut in cuts]
+        rows = [(cut["duration"], json_text(cut)[0]) for cut in cuts]
         seconds = np.array([duration for duration, _ in rows])
         frames_N = np.stack([frames_at(seconds, s) for s in speeds], 1).reshape(-1)
         texts = [text for _, text in rows for _ in speeds]
 
-        def item(number: int) -> CutItem:
+        def item(number: int) -> Item:
             line, speed = divmod(number, len(speeds))
-            return CutItem(json.loads(lines[line]), speeds[speed], texts[number])
+            return cut_item(json.loads(lines[line]), speeds[speed], texts[number])
 
         return cls(frames_N, texts, item)
 
@@ -155,7 +124,7 @@ class Listed:
         """All utterances mixed."""
         return MixedOrder(lengths, config, schedule)
 
-    def read(self, order: Order, epoch: int, start: int) -> Iterator[Sequence[Item]]:
+    def read(self, order: Order, epoch: int, start: int) -> Iterator[list[Item]]:
         """The batches of an epoch from number `start` on."""
         for items in islice(order.batches(epoch), start, None):
             yield [self._item(item) for item in items.tolist()]
@@ -164,9 +133,3 @@ class Listed:
 def num_labels(targets: Sequence[Sequence[int]]) -> np.ndarray:
     """The number of labels of every transcript, `UNSPELLABLE` where one holds `UNKNOWN`; [N] int64."""
     return np.array([UNSPELLABLE if UNKNOWN in t else len(t) for t in targets], np.int64)
-
-
-def _text(cut: dict[str, Any]) -> str:
-    """The transcript of a cut as JSON, as `cut_text` gives that of an object."""
-    texts = [s.get("text") for s in cut.get("supervisions", ())]
-    return " ".join(text for text in texts if text)

@@ -31,7 +31,7 @@ from torch import Tensor
 
 from todm.asr.data.audio import cut_features, cut_frames, cut_text, speed_id
 from todm.asr.data.features import NUM_BINS
-from todm.asr.data.workers import num_processes, spread
+from todm.asr.data.workers import Workers
 from todm.errors import ArtifactError, CorpusError
 from todm.files import Progress, no_progress, only_one, sync_file, write_text
 
@@ -125,7 +125,7 @@ class FeatureStore:
                 _start(out_dir, settings)
                 with _room(out_dir):
                     parts = _plan(cuts, speeds)
-                    for done in _fill(out_dir, parts, num_processes(num_jobs)):
+                    for done in _fill(out_dir, parts, Workers(num_jobs)):
                         progress(label, done, len(cuts))
                     _finish(out_dir, settings)
             return cls.open(out_dir)
@@ -189,7 +189,7 @@ def _plan(cuts: list[Any], speeds: Sequence[float]) -> list[_Part]:
     return parts
 
 
-def _fill(out_dir: Path, parts: list[_Part], num_jobs: int) -> Iterator[int]:
+def _fill(out_dir: Path, parts: list[_Part], workers: Workers) -> Iterator[int]:
     """Compute every part that the journal does not list; the number of cuts done after each."""
     finished = {entry["part"] for entry in _read_lines(out_dir / _JOURNAL)[1:]}
     todo = [p for p in parts if p.number not in finished]
@@ -197,16 +197,16 @@ def _fill(out_dir: Path, parts: list[_Part], num_jobs: int) -> Iterator[int]:
     _allocate(out_dir / _FEATURES, sum(last) * _FRAME_BYTES)
     done = sum(len(p.cuts) for p in parts if p.number in finished)
     with (out_dir / _JOURNAL).open("a") as journal:
-        for entry in _results(out_dir / _FEATURES, todo, min(num_jobs, len(todo))):
+        for entry in _results(out_dir / _FEATURES, todo, workers):
             journal.write(json.dumps(entry) + "\n")
             journal.flush()
             done += len(parts[entry["part"]].cuts)
             yield done
 
 
-def _results(file: Path, parts: list[_Part], num_jobs: int) -> Iterator[dict[str, Any]]:
+def _results(file: Path, parts: list[_Part], workers: Workers) -> Iterator[dict[str, Any]]:
     try:
-        yield from spread(functools.partial(_compute, file), parts, processes=max(num_jobs, 1))
+        yield from workers.spread(functools.partial(_compute, file), parts)
     except BrokenProcessPool:
         raise CorpusError(
             "a process that computes features was killed, perhaps for want of memory: "

@@ -1,5 +1,6 @@
 """Work spread over processes, with a progress callback and a clean stop."""
 
+import dataclasses
 import multiprocessing
 import os
 import signal
@@ -8,42 +9,55 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from typing import TypeVar
 
-from todm.files import Progress
+from todm.files import Progress, no_progress
 
 Job = TypeVar("Job")
 Result = TypeVar("Result")
-"""Called with what is being done, how much of it is done, and how much there is."""
 
 
-def num_processes(asked: int | None) -> int:
-    """The number asked for, or that of the CPUs this process may use."""
-    if asked is not None:
-        return max(1, asked)
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+@dataclasses.dataclass(frozen=True)
+class Workers:
+    """Spreads work over processes and reports its progress.
 
-
-def spread(
-    function: Callable[[Job], Result],
-    jobs: Iterable[Job],
-    *,
-    processes: int,
-    label: str = "",
-    progress: Progress | None = None,
-) -> Iterator[Result]:
-    """Results of `function` for every job, in the order in which they are ready.
-
-    With one process, or one job, nothing is started. Workers are spawned, not forked: the parent may
-    have threads. An interrupt stops the workers after their present job.
+    Attributes:
+        processes: how many; the CPUs this process may use if None.
+        progress: called after every job.
     """
-    jobs = list(jobs)
-    if processes == 1 or len(jobs) < 2:
-        results = map(function, jobs)
-    else:
-        results = _spawned(function, jobs, min(processes, len(jobs)))
-    for done, result in enumerate(results, 1):
-        if progress is not None:
-            progress(label, done, len(jobs))
-        yield result
+
+    processes: int | None = None
+    progress: Progress = no_progress
+
+    @property
+    def num_processes(self) -> int:
+        """The number of processes, at least 1."""
+        if self.processes is not None:
+            return max(1, self.processes)
+        if hasattr(os, "sched_getaffinity"):
+            return len(os.sched_getaffinity(0))
+        return os.cpu_count() or 1
+
+    def spread(
+        self, function: Callable[[Job], Result], jobs: Iterable[Job], label: str = ""
+    ) -> Iterator[Result]:
+        """Results of `function` for every job, in the order in which they are ready.
+
+        With one process, or one job, nothing is started. Workers are spawned, not forked: the parent
+        may have threads. An interrupt stops the workers after their present job.
+
+        Args:
+            function: what to do; it and the jobs are pickled.
+            jobs: its arguments.
+            label: what `progress` calls the work.
+        """
+        jobs = list(jobs)
+        processes = min(self.num_processes, len(jobs))
+        results = map(function, jobs) if processes <= 1 else _spawned(function, jobs, processes)
+        for done, result in enumerate(results, 1):
+            self.progress(label, done, len(jobs))
+            yield result
+
+
+ALL_CPUS = Workers()
 
 
 def _spawned(
