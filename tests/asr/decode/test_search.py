@@ -1,6 +1,5 @@
 import itertools
 import math
-from types import SimpleNamespace
 
 import pytest
 import torch
@@ -15,7 +14,7 @@ class FakeModel:
 
     def __init__(self, context_size=2, vocab=V, sharpness=3.0, blank=0.0):
         generator = torch.Generator().manual_seed(vocab)
-        self.config = SimpleNamespace(context_size=context_size)
+        self.context_size = context_size
         self.embedding = torch.randn(context_size, vocab, J, generator=generator)
         self.output = sharpness * torch.randn(J, vocab, generator=generator)
         self.bias = torch.tensor([blank] + [0.0] * (vocab - 1))
@@ -25,11 +24,11 @@ class FakeModel:
         return 2 * enc_BTD
 
     def predict(self, tokens_BK):
-        assert tokens_BK.shape[1] == self.config.context_size
+        assert tokens_BK.shape[1] == self.context_size
         self.asked += tokens_BK.tolist()
         parts = [
             self.embedding[k][tokens_BK[:, k].clamp(min=0)] * (tokens_BK[:, k, None] >= 0)
-            for k in range(self.config.context_size)
+            for k in range(self.context_size)
         ]
         return torch.stack(parts).sum(0)
 
@@ -44,7 +43,7 @@ def outputs(lens, seed=0):
 
 def one_by_one(model, enc_TD):
     """Greedy search as the device's loop has it: one stream, one frame, predictor every time."""
-    size = model.config.context_size
+    size = model.context_size
     tokens, frames, log_probs, score = [-1] * (size - 1) + [0], [], [], 0.0
     for t, frame in enumerate(model.project_encoder(enc_TD)):
         context = torch.tensor([tokens[-size:]])
@@ -88,7 +87,7 @@ def test_empty_batches_and_utterances(search):
 
 def all_sequences(model, enc_TD):
     """Log-probability of every label sequence, summed over all its paths of T symbols."""
-    size, sums = model.config.context_size, {}
+    size, sums = model.context_size, {}
     vocab = len(model.bias)
     for path in itertools.product(range(vocab), repeat=len(enc_TD)):
         tokens, total = [-1] * (size - 1) + [0], 0.0

@@ -28,10 +28,6 @@ class Toy(nn.Module):
         super().__init__()
         self.table = torch.randn(V + 1, V + 1, V)
 
-    @property
-    def config(self):
-        return self
-
     def project_encoder(self, enc):
         return enc
 

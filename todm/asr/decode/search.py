@@ -1,8 +1,8 @@
-"""Greedy and beam search with one symbol per frame, as the device's recogniser does.
+"""Greedy and beam search of decoding, with one symbol per frame as the device's recogniser has it.
 
-Both take encoder outputs and know three methods of a transducer. <blk> is 0; <unk> counts as blank.
-The label context starts as `[-1, ..., -1, 0]`. Letters: B utterances, T frames after subsampling,
-D model width, J joiner width, K label context, V vocabulary, P active paths of the beam.
+Both take encoder outputs and the part of a model that `Transducer` names. <unk> counts as blank. The
+label context starts as `[-1, ..., -1, 0]`. Letters: B utterances, T frames after subsampling, D model
+width, J joiner width, K label context, V vocabulary, P active paths of the beam.
 """
 
 import dataclasses
@@ -10,6 +10,7 @@ import math
 from collections.abc import Callable, Sequence
 from typing import Protocol
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -18,21 +19,12 @@ from todm.asr.tokens import BLANK_ID, UNK_ID
 _SILENT = (BLANK_ID, UNK_ID)
 
 
-class HasContext(Protocol):
-    """The part of a model's configuration that a search reads."""
-
-    @property
-    def context_size(self) -> int:
-        """The number K of labels that the predictor sees."""
-        ...
-
-
 class Transducer(Protocol):
     """What a search needs of a model."""
 
     @property
-    def config(self) -> HasContext:
-        """The model's configuration."""
+    def context_size(self) -> int:
+        """The number K of labels that the predictor sees."""
         ...
 
     def project_encoder(self, enc_BTD: Tensor, /) -> Tensor:
@@ -89,7 +81,8 @@ def greedy_search(model: Transducer, enc_BTD: Tensor, lens_B: Tensor) -> list[Hy
     """
     enc_BTJ = model.project_encoder(enc_BTD)
     num, frames = enc_BTJ.shape[:2]
-    context_BK = _start(model.config.context_size, num, enc_BTJ.device)
+    context_BK = torch.full((num, model.context_size), -1, device=enc_BTJ.device)
+    context_BK[:, -1] = BLANK_ID
     pred_BJ = model.predict(context_BK)
     best_TB = torch.zeros(frames, num, dtype=torch.long, device=enc_BTJ.device)
     log_probs_TB = torch.zeros(frames, num, device=enc_BTJ.device)
@@ -99,10 +92,23 @@ def greedy_search(model: Transducer, enc_BTD: Tensor, lens_B: Tensor) -> list[Hy
         best_TB[t] = best_B
         emits_B = (best_B != BLANK_ID) & (best_B != UNK_ID) & (t < lens_B)
         rows = emits_B.nonzero().squeeze(-1)
-        if len(rows):  # most frames are blank for all: the predictor is left alone
+        if len(rows):  # in most frames all are blank, and the predictor has nothing to do
             context_BK[rows] = torch.cat([context_BK[rows, 1:], best_B[rows, None]], 1)
             pred_BJ = pred_BJ.index_copy(0, rows, model.predict(context_BK[rows]))
-    return _collect(best_TB.T.tolist(), log_probs_TB.T.tolist(), lens_B.tolist())
+    found = []
+    for symbols, values, length in zip(
+        best_TB.T.tolist(), log_probs_TB.T.tolist(), lens_B.tolist(), strict=True
+    ):
+        emitting = [t for t in range(length) if symbols[t] not in _SILENT]
+        found.append(
+            Hypothesis(
+                tokens=tuple(symbols[t] for t in emitting),
+                frames=tuple(emitting),
+                log_probs=tuple(values[t] for t in emitting),
+                score=sum(values[:length]),
+            )
+        )
+    return found
 
 
 @torch.no_grad()
@@ -139,7 +145,7 @@ def beam_search(
         for b, totals, at, own in found:
             moves = [(p // vocab, p % vocab, x, y) for p, x, y in zip(at, totals, own, strict=True)]
             beams[b] = _advance(beams[b], moves, t)
-    bonus = model.config.context_size
+    bonus = model.context_size
     return [
         max(beam, key=lambda h: h.score / (len(h.tokens) + bonus) if length_norm else h.score)
         for beam in beams
@@ -156,7 +162,7 @@ class _PredictorCache:
 
     def rows(self, labels: Sequence[tuple[int, ...]]) -> Tensor:
         """One row [J] for each label sequence, [num, J]."""
-        size = self._model.config.context_size
+        size = self._model.context_size
         start = (-1,) * (size - 1) + (BLANK_ID,)
         contexts = [(start + tokens)[-size:] for tokens in labels]
         new = sorted({c for c in contexts if c not in self._known})
@@ -164,30 +170,6 @@ class _PredictorCache:
             out = self._model.predict(torch.tensor(new, dtype=torch.long, device=self._device))
             self._known.update(zip(new, out, strict=True))
         return torch.stack([self._known[c] for c in contexts])
-
-
-def _start(size: int, num: int, device: torch.device) -> Tensor:
-    context_BK = torch.full((num, size), -1, dtype=torch.long, device=device)
-    context_BK[:, -1] = BLANK_ID
-    return context_BK
-
-
-def _collect(
-    best: list[list[int]], log_probs: list[list[float]], lens: list[int]
-) -> list[Hypothesis]:
-    """Frame-by-frame choices of each utterance to hypotheses."""
-    found = []
-    for symbols, values, length in zip(best, log_probs, lens, strict=True):
-        frames = [t for t in range(length) if symbols[t] not in _SILENT]
-        found.append(
-            Hypothesis(
-                tokens=tuple(symbols[t] for t in frames),
-                frames=tuple(frames),
-                log_probs=tuple(values[t] for t in frames),
-                score=sum(values[:length]),
-            )
-        )
-    return found
 
 
 def _gather(
@@ -217,11 +199,6 @@ def _advance(
             new = beam[path].emit(symbol, frame, log_prob=log_prob, score=total)
         old = merged.get(new.tokens)
         if old is not None:
-            new = dataclasses.replace(old, score=_log_add(old.score, total))
+            new = dataclasses.replace(old, score=float(np.logaddexp(old.score, total)))
         merged[new.tokens] = new
     return list(merged.values())
-
-
-def _log_add(a: float, b: float) -> float:
-    high, low = max(a, b), min(a, b)
-    return high + math.log1p(math.exp(low - high))

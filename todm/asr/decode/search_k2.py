@@ -134,7 +134,7 @@ def fast_beam_search(
     end = int(graph.labels.max())
     config = k2.RnntDecodingConfig(
         vocab_size=end + 1,
-        decoder_history_len=model.config.context_size,
+        decoder_history_len=model.context_size,
         beam=beam,
         max_states=max_states,
         max_contexts=max_contexts,
