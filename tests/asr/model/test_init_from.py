@@ -68,12 +68,12 @@ def _distance(model, new, subnet):
 def test_the_same_again_is_taken_whole(earlier):
     backend, model, found = earlier
     again = _model(backend, 2)
-    told = backend.init_from(again, found)
+    report = backend.init_from(again, found)
     assert all(torch.equal(v, model.state_dict()[k]) for k, v in again.state_dict().items())
     size = backend.tokenizer.vocab_size
-    assert told[1:] == [f"vocabulary: {size} of {size} pieces taken, none fresh"]
+    assert report[1:] == [f"vocabulary: {size} of {size} pieces taken, none fresh"]
     assert (
-        f"taken from {found.path}: encoder (blocks 4, ffn 48, pairs 3 of its 4 blocks)" in told[0]
+        f"taken from {found.path}: encoder (blocks 4, ffn 48, pairs 3 of its 4 blocks)" in report[0]
     )
 
 
@@ -81,7 +81,7 @@ def test_of_another_vocabulary_rows_are_taken_by_piece(earlier, vocabularies):
     backend, model, found = earlier
     other = AsrBackend(CONFIG, vocabularies["second"])
     fresh, new = _model(other, 2), _model(other, 2)
-    told = other.init_from(new, found)
+    report = other.init_from(new, found)
     old_symbols, symbols = backend.tokenizer.symbols, other.tokenizer.symbols
     assert set(symbols) & set(old_symbols) > set(tokens.SPECIAL)
     assert set(symbols) - set(old_symbols)
@@ -96,7 +96,7 @@ def test_of_another_vocabulary_rows_are_taken_by_piece(earlier, vocabularies):
     ]
     assert all(torch.equal(new.state_dict()[k], model.state_dict()[k]) for k in taken)
     count = len(set(symbols) - set(old_symbols))
-    assert f"{len(symbols) - count} of {len(symbols)} pieces taken, {count} fresh: " in told[1]
+    assert f"{len(symbols) - count} of {len(symbols)} pieces taken, {count} fresh: " in report[1]
 
 
 def test_a_smaller_space_begins_as_a_subnet_of_the_larger(earlier, vocabularies):
@@ -116,8 +116,8 @@ def test_a_subnet_of_the_same_architecture_has_all_but_a_ctc_head(earlier, vocab
     space = SpaceConfig(depths=(2,), widths={"ffn": (32,), "pairs": (2,)})
     plain = AsrBackend(CONFIG.replace(space=space), vocabularies["first"])
     fresh, new = _model(plain, 2), _model(plain, 2)
-    told = plain.init_from(new, found)
-    assert told[-1] == "fresh: CTC head (the artifact has none)"
+    report = plain.init_from(new, found)
+    assert report[-1] == "fresh: CTC head (the artifact has none)"
     assert _distance(model, new, subnet) < 1e-4
     assert torch.equal(new.ctc.weight, fresh.ctc.weight)
 

@@ -1,13 +1,12 @@
-"""Training that begins from an earlier supernet or subnet, perhaps with another vocabulary or space.
+"""Training that starts from an earlier supernet or subnet, perhaps with another vocabulary or space.
 
 Blocks are cut by prefix as in extraction. Of layers with a row for each piece of the vocabulary
-(embedding, joiner output, CTC head), rows of pieces that both vocabularies have are taken, the
-others stay as a new model has them. Features are normalised as in the earlier training, so that the
-encoder begins as the same function.
+(embedding, joiner output, CTC head), rows of pieces that both vocabularies have are taken; the others
+stay as a new model has them. Features are normalised as in the earlier training, so that the encoder
+starts as the same function.
 """
 
 import dataclasses
-from collections.abc import Mapping
 from pathlib import Path
 
 import torch
@@ -37,17 +36,16 @@ _MOST_NAMED = 8
 
 @dataclasses.dataclass(frozen=True)
 class _Source:
-    """An earlier model: its weights, the sizes of its blocks, and what they were made with."""
+    """An earlier model: the sizes of its blocks, and what they were made with; `blocks` of a subnet."""
 
     path: Path
     config: AsrConfig
     encoder: EncoderConfig
     symbols: list[str]
-    state: Mapping[str, Tensor]
     blocks: Subnet | None
 
     def kept(self, depth: int) -> tuple[int, ...]:
-        """Its blocks that a stack of `depth` begins with."""
+        """Its blocks that a stack of `depth` starts with."""
         if self.blocks is None and depth <= len(self.encoder.ffn):
             return SearchSpace(self.config.space).kept_blocks(depth)
         return tuple(range(len(self.encoder.ffn)))
@@ -72,13 +70,17 @@ def init_from(model: Rnnt, found: Artifact, symbols: list[str]) -> list[str]:
     _check_fixed(source, model)
     subnet = _prefix(source, model)
     axes = Block.axes(source.encoder)
-    state = extract_blocks(source.state, "encoder.blocks.", axes, subnet)
-    own, fresh = model.state_dict(), []
+    state = extract_blocks(found.tensors(), "encoder.blocks.", axes, subnet)
     rows = {piece: i for i, piece in enumerate(source.symbols)}
     shared = [(i, rows[piece]) for i, piece in enumerate(symbols) if piece in rows]
+    own, fresh_ctc = model.state_dict(), False
     for name, value in own.items():
         if name not in state:
-            fresh.append(name)
+            if not name.startswith("ctc."):  # a subnet has no CTC head; anything else is missing
+                raise ArtifactError(
+                    f"{found.path} has no {name}: its weights are not those of its configuration"
+                )
+            fresh_ctc = True
             continue
         taken = _by_piece(value, state[name], shared) if name in _BY_PIECE else state[name]
         if taken.shape != value.shape:
@@ -87,9 +89,16 @@ def init_from(model: Rnnt, found: Artifact, symbols: list[str]) -> list[str]:
                 "weights are not those of its configuration"
             )
         own[name] = taken
-    _check_fresh(found, fresh)
     model.load_state_dict(own)
-    return _told(source, subnet, symbols, fresh=bool(fresh))
+    new = [piece for piece in symbols if piece not in rows]
+    named = " ".join(new[:_MOST_NAMED]) + (" ..." if len(new) > _MOST_NAMED else "")
+    return [
+        f"taken from {source.path}: encoder ({subnet} of its {len(source.encoder.ffn)} blocks), "
+        "feature normalisation, predictor, joiner",
+        f"vocabulary: {len(shared)} of {len(symbols)} pieces taken, "
+        + (f"{len(new)} fresh: {named}" if new else "none fresh"),
+        *(["fresh: CTC head (the artifact has none)"] if fresh_ctc else []),
+    ]
 
 
 def _read(found: Artifact) -> _Source:
@@ -100,28 +109,26 @@ def _read(found: Artifact) -> _Source:
     if found.kind == "subnet":
         blocks = Subnet.from_json(found.info["subnet"])
         encoder = encoder.narrow(blocks)
-    return _Source(found.path, config, encoder, symbols, found.tensors(), blocks)
+    return _Source(found.path, config, encoder, symbols, blocks)
 
 
 def _check_fixed(source: _Source, model: Rnnt) -> None:
     theirs, ours = source.config.model, model.config
-    pairs = [
-        *((f"model.{n}", getattr(theirs, n), getattr(ours, n)) for n in _FIXED_MODEL),
-        *(
-            (f"model.encoder.{n}", getattr(theirs.encoder, n), getattr(ours.encoder, n))
-            for n in _FIXED_ENCODER
-        ),
+    sizes = [(f"model.{n}", getattr(theirs, n), getattr(ours, n)) for n in _FIXED_MODEL]
+    sizes += [
+        (f"model.encoder.{n}", getattr(theirs.encoder, n), getattr(ours.encoder, n))
+        for n in _FIXED_ENCODER
     ]
-    for name, there, here in pairs:
+    for name, there, here in sizes:
         if there != here:
             raise ConfigError(
-                f"{source.path} has asr.{name}={there} and this config {here}: to begin from it set "
+                f"{source.path} has asr.{name}={there} and this config {here}: to start from it use "
                 f"--set asr.{name}={there}, or leave --init out"
             )
 
 
 def _prefix(source: _Source, model: Rnnt) -> Subnet:
-    """The part of the earlier encoder that the new one begins with."""
+    """The part of the earlier encoder that the new one starts with."""
     ours, theirs = model.config.encoder, source.encoder
     kept = source.kept(len(ours.ffn))
     if len(kept) != len(ours.ffn):
@@ -150,24 +157,3 @@ def _by_piece(fresh: Tensor, earlier: Tensor, shared: list[tuple[int, int]]) -> 
     here, there = torch.tensor(shared).T
     taken[here] = earlier[there].to(fresh.dtype)
     return taken
-
-
-def _check_fresh(found: Artifact, fresh: list[str]) -> None:
-    """A subnet has no CTC head; whatever else is missing was never there to be taken."""
-    missing = [name for name in fresh if not name.startswith("ctc.")]
-    if missing:
-        raise ArtifactError(
-            f"{found.path} has no {missing[0]}: its weights are not those of its configuration"
-        )
-
-
-def _told(source: _Source, subnet: Subnet, symbols: list[str], *, fresh: bool) -> list[str]:
-    new = [piece for piece in symbols if piece not in set(source.symbols)]
-    named = " ".join(new[:_MOST_NAMED]) + (" ..." if len(new) > _MOST_NAMED else "")
-    return [
-        f"taken from {source.path}: encoder ({subnet} of its {len(source.encoder.ffn)} blocks), "
-        "feature normalisation, predictor, joiner",
-        f"vocabulary: {len(symbols) - len(new)} of {len(symbols)} pieces taken, "
-        + (f"{len(new)} fresh: {named}" if new else "none fresh"),
-        *(["fresh: CTC head (the artifact has none)"] if fresh else []),
-    ]
