@@ -46,7 +46,7 @@ ASSETS = (tokens.MODEL, tokens.VOCAB, tokens.TOKENS)
 
 
 class AsrBackend:
-    """`todm.backend.Backend` for speech. Made of a recipe, and of a corpus where data are needed."""
+    """`todm.backend.Backend` for speech, from a recipe, and from a corpus where data are needed."""
 
     def __init__(
         self,
@@ -86,7 +86,7 @@ class AsrBackend:
         return model
 
     def init_from(self, model: nn.Module, found: Artifact) -> list[str]:
-        """Begin from an earlier supernet or subnet, see `todm.asr.model.init_from`."""
+        """Start from an earlier supernet or subnet, see `todm.asr.model.init_from`."""
         assert isinstance(model, Rnnt)
         return init_from.init_from(model, found, self.tokenizer.symbols)
 
@@ -105,11 +105,11 @@ class AsrBackend:
         if self.config.noise:
             noise_store(Path(self.config.noise), self._features("noise"))
         if self.config.loader.feature_mode == "map":
-            _tell_rejected("train", FeatureStore.open(self._training_features).rejected)
+            _warn_rejected("train", FeatureStore.open(self._training_features).rejected)
         self.store("dev")
 
     def preparation(self) -> tuple[int, Path]:
-        """The memory map of the training features, if that is still to be made."""
+        """About how many bytes of mapped training features are still missing, and where they go."""
         from lhotse import CutSet
 
         loader, place = self.config.loader, self._training_features
@@ -156,14 +156,7 @@ class AsrBackend:
     def evaluate(
         self, model: nn.Module, *, subnet: Subnet | None, split: str, limit: int = 0
     ) -> dict[str, Any]:
-        """WER of greedy search on a split, with its bootstrap interval and counts; `error` is the rate.
-
-        Args:
-            model: a supernet, or a plain model.
-            subnet: active subnet; None uses everything.
-            split: train, dev or test.
-            limit: at most this many utterances; 0 for all.
-        """
+        """WER of greedy search as `error`, with its bootstrap interval and counts; see `recognise`."""
         return figures(score_all(self.recognise(model, subnet=subnet, split=split, limit=limit)))
 
     def recognise(
@@ -200,7 +193,7 @@ class AsrBackend:
     def scorer(
         self, model: nn.Module, *, limit: int = 0
     ) -> Callable[[Subnet | None], dict[str, Any]]:
-        """Scores subnets on the dev split, whose features are kept; see `todm.asr.decode.dev_scorer`."""
+        """Scores subnets on the dev split, which stays in memory; see `todm.asr.decode.dev_scorer`."""
         assert isinstance(model, Rnnt)
         chunk = self.config.eval_chunk
         batches = list(self._eval_batches("dev", chunk=chunk, limit=limit))
@@ -247,10 +240,9 @@ class AsrBackend:
         assert isinstance(model, Rnnt)
         if not self.config.eval_chunk:
             _log.warning(
-                "this net was trained on whole utterances only (asr.chunks=[0]), and a bundle that "
-                "hears chunks of %g s is not what it was trained for: expect more errors, or train "
-                "with asr.chunks=[0,%d]",
-                self.config.chunk * FRAME_SECONDS,
+                "this net was trained on whole utterances only (asr.chunks=[0]) and not for the chunks "
+                "of %g s that a bundle decodes: expect more errors, or train with asr.chunks=[0,%d]",
+                self.chunk_seconds,
                 self.config.chunk,
             )
         return graph_parts.graphs(model, self.config.chunk)
@@ -287,7 +279,7 @@ class AsrBackend:
             shutil.copy(self.assets / name, directory / name)
 
     def store(self, split: str) -> FeatureStore:
-        """Features of a split as it is, beside the corpus; computed when first asked for."""
+        """Features of a split at normal speed, kept beside the corpus; computed at the first call."""
         if split not in self._stores:
             self._stores[split] = FeatureStore.build(
                 self._cuts(split),
@@ -296,11 +288,11 @@ class AsrBackend:
                 label=f"features of {split}",
                 progress=self._report,
             )
-            _tell_rejected(split, self._stores[split].rejected)
+            _warn_rejected(split, self._stores[split].rejected)
         return self._stores[split]
 
     def example(self, split: str, *, seconds: float) -> tuple[Samples, str]:
-        """Audio at 16 kHz and transcript of the first utterance of at least so long (or the last one).
+        """Audio at 16 kHz and transcript of the first utterance of at least `seconds`, else of the last one.
 
         Raises:
             CorpusError: the audio cannot be read.
@@ -322,19 +314,17 @@ class AsrBackend:
         return self.corpus / f"cuts_{split}.jsonl.gz"
 
     def _features(self, name: str) -> Path:
-        return (
-            self._cuts("train").parent.with_name(f"{self._cuts('train').parent.name}-features")
-            / name
-        )
+        corpus = self._cuts("train").parent
+        return corpus.with_name(f"{corpus.name}-features") / name
 
     @property
     def _training_features(self) -> Path:
-        """Named after the speeds, so that runs with others on the same corpus do not undo each other."""
+        """Named after the speeds, so that runs with other speeds on the same corpus keep theirs."""
         return self._features("-".join(["train", *map(str, self.config.loader.speeds)]))
 
     @property
     def _loader(self) -> LoaderConfig:
-        """With what the loss can learn from: the standard lattice alone takes any number of labels."""
+        """Leaves out what the loss cannot use: only the standard lattice takes any number of labels."""
         objective = self.config.objective
         if objective.topology == "standard" and not self.config.model.ctc:
             return self.config.loader.replace(one_symbol=False)
@@ -344,8 +334,8 @@ class AsrBackend:
         return self.tokenizer.encode(self.tokenizer.normalise(text))
 
 
-def _tell_rejected(split: str, rejected: list[dict[str, str]]) -> None:
-    """Say which audio was found to be unusable only when its features were computed."""
+def _warn_rejected(split: str, rejected: list[dict[str, str]]) -> None:
+    """Warn of audio that proved unusable when its features were computed."""
     if rejected:
         first = rejected[0]
         _log.warning(

@@ -35,21 +35,20 @@ class ObjectiveConfig(Config):
         delay_penalty: reward per frame of earliness of a label, in nats (k2's delay_penalty).
         ctc_start: weight of the CTC loss at the beginning.
         ctc_end: its weight from `ctc_until` on.
-        ctc_until: where the CTC weight has come down.
+        ctc_until: where the CTC weight reaches `ctc_end`.
         align_until: until here the CTC head learns labels laid evenly over the speech instead
             (a flat start: CTC and RNN-T alone find their first alignment only after hundreds of
             updates, docs/log.md).
-        distill: what students take from the largest net. At the nodes of the lattice: the `alpha`
+        distill: what students learn from the largest net. At the nodes of the lattice: the `alpha`
             divergence (AlphaNet, arXiv 2102.07954), `kl`, or `collapsed`, KL over {blank, next
             label, rest} (arXiv 2011.06110). Before the lattice: `encoder`, see `encoder_distance`.
             Or `none`.
         divergence: constants of the three on the lattice; `kind` is `distill`.
         distill_weight: lambda.
         distill_from: where distillation starts.
-        distill_full: where it reaches its full weight; before `distill_from`, it does so at once.
-        student_rnnt: whether students also learn from the transcript. If not (AlphaNet), then from
-            the largest net alone, without RNN-T and CTC loss, once distillation has started; until
-            then from the CTC loss.
+        distill_full: where it reaches its full weight; at once if this is before `distill_from`.
+        student_rnnt: whether students also learn from the transcript. If not (AlphaNet), they have
+            the CTC loss alone until distillation starts, and then the largest net alone.
     """
 
     topology: Literal["standard", "one_symbol"] = "one_symbol"
@@ -105,7 +104,7 @@ class ObjectiveConfig(Config):
 
     @property
     def on_lattice(self) -> Divergence | None:
-        """The divergence at the nodes of the lattice, if that is how students are taught."""
+        """The divergence at the nodes of the lattice, if students learn by one."""
         if self.distill in ("encoder", "none"):
             return None
         return self.divergence.replace(kind=self.distill)
@@ -130,7 +129,7 @@ class RnntObjective(nn.Module):
         teacher: Teacher | None,
         progress: float,
     ) -> tuple[dict[str, Tensor], Teacher | None]:
-        """Loss per label, and what students of this pass may learn from.
+        """Loss per label, and the pass as a teacher of later ones.
 
         The largest net teaches with the very logits it is trained with, dropout and all, detached:
         a second pass in evaluation mode would cost as much as a student (AlphaNet and AttentiveNAS
@@ -139,12 +138,12 @@ class RnntObjective(nn.Module):
         Args:
             batch: features, labels and the chunk size of this step.
             subnet: active subnet.
-            teacher: left by the largest net in the same step; None for the largest itself.
+            teacher: from the pass of the largest net in the same step; None for that pass itself.
             progress: fraction of the planned updates done.
 
         Returns:
-            `loss` with its gradient, detached parts (`rnnt`, `ctc`, `divergence`, `flat_start`), all
-            per label.
+            `loss` with its gradient and detached parts (`rnnt`, `ctc`, `divergence`, `flat_start`),
+            all per label; and the pass as a teacher, None during a flat start.
         """
         model = self.model
         enc, lens = model.encode(
@@ -196,7 +195,7 @@ class RnntObjective(nn.Module):
         return total * (batch.target_lens_B.sum() / frames)
 
     def _weights(self, progress: float, *, student: bool) -> dict[str, float]:
-        """Of each term, for the largest net or a student."""
+        """The weight of each term, for the largest net or a student."""
         config = self.config
         at = min(1.0, progress / max(config.ctc_until, 1e-9))
         ctc = config.ctc_start + at * (config.ctc_end - config.ctc_start)
@@ -246,24 +245,24 @@ def lattice_loss(
 
 
 def encoder_distance(student_BTJ: Tensor, teacher_BTJ: Tensor, lens_B: Tensor) -> Tensor:
-    """Squared distance of what two encoders tell the joiner, in units of the teacher's mean square.
+    """Squared distance of two projected encoder outputs, in units of the teacher's mean square.
 
-    CoDERT (arXiv 2106.07734) distils, in place, what the encoder adds to the predictor: it is more
-    telling than the joint's posterior. Here that is the projected output. A frame that has nothing
-    in common with the teacher's counts about 2, as a node of the lattice at its worst, so that
-    lambda is of one size for all kinds of distillation.
+    CoDERT (arXiv 2106.07734) distils the encoder's part of the joint, which says more than the joint's
+    posterior; here that is the projected output. A frame that has nothing in common with the teacher's
+    counts about 2, as a node of the lattice does at worst, so that lambda means the same for all kinds
+    of distillation.
 
     Args:
         student_BTJ: projected encoder output.
         teacher_BTJ: likewise, detached.
-        lens_B: frames of each utterance; those beyond are never read.
+        lens_B: frames of each utterance; those beyond never count.
 
     Returns:
         The sum over all frames of the batch, a scalar.
     """
     steps = torch.arange(student_BTJ.shape[1], device=lens_B.device)
     inside_BT = steps < lens_B[:, None]
-    # Chosen, not multiplied by zero: beyond an end there may be anything.
+    # Selected, not multiplied by zero: beyond an end there may be NaN.
     student_NJ, teacher_NJ = student_BTJ[inside_BT].float(), teacher_BTJ[inside_BT].float()
     power = teacher_NJ.square().sum(1).mean()
     return (student_NJ - teacher_NJ).square().sum() / power.clamp(min=1e-20)

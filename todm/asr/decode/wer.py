@@ -49,12 +49,11 @@ class Wer:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Interval:
-    """A bootstrap interval around `value`; `share_below_zero` of the resamples are negative."""
+    """A 95 % bootstrap interval around `value`."""
 
     value: float
     low: float
     high: float
-    share_below_zero: float
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -106,17 +105,15 @@ def score(refs: Sequence[str], hyps: Sequence[str]) -> Wer:
     return _count(_align_all(refs, hyps))
 
 
-def bootstrap(wer: Wer, *, resamples: int = 1000, level: float = 0.95, seed: int = 0) -> Interval:
+def bootstrap(wer: Wer, *, resamples: int = 1000, seed: int = 0) -> Interval:
     """A confidence interval of the rate, by drawing whole utterances with replacement."""
     errors, words = _per_utterance(wer)
     weights = _resample(len(errors), resamples, seed)
     rates = weights @ errors / np.maximum(weights @ words, 1)
-    return _interval(wer.rate, rates, level)
+    return _interval(wer.rate, rates)
 
 
-def compare(
-    ours: Wer, theirs: Wer, *, resamples: int = 1000, level: float = 0.95, seed: int = 0
-) -> Comparison:
+def compare(ours: Wer, theirs: Wer, *, resamples: int = 1000, seed: int = 0) -> Comparison:
     """Paired bootstrap of two results on the same utterances in the same order.
 
     Both are resampled together, so what is hard for both does not widen the intervals.
@@ -133,11 +130,11 @@ def compare(
     weights = _resample(len(errors), resamples, seed)
     changes, before = weights @ (errors - other), weights @ other
     change = ours.errors - theirs.errors
-    relative = _interval(change / max(theirs.errors, 1), changes / np.maximum(before, 1), level)
+    relative = _interval(change / max(theirs.errors, 1), changes / np.maximum(before, 1))
     sides = float((changes <= 0).mean()), float((changes >= 0).mean())
     rates = changes / np.maximum(weights @ words, 1)
     return Comparison(
-        difference=_interval(ours.rate - theirs.rate, rates, level),
+        difference=_interval(ours.rate - theirs.rate, rates),
         relative=relative.value,
         low=relative.low,
         high=relative.high,
@@ -206,10 +203,9 @@ def _resample(num: int, resamples: int, seed: int) -> np.ndarray:
     return np.random.default_rng(seed).multinomial(num, np.full(num, 1 / num), size=resamples)
 
 
-def _interval(value: float, samples: np.ndarray, level: float) -> Interval:
-    low, high = np.quantile(samples, [(1 - level) / 2, (1 + level) / 2])
-    below = float((samples < 0).mean())
-    return Interval(value=value, low=float(low), high=float(high), share_below_zero=below)
+def _interval(value: float, samples: np.ndarray) -> Interval:
+    low, high = np.quantile(samples, [0.025, 0.975])
+    return Interval(value=value, low=float(low), high=float(high))
 
 
 def _confusions(pairs: Iterable[Pair], most: int = 50) -> list[str]:
