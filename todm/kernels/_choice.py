@@ -1,8 +1,8 @@
-"""Which of an op's ways is the fastest: measured once per shape and device, and kept on disk.
+"""Which of an op's algorithms is the fastest: measured once per shape and device, and kept on disk.
 
-Every op has a file of its own, `$XDG_CACHE_HOME/todm/OP.json` (`~/.cache` where the variable is not
-set). One that cannot be read for what it should be is measured anew; one that cannot be written is
-done without, with a warning.
+Every op has its own file, `$XDG_CACHE_HOME/todm/OP.json` (`~/.cache` where the variable is not set).
+A damaged file is replaced by new measurements. If the file cannot be written, there is a warning, and
+the times stay in memory.
 """
 
 import contextlib
@@ -26,7 +26,7 @@ Call = Callable[[], object]
 Times = dict[str, float]
 
 GAIN = 1.05
-"""How much faster than `dense` another way must be to be taken."""
+"""How much faster than `dense` another algorithm must be to be taken."""
 
 _VERSION = 1
 _REPEATS = 20
@@ -34,7 +34,7 @@ _log = logging.getLogger(__name__)
 
 
 class Problem(Protocol):
-    """What the implementations of an op are given: a dataclass with the activation."""
+    """A call of an op: a dataclass with the activation."""
 
     __dataclass_fields__: ClassVar[dict[str, Any]]
 
@@ -50,7 +50,7 @@ P = TypeVar("P", bound=Problem)
 class Shape(NamedTuple):
     """What a measured time depends on, torch's version included; `rows` is M's `bucket`.
 
-    `dtype` is the weight's, with words for whatever else an op knows to change the time.
+    `dtype` is the weight's, followed by words for what else changes the time of this op.
     """
 
     device: str
@@ -78,23 +78,22 @@ def bucket(rows: int) -> int:
 
 
 class Table:
-    """Milliseconds by shape and way, in memory and in a file."""
+    """Milliseconds by shape and algorithm, in memory and in a file."""
 
     def __init__(self, path: Path, timer: Callable[[Call], float] | None = None) -> None:
         self._path, self._timer = path, timer or cuda_ms
         self._times = _read(path)
 
     def choose(self, shape: Shape, candidates: Callable[[], dict[str, Call]]) -> str:
-        """The way to take, measured if this shape was not yet; `candidates` has one named `dense`."""
+        """The algorithm to take; a new shape is measured. One of the `candidates` is named `dense`."""
         key = shape.key()
         if key not in self._times:
-            times = {way: self._timer(call) for way, call in candidates().items()}
-            self._times[key] = times
+            self._times[key] = {name: self._timer(call) for name, call in candidates().items()}
             self._save()
         return fastest(self._times[key])
 
     def _save(self) -> None:
-        """Write the file whole; entries that another process has added since are kept."""
+        """Replace the file; entries that another process has added since are kept."""
         self._times = {**_read(self._path), **self._times}
         text = json.dumps({"version": _VERSION, "ms": self._times}, indent=1, sort_keys=True)
         temporary = self._path.with_name(f"{self._path.name}.{os.getpid()}")
@@ -110,8 +109,8 @@ class Table:
 
 def fastest(times: Times) -> str:
     """`dense`, unless another way gains enough."""
-    way = min(times, key=lambda name: times[name])
-    return way if times["dense"] >= GAIN * times[way] else "dense"
+    best = min(times, key=lambda name: times[name])
+    return best if times["dense"] >= GAIN * times[best] else "dense"
 
 
 @functools.cache
@@ -121,43 +120,40 @@ def table(op: str) -> Table:
     return Table(Path(cache) / "todm" / f"{op}.json")
 
 
-def fastest_way(
-    op: str, shape: Shape, *, problem: P, ways: Mapping[str, Callable[[P], Tensor]]
+def fastest_algorithm(
+    op: str, shape: Shape, *, problem: P, algorithms: Mapping[str, Callable[[P], Tensor]]
 ) -> str:
-    """The way to take by the op's table; an entry that is not there yet is measured.
+    """The algorithm to take by the op's table; a missing entry is measured.
 
     Args:
         op: Whose table.
         shape: The entry.
         problem: Of the call, on a GPU.
-        ways: By name, one of them `dense`.
+        algorithms: By name, one of them `dense`.
 
     Raises:
         ConfigError: the entry is not measured, and cannot be while a CUDA graph is captured.
     """
-    candidates = functools.partial(_candidates, op, shape.rows, problem, ways)
+
+    def candidates() -> dict[str, Call]:
+        """All algorithms, on random activations with as many rows as the entry stands for."""
+        rows, x = shape.rows, problem.x_MK
+        if torch.cuda.is_current_stream_capturing():
+            choices = " or ".join(f"algorithm={name!r}" for name in algorithms)
+            raise ConfigError(
+                f"{op}: {rows} rows of this layer are not measured yet, and cannot be while a CUDA graph "
+                f"is captured: call it once before, or give {choices}"
+            )
+        generator = torch.Generator(x.device).manual_seed(0)  # the caller's random state is left alone
+        x_MK = torch.randn(rows, x.shape[1], generator=generator, device=x.device).to(x.dtype)
+        probe = dataclasses.replace(problem, x_MK=x_MK)
+        return {name: functools.partial(run, probe) for name, run in algorithms.items()}
+
     return table(op).choose(shape, candidates)
 
 
-def _candidates(
-    op: str, rows: int, problem: P, ways: Mapping[str, Callable[[P], Tensor]]
-) -> dict[str, Call]:
-    """All ways, on random activations of as many rows as the entry of the table stands for."""
-    if torch.cuda.is_current_stream_capturing():
-        given = " or ".join(f"way={name!r}" for name in ways)
-        raise ConfigError(
-            f"{op}: {rows} rows of this layer are not measured yet, and cannot be while a CUDA graph "
-            f"is captured: call it once before, or give {given}"
-        )
-    x = problem.x_MK
-    draw = torch.Generator(x.device).manual_seed(0)  # the caller's random state is left alone
-    x_MK = torch.randn(rows, x.shape[1], generator=draw, device=x.device).to(x.dtype)
-    probe = dataclasses.replace(problem, x_MK=x_MK)
-    return {name: functools.partial(way, probe) for name, way in ways.items()}
-
-
 def cuda_ms(call: Call) -> float:
-    """Median time of a call on the GPU, with the weight not yet in L2."""
+    """Median time of a call on the GPU, with a cold L2 cache."""
     size = torch.cuda.get_device_properties(torch.cuda.current_device()).L2_cache_size
     flush = torch.empty(2 * max(size, 1), dtype=torch.int8, device="cuda")
     for _ in range(3):
@@ -175,21 +171,21 @@ def cuda_ms(call: Call) -> float:
 
 
 def _read(path: Path) -> dict[str, Times]:
-    """What the file holds; nothing if it is absent or not what `_save` wrote."""
+    """The times in the file; none if it is absent or not a file that `_save` wrote."""
     try:
-        found = json.loads(path.read_text())
+        content = json.loads(path.read_text())
     except OSError:
         return {}
     except ValueError:
-        found = None
-    if isinstance(found, dict) and found.get("version") == _VERSION and _valid(found.get("ms")):
-        return found["ms"]
-    _log.warning("%s is not a table of times and is made anew", path)
+        content = None
+    if isinstance(content, dict) and content.get("version") == _VERSION and _valid(content.get("ms")):
+        return content["ms"]
+    _log.warning("%s is not a table of times: its shapes are measured again", path)
     return {}
 
 
 def _valid(table: Any) -> bool:  # noqa: ANN401 - JSON
-    """Whether it is times above zero, by shape and way, with `dense` in each."""
+    """Whether it holds times above zero, by shape and algorithm, with `dense` in each."""
     if not isinstance(table, dict):
         return False
     for times in table.values():

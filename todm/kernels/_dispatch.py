@@ -1,18 +1,35 @@
-"""Which implementation of an op runs: one rule, one environment variable.
+"""Which implementation of an op runs, and the state of torch that it runs in.
 
-An explicit `impl=` wins, then `TODM_IMPL`, then the default: `triton` for tensors on a GPU where the
-op has it, else the op's first name. `TODM_IMPL` is one name for every op (`reference`) or a list
-(`rnnt_loss=reference,mh_ssm=torch`). Nothing falls back silently.
+An explicit `impl=` wins, then the variable `TODM_IMPL`, then the default: `triton` for tensors on a GPU
+where the op has it, else the op's first name. `TODM_IMPL` is one name for every op (`reference`) or a
+list (`rnnt_loss=reference,mh_ssm=torch`). Nothing falls back silently.
 """
 
+import contextlib
 import importlib
 import os
 import pkgutil
+from collections.abc import Iterator
 from types import ModuleType
+
+import torch
+from torch import Tensor
 
 from todm.errors import ConfigError, MissingExtra
 
 VARIABLE = "TODM_IMPL"
+
+
+@contextlib.contextmanager
+def on_device_of(x: Tensor) -> Iterator[None]:
+    """Launches go to the device of `x`, and products keep the dtypes they are given.
+
+    Triton launches on the current device, which need not be the tensors'. Autocast would turn sums
+    that an op keeps in float32 into bfloat16; a backward pass does not inherit this state from its
+    forward pass.
+    """
+    with torch.cuda.device_of(x), torch.autocast(x.device.type, enabled=False):
+        yield
 
 
 def load_impl(
@@ -27,14 +44,15 @@ def load_impl(
         device: Type of the device that the tensors are on, such as "cuda".
 
     Raises:
-        ConfigError: no such implementation or, in `TODM_IMPL`, no such op.
+        ConfigError: `op` has no such implementation, or `TODM_IMPL` cannot be read.
         MissingExtra: the implementation's package is not installed.
     """
     name, origin = (impl, "impl") if impl is not None else (_from_environment(op), VARIABLE)
-    name = _default(names, device) if name is None else name
+    if name is None:
+        name = "triton" if device == "cuda" and "triton" in names else names[0]
     if name not in names:
         raise ConfigError(
-            f"{origin} asks for {name!r}, which {op} has not: choose one of {', '.join(names)}"
+            f"{origin} asks for {name!r}, which {op} does not have: choose one of {', '.join(names)}"
         )
     module = "reference" if name == "reference" else f"{name}_impl"
     try:
@@ -46,28 +64,19 @@ def load_impl(
         raise MissingExtra(package, "train", f"{op} with impl={name!r}") from None
 
 
-def _default(names: tuple[str, ...], device: str) -> str:
-    return "triton" if device == "cuda" and "triton" in names else names[0]
-
-
 def _from_environment(op: str) -> str | None:
-    """What `TODM_IMPL` says of `op`, None where it says nothing."""
+    """The implementation that `TODM_IMPL` names for `op`, if it does."""
     setting = os.environ.get(VARIABLE, "").strip()
     if "=" not in setting:
         return setting or None
+    ops = sorted(m.name for m in pkgutil.iter_modules([os.path.dirname(__file__)]) if m.ispkg)
     chosen: str | None = None
     for item in setting.split(","):
         key, sep, name = (part.strip() for part in item.partition("="))
-        if not sep or not name or key not in _ops():
+        if not sep or not name or key not in ops:
             raise ConfigError(
                 f"{VARIABLE}={setting!r}: {item.strip()!r} is not OP=IMPL with an op among "
-                f"{', '.join(_ops())}; write for example {VARIABLE}=rnnt_loss=reference"
+                f"{', '.join(ops)}; write for example {VARIABLE}=rnnt_loss=reference"
             )
         chosen = name if key == op else chosen
     return chosen
-
-
-def _ops() -> list[str]:
-    """The ops: every folder of `todm.kernels`."""
-    path = importlib.import_module("todm.kernels").__path__
-    return sorted(m.name for m in pkgutil.iter_modules(path) if m.ispkg)

@@ -1,4 +1,4 @@
-"""Linear layer with a 2:4 weight: of every four inputs of an output, two weights at most are not zero.
+"""Linear layer with a 2:4 weight: of every four inputs of an output, at most two weights are not zero.
 
     y_mn = sum_g (v_ng0 x_m(4g + i_ng0) + v_ng1 x_m(4g + i_ng1)) + b_n
 
@@ -9,19 +9,16 @@ the dense one (`todm.kernels._choice`). README.md has the layout and the details
 Letters: M rows (all leading axes), K inputs, N outputs, G groups of four inputs.
 """
 
-import dataclasses
-
 import torch
 from torch import Tensor
 
-from todm.kernels._dispatch import load_impl
-from todm.kernels._launch import on_device_of
+from todm.kernels._linear import run_linear
 from todm.kernels.matmul_24.pack import Packed, check_24, pack
-from todm.kernels.matmul_24.problem import Problem, Way
+from todm.kernels.matmul_24.problem import Algorithm, Problem
 
-__all__ = ["IMPLS", "Packed", "Way", "check_24", "matmul_24", "pack"]
+__all__ = ["IMPLS", "Algorithm", "Packed", "check_24", "matmul_24", "pack"]
 
-IMPLS = ("torch", "reference", "triton")
+IMPLS = ("torch", "reference")
 
 
 def matmul_24(
@@ -31,7 +28,7 @@ def matmul_24(
     bias_N: Tensor | None = None,
     act_scale: Tensor | None = None,
     out_dtype: torch.dtype | None = None,
-    way: Way = "measured",
+    algorithm: Algorithm = "measured",
     impl: str | None = None,
 ) -> Tensor:
     """The layer's output [..., N]. It has no gradient.
@@ -43,23 +40,19 @@ def matmul_24(
         bias_N: Added at the end.
         act_scale: For int8 weights, one scale for all activations; None takes each row's absmax / 127.
         out_dtype: For int8 weights, dtype of the result; that of x where None.
-        way: `dense` or `sparse` kernels of the `torch` impl, or the one `measured` to be faster.
-        impl: `torch` (on every device the default), `reference` or `triton`, which reads the packed
-            weight itself.
+        algorithm: `dense` or `sparse` kernels of the `torch` impl, or the one `measured` to be faster.
+        impl: `torch` or `reference`; see `todm.kernels._dispatch`.
 
     Raises:
-        ConfigError: shapes, dtypes or devices that do not fit, a gradient asked for, or `sparse`
-            where no sparse kernel is.
+        ConfigError: shapes, dtypes or devices that do not fit, a gradient that is required, or `sparse`
+            where no sparse kernel is available.
     """
-    out_dtype = x.dtype if out_dtype is None else out_dtype
-    given = {"weight": weight, "bias_N": bias_N, "act_scale": act_scale}
-    problem = Problem(x_MK=x, **given, out_dtype=out_dtype, way=way)
-    problem.check()
-    shape = (*x.shape[:-1], weight.shape[0])
-    if x.numel() == 0:
-        return x.new_empty(shape, dtype=out_dtype)
-    problem = dataclasses.replace(problem, x_MK=x.reshape(-1, x.shape[-1]))
-    # No device is named: on a GPU too, `torch` comes first, since it has measured what it runs.
-    chosen = load_impl("matmul_24", IMPLS, impl)
-    with on_device_of(x):
-        return chosen.run(problem).reshape(shape)
+    problem = Problem(
+        x_MK=x,
+        weight=weight,
+        bias_N=bias_N,
+        act_scale=act_scale,
+        out_dtype=x.dtype if out_dtype is None else out_dtype,
+        algorithm=algorithm,
+    )
+    return run_linear("matmul_24", problem, names=IMPLS, impl=impl)

@@ -1,12 +1,12 @@
-"""2:4 weights as they are stored: two values of every four inputs, and where they were.
+"""2:4 weights as they are stored: two values of every four inputs, and their positions.
 
     values [N, 2G]   of group g of output n: the entries at its two kept positions i0 < i1
     codes  [N, C]    uint8, C = ceil(G / 2): the nibble i0 | i1 << 2 of two groups, the even one low
 
-The nibble is that of NVIDIA's sparse tensor cores (arXiv 2104.08378, section 3). Of four 16-bit
-values 36 of 64 bits are left, of four int8 values 20 of 32.
+The nibble is that of NVIDIA's sparse tensor cores (arXiv 2104.08378, section 3). Four 16-bit values
+take 36 bits instead of 64, four int8 values 20 instead of 32.
 
-Letters: N outputs, K inputs, G = ceil(K / 4) groups; the last group is filled up with zeros.
+Letters: N outputs, K inputs, G = ceil(K / 4) groups; the last group is padded with zeros.
 """
 
 import dataclasses
@@ -17,15 +17,15 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from todm.errors import ConfigError
-from todm.kernels.matmul_24 import semi
-from todm.kernels.matmul_int8.problem import check_vector
+from todm.kernels._linear import check_vector
+from todm.kernels.matmul_24.semi import SemiStructured, compress
 
 DTYPES = (torch.float32, torch.float16, torch.bfloat16, torch.int8)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Packed:
-    """A 2:4 weight [N, K]. What it is expanded to is made once, when it is first asked for.
+    """A 2:4 weight [N, K]. Its expanded and compressed forms are made once, at their first use.
 
     Attributes:
         values_NH: Kept values, H = 2G.
@@ -34,7 +34,7 @@ class Packed:
         scale_N: Scale per output channel; with int8 values, and only then.
 
     Raises:
-        ConfigError: parts that do not belong together, or codes that name no two positions.
+        ConfigError: parts that do not belong together, or a code that does not name two positions.
     """
 
     values_NH: Tensor
@@ -65,8 +65,8 @@ class Packed:
         if not bool((first < second).all()):
             row, group = (first >= second).nonzero()[0].tolist()
             raise ConfigError(
-                f"2:4 weight: the code of output {row}, group {group} names no two positions: the "
-                "file is damaged, pack the weight again"
+                f"2:4 weight: the code of output {row}, group {group} does not name two positions: "
+                "the file is damaged, pack the weight again"
             )
 
     @property
@@ -103,9 +103,9 @@ class Packed:
         return dense_NG4.flatten(1)[:, : self.num_inputs].contiguous()
 
     @functools.cached_property
-    def semi_structured(self) -> semi.SemiStructured:
-        """The weight as the GPU's sparse matrix library wants it."""
-        return semi.compress(self.dense_NK, semi.library(self.values_NH.device))
+    def semi_structured(self) -> SemiStructured:
+        """The weight as the GPU's sparse matrix library needs it."""
+        return compress(self.dense_NK)
 
 
 def check_24(weight_NK: Tensor) -> None:
@@ -148,5 +148,5 @@ def pack(weight_NK: Tensor, *, scale_N: Tensor | None = None) -> Packed:
 
 
 def _groups(weight_NK: Tensor) -> Tensor:
-    """[N, G, 4], filled up with zeros."""
+    """[N, G, 4], padded with zeros."""
     return F.pad(weight_NK, (0, -weight_NK.shape[1] % 4)).unflatten(1, (-1, 4))

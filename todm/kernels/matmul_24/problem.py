@@ -7,17 +7,17 @@ import torch
 from torch import Tensor
 
 from todm.errors import ConfigError
-from todm.kernels.matmul_24.pack import Packed
-from todm.kernels.matmul_int8.problem import (
-    MAX_INPUTS,
+from todm.kernels._linear import (
     check_act_scale,
     check_activation,
+    check_int8_inputs,
     check_out_dtype,
     check_together,
     check_vector,
 )
+from todm.kernels.matmul_24.pack import Packed
 
-Way = Literal["measured", "dense", "sparse"]
+Algorithm = Literal["measured", "dense", "sparse"]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -29,36 +29,29 @@ class Problem:
     bias_N: Tensor | None
     act_scale: Tensor | None
     out_dtype: torch.dtype
-    way: Way
+    algorithm: Algorithm
 
     @property
-    def is_int8(self) -> bool:
-        """Whether activations are quantised too."""
-        return self.weight.scale_N is not None
+    def num_outputs(self) -> int:
+        """N."""
+        return self.weight.shape[0]
 
     def check(self) -> None:
         """Raises ConfigError with the first thing that is wrong."""
-        outputs, inputs = self.weight.shape
-        check_activation("matmul_24", self.x_MK, inputs)
-        check_act_scale("matmul_24", self.act_scale)
-        check_vector("matmul_24", "bias_N", self.bias_N, outputs)
-        check_out_dtype("matmul_24", self.out_dtype)
-        if self.way not in ("measured", "dense", "sparse"):
-            raise ConfigError(f"matmul_24: way {self.way!r} is not measured | dense | sparse")
-        if self.is_int8:
-            self._check_int8()
+        op, weight = "matmul_24", self.weight
+        num_outputs, num_inputs = weight.shape
+        check_activation(op, self.x_MK, num_inputs)
+        check_act_scale(op, self.act_scale)
+        check_vector(op, "bias_N", self.bias_N, num_outputs)
+        check_out_dtype(op, self.out_dtype)
+        if self.algorithm not in ("measured", "dense", "sparse"):
+            raise ConfigError(f"{op}: algorithm {self.algorithm!r} is not measured | dense | sparse")
+        if weight.scale_N is not None:
+            check_int8_inputs(op, num_inputs)
         else:
             self._check_float()
-        weight = self.weight
-        given = (weight.values_NH, weight.codes_NC, weight.scale_N)
-        check_together("matmul_24", (self.x_MK, *given, self.bias_N, self.act_scale))
-
-    def _check_int8(self) -> None:
-        if self.weight.num_inputs > MAX_INPUTS:
-            raise ConfigError(
-                f"matmul_24: {self.weight.num_inputs} int8 inputs could overflow an int32 sum, "
-                f"allowed are {MAX_INPUTS}: split the layer along K"
-            )
+        parts = (weight.values_NH, weight.codes_NC, weight.scale_N)
+        check_together(op, self.x_MK, *parts, self.bias_N, self.act_scale)
 
     def _check_float(self) -> None:
         x, values = self.x_MK.dtype, self.weight.values_NH.dtype

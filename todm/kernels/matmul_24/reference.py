@@ -1,6 +1,6 @@
-"""The oracle of matmul_24: arXiv 2104.08378, figure 3: each output sums its kept inputs only, in float64.
+"""The oracle of matmul_24: each output sums its kept inputs only, in float64 (arXiv 2104.08378, figure 3).
 
-The positions are decoded here by themselves, one output at a time.
+The positions are decoded independently here, one output at a time.
 """
 
 import torch
@@ -16,7 +16,7 @@ def run(problem: Problem) -> Tensor:
     """See `todm.kernels.matmul_24.matmul_24`; [M, N]."""
     p = problem
     x_MK, scale_M = p.x_MK.double(), torch.ones_like(p.x_MK[:, 0])
-    if p.is_int8:
+    if p.weight.scale_N is not None:
         x_MK, scale_M = int8.quantise(p.x_MK, p.act_scale)
     x_MK = F.pad(x_MK.double(), (0, -p.weight.num_inputs % 4))
     columns = []
@@ -30,9 +30,9 @@ def run(problem: Problem) -> Tensor:
 
 def _kept_inputs(weight: Packed) -> list[list[int]]:
     """For each output, the input of each of its values."""
-    found = []
+    inputs = []
     for codes in weight.codes_NC.tolist():
         nibbles = [nibble for code in codes for nibble in (code % 16, code // 16)]
         groups = nibbles[: weight.values_NH.shape[1] // 2]
-        found.append([4 * g + i for g, code in enumerate(groups) for i in (code % 4, code // 4)])
-    return found
+        inputs.append([4 * g + i for g, code in enumerate(groups) for i in (code % 4, code // 4)])
+    return inputs

@@ -1,7 +1,7 @@
 """2:4 products on sparse tensor cores, through torch's binding of cuSPARSELt or CUTLASS.
 
-Both compute W x^T with W sparse, [N, K] times [K, M], and want sizes in multiples (torch 2.11,
-`torch/sparse/semi_structured.py`); zeros fill them up. CUTLASS serves GPUs of capability 8.x only.
+Both compute W x^T with W sparse, [N, K] times [K, M], and need sizes in multiples (torch 2.11,
+`torch/sparse/semi_structured.py`): zeros pad them. CUTLASS serves GPUs of capability 8.x only.
 """
 
 from typing import NamedTuple
@@ -14,7 +14,7 @@ from torch.sparse._semi_structured_conversions import sparse_semi_structured_fro
 from todm.errors import ConfigError
 from todm.kernels.matmul_int8.torch_impl import filled_up
 
-# By library and bytes of a value: what N, K and M must be multiples of.
+# By library and bytes per value: N, K and M must be multiples of these.
 _MULTIPLES = {
     ("cusparselt", 1): (32, 32, 16),
     ("cusparselt", 2): (16, 16, 8),
@@ -30,7 +30,7 @@ class SemiStructured(NamedTuple):
         library: `cusparselt` or `cutlass`.
         values: The kept values; for cuSPARSELt with their positions.
         positions: CUTLASS's metadata.
-        shape: N and K without the filling.
+        shape: N and K without the padding.
         padded: N and K with it.
     """
 
@@ -50,26 +50,31 @@ def library(device: torch.device) -> str | None:
     return "cutlass" if torch.cuda.get_device_capability(device)[0] == 8 else None
 
 
-def compress(dense_NK: Tensor, library: str | None) -> SemiStructured:
-    """Compress a 2:4 weight.
+def compress(dense_NK: Tensor) -> SemiStructured:
+    """Compress a 2:4 weight for the library of its device.
 
     Raises:
-        ConfigError: no library here, or none for this dtype.
+        ConfigError: the device has no library, or the library does not support this dtype.
     """
-    if library is None or dense_NK.dtype not in (torch.float16, torch.bfloat16, torch.int8):
-        raise ConfigError(
-            f"matmul_24: no sparse product of {dense_NK.dtype} on {dense_NK.device}: float16, "
-            "bfloat16 or int8 on a GPU with cuSPARSELt (or of capability 8.x) is needed; use "
-            "way='dense'"
-        )
-    (outputs, inputs), (n, k, _) = dense_NK.shape, _MULTIPLES[library, dense_NK.itemsize]
+    name = library(dense_NK.device)
+    if name is None or dense_NK.dtype not in (torch.float16, torch.bfloat16, torch.int8):
+        raise no_kernel(dense_NK.dtype, dense_NK.device)
+    (outputs, inputs), (n, k, _) = dense_NK.shape, _MULTIPLES[name, dense_NK.itemsize]
     padded_NK = filled_up(dense_NK, -outputs % n, -inputs % k).contiguous()
-    if library == "cusparselt":
+    if name == "cusparselt":
         values, positions = torch._cslt_compress(padded_NK), None
     else:
         values, positions = sparse_semi_structured_from_dense_cutlass(padded_NK)
     padded = (padded_NK.shape[0], padded_NK.shape[1])
-    return SemiStructured(library, values, positions, (outputs, inputs), padded)
+    return SemiStructured(name, values, positions, (outputs, inputs), padded)
+
+
+def no_kernel(dtype: torch.dtype, device: torch.device) -> ConfigError:
+    """The error for a weight that no sparse kernel multiplies."""
+    return ConfigError(
+        f"matmul_24: algorithm='sparse' has no kernel for {dtype} on {device}: float16, bfloat16 or int8 "
+        "on a GPU with cuSPARSELt (or of capability 8.x) is needed; use algorithm='dense'"
+    )
 
 
 def matmul(x_MK: Tensor, weight: SemiStructured, bias_N: Tensor | None = None) -> Tensor:

@@ -1,11 +1,10 @@
-"""matmul_24 in torch. On a CPU the weight is expanded: the same numbers, and no speed from its zeros."""
+"""matmul_24 in torch. A CPU multiplies the expanded weight: the zeros make it no faster."""
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from todm.errors import ConfigError
-from todm.kernels._choice import Shape, fastest_way
+from todm.kernels._choice import Shape, fastest_algorithm
 from todm.kernels.matmul_24 import semi
 from todm.kernels.matmul_24.problem import Problem
 from todm.kernels.matmul_int8 import matmul_int8, quantise_activation
@@ -14,7 +13,7 @@ from todm.kernels.matmul_int8.torch_impl import rescale
 
 def run(problem: Problem) -> Tensor:
     """See `todm.kernels.matmul_24.matmul_24`; [M, N]."""
-    return WAYS[_way(problem)](problem)
+    return ALGORITHMS[_algorithm(problem)](problem)
 
 
 def dense(problem: Problem) -> Tensor:
@@ -38,21 +37,18 @@ def sparse(problem: Problem) -> Tensor:
     return rescale(sums_MN, scale_M, p.weight.scale_N, p.bias_N).to(p.out_dtype).contiguous()
 
 
-WAYS = {"dense": dense, "sparse": sparse}
+ALGORITHMS = {"dense": dense, "sparse": sparse}
 
 
-def _way(problem: Problem) -> str:
-    p = problem
-    device = p.x_MK.device
-    possible = semi.library(device) is not None and p.weight.values_NH.dtype != torch.float32
-    if p.way == "sparse" and not possible:
-        raise ConfigError(
-            f"matmul_24: way='sparse' has no kernel for {p.weight.values_NH.dtype} on {device}: "
-            "float16, bfloat16 or int8 on a GPU with cuSPARSELt (or of capability 8.x) is needed"
-        )
-    if p.way != "measured":
-        return p.way
+def _algorithm(problem: Problem) -> str:
+    p, weight = problem, problem.weight
+    dtype, device = weight.values_NH.dtype, p.x_MK.device
+    possible = semi.library(device) is not None and dtype != torch.float32
+    if p.algorithm == "sparse" and not possible:
+        raise semi.no_kernel(dtype, device)
+    if p.algorithm != "measured":
+        return p.algorithm
     if not possible:
         return "dense"
-    shape = Shape.of(p.x_MK, p.weight.values_NH.dtype, p.weight.shape)
-    return fastest_way("matmul_24", shape, problem=p, ways=WAYS)
+    shape = Shape.of(p.x_MK, dtype, weight.shape)
+    return fastest_algorithm("matmul_24", shape, problem=p, algorithms=ALGORITHMS)

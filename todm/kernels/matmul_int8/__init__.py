@@ -8,19 +8,12 @@ per row, taken from the row itself, or one given for the whole tensor. README.md
 Letters: M rows (all leading axes), K inputs, N outputs.
 """
 
-import dataclasses
-
 import torch
 from torch import Tensor
 
-from todm.kernels._dispatch import load_impl
-from todm.kernels._launch import on_device_of
-from todm.kernels.matmul_int8.problem import (
-    Problem,
-    check_act_scale,
-    check_activation,
-    check_together,
-)
+from todm.kernels._dispatch import load_impl, on_device_of
+from todm.kernels._linear import check_act_scale, check_activation, check_together, run_linear
+from todm.kernels.matmul_int8.problem import Problem
 from todm.kernels.matmul_int8.quantise import quantise_weight
 
 __all__ = ["IMPLS", "matmul_int8", "quantise_activation", "quantise_weight"]
@@ -41,7 +34,7 @@ def matmul_int8(
     """The layer's output [..., N]. It has no gradient.
 
     A row of x with a NaN or an infinity gives NaN in all its outputs, as does an `act_scale` that is
-    not above zero and finite: neither has a code, and looking at them first would stall a GPU.
+    not above zero and finite: neither has a code, and checking for them first would stall a GPU.
 
     Args:
         x: Activations [..., K], float32, float16 or bfloat16, of any strides; may have no rows.
@@ -63,14 +56,7 @@ def matmul_int8(
         act_scale=act_scale,
         out_dtype=x.dtype if out_dtype is None else out_dtype,
     )
-    problem.check()
-    shape = (*x.shape[:-1], weight_NK.shape[0])
-    if x.numel() == 0:
-        return x.new_empty(shape, dtype=problem.out_dtype)
-    problem = dataclasses.replace(problem, x_MK=x.reshape(-1, x.shape[-1]))
-    chosen = load_impl("matmul_int8", IMPLS, impl, device=x.device.type)
-    with on_device_of(x):
-        return chosen.run(problem).reshape(shape)
+    return run_linear("matmul_int8", problem, names=IMPLS, impl=impl)
 
 
 def quantise_activation(
@@ -85,7 +71,7 @@ def quantise_activation(
     """
     check_activation("quantise_activation", x_MK, x_MK.shape[-1])
     check_act_scale("quantise_activation", act_scale)
-    check_together("quantise_activation", (x_MK, act_scale))
+    check_together("quantise_activation", x_MK, act_scale)
     chosen = load_impl("matmul_int8", IMPLS, impl, device=x_MK.device.type)
     with on_device_of(x_MK):
         return chosen.quantise(x_MK, act_scale)

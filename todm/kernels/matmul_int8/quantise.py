@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from todm.errors import ConfigError
-from todm.kernels.matmul_int8.problem import check_vector
+from todm.kernels._linear import check_vector
 
 QMAX = 127
 FLOOR = 1e-30

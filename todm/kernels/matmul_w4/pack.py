@@ -2,8 +2,8 @@
 
 Inputs come in blocks of 128, and a block has R lanes: lane r holds inputs r, r + R, r + 2R, ... With
 4 bits R is 16, a lane one word of 8 codes, code j at bits 4j. With 3 bits R is 4, a lane 32 codes in
-three words: word i has codes 10i to 10i + 9 in its low 30 bits; what is left of the three words
-holds codes 30 (top two bits of word 0, bit 30 of word 2) and 31 (word 1, bit 31 of word 2).
+three words: word i has codes 10i to 10i + 9 in its low 30 bits; the top bits of the three words hold
+codes 30 (top two bits of word 0, bit 30 of word 2) and 31 (top two of word 1, bit 31 of word 2).
 
 Letters: N outputs, K inputs, G groups of inputs, B = ceil(K / 128) blocks, J = 4 bits B words.
 """
@@ -16,12 +16,11 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from todm.errors import ConfigError
-from todm.kernels.matmul_int8.problem import check_vector
+from todm.kernels._linear import DTYPES
 
 BLOCK = 128
 LANES = {3: 4, 4: 16}
 GROUPS = (32, 64, 128)
-SCALES = (torch.float16, torch.bfloat16, torch.float32)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
@@ -61,7 +60,7 @@ class Packed:
                 f"{self.num_inputs} inputs need int32 [N, {J}] with N of at least 1: pack makes it"
             )
         grid = (N, -(-self.num_inputs // self.group))
-        if tuple(scale.shape) != grid or scale.dtype not in SCALES or not scale.isfinite().all():
+        if tuple(scale.shape) != grid or scale.dtype not in DTYPES or not scale.isfinite().all():
             raise ConfigError(
                 f"w{self.bits} weight: scale_NG is {scale.dtype} {tuple(scale.shape)}; finite "
                 f"floating numbers {grid} are needed, one for each group of {self.group} inputs"
@@ -72,7 +71,13 @@ class Packed:
                 "needed, or None for a symmetric weight"
             )
         _check_codes(f"w{self.bits} weight: zero_NG", zero, self.bits)
-        check_inv_s(self.pre_quant_scale_K, self.num_inputs)
+        factors = self.pre_quant_scale_K
+        inputs = (self.num_inputs,)
+        if factors is not None and (tuple(factors.shape) != inputs or factors.dtype not in DTYPES):
+            raise ConfigError(
+                f"w{self.bits} weight: pre_quant_scale_K is {factors.dtype} {tuple(factors.shape)}; one "
+                f"floating factor for each of the {self.num_inputs} inputs is needed"
+            )
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -87,12 +92,8 @@ class Packed:
 
     def to(self, device: torch.device | str) -> "Packed":
         """The same weight on another device."""
-        parts = {
-            name: getattr(self, name)
-            for name in ("words_NJ", "scale_NG", "zero_NG", "pre_quant_scale_K")
-        }
-        moved = {name: None if part is None else part.to(device) for name, part in parts.items()}
-        return dataclasses.replace(self, **moved)
+        parts = {k: v.to(device) for k, v in vars(self).items() if isinstance(v, Tensor)}
+        return dataclasses.replace(self, **parts)
 
     def codes_NK(self) -> Tensor:
         """The codes, uint8 [N, K]."""
@@ -128,16 +129,6 @@ def check_format(bits: int, group: int, num_inputs: int) -> None:
             f"matmul_w4: groups of {group} inputs are given, allowed are 32, 64, 128, or all "
             f"{num_inputs}"
         )
-
-
-def check_inv_s(pre_quant_scale_K: Tensor | None, num_inputs: int) -> None:
-    """Raises ConfigError unless it is a floating [K], or None."""
-    if pre_quant_scale_K is not None and tuple(pre_quant_scale_K.shape) != (num_inputs,):
-        raise ConfigError(
-            f"matmul_w4: pre_quant_scale_K is {tuple(pre_quant_scale_K.shape)}; one factor for each of the "
-            f"{num_inputs} inputs is needed"
-        )
-    check_vector("matmul_w4", "pre_quant_scale_K", pre_quant_scale_K, num_inputs)
 
 
 def pack(

@@ -9,7 +9,7 @@ from todm.kernels.matmul_w4.problem import Problem
 
 def run(problem: Problem) -> Tensor:
     """See `todm.kernels.matmul_w4.matmul_w4`; [M, N]."""
-    return WAYS[choice.choose(problem, WAYS)](problem)
+    return ALGORITHMS[choice.choose(problem, ALGORITHMS)](problem)
 
 
 def fused(problem: Problem) -> Tensor:
@@ -30,7 +30,7 @@ def dense(problem: Problem) -> Tensor:
     return product(problem, weight_NK)
 
 
-WAYS = {"fused": fused, "dense": dense}
+ALGORITHMS = {"fused": fused, "dense": dense}
 
 
 def product(problem: Problem, weight_NK: Tensor) -> Tensor:

@@ -26,7 +26,7 @@ _UNITS_OF_H200 = 132  # for the interpreter
 def run(problem: Problem):
     """See `todm.kernels.matmul_w4.matmul_w4`; [M, N]."""
     require_gpu("matmul_w4", problem.x_MK)
-    return WAYS[choice.choose(problem, WAYS)](problem)
+    return ALGORITHMS[choice.choose(problem, ALGORITHMS)](problem)
 
 
 def fused(problem: Problem):
@@ -65,7 +65,7 @@ def dense(problem: Problem):
     return torch_impl.product(problem, weight_NK)
 
 
-WAYS = {"fused": fused, "dense": dense}
+ALGORITHMS = {"fused": fused, "dense": dense}
 
 
 def dequantise(weight: Packed, dtype: torch.dtype):

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from todm.kernels.mh_ssm import Ssm
+from todm.kernels.mh_ssm.problem import Ssm
 
 
 def run(

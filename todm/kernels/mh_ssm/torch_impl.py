@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from todm.kernels.mh_ssm import Ssm
+from todm.kernels.mh_ssm.problem import Ssm
 
 _WHOLE = 128  # up to this many frames one block is cheaper than carrying states between blocks
 _BLOCK = 64

@@ -17,9 +17,9 @@ from torch.autograd.function import once_differentiable
 from triton import language as tl
 
 from todm.errors import ConfigError
-from todm.kernels._launch import on_device_of
+from todm.kernels._dispatch import on_device_of
 from todm.kernels._tune import require_gpu
-from todm.kernels.mh_ssm import Ssm
+from todm.kernels.mh_ssm.problem import Ssm
 from todm.kernels.mh_ssm.triton_operators import (
     gradient_size,
     operator_kernel,

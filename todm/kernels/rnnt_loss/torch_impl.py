@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from todm.kernels._launch import on_device_of
+from todm.kernels._dispatch import on_device_of
 from todm.kernels.rnnt_loss.divergence import node_divergence
 from todm.kernels.rnnt_loss.lattice import occupancy
 from todm.kernels.rnnt_loss.problem import Problem, RnntLoss, Teacher

@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from todm.errors import ConfigError
-from todm.kernels._launch import on_device_of
+from todm.kernels._dispatch import on_device_of
 from todm.kernels._tune import require_gpu
 from todm.kernels.rnnt_loss.problem import Problem, RnntLoss, Teacher
 from todm.kernels.rnnt_loss.triton_joint import Chosen, Run, add_gradients, join
