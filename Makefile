@@ -1,5 +1,5 @@
 # Short names for the scripts of the README and CI.
-.PHONY: setup check test test-gpu test-web test-cpp test-executorch test-releases test-qemu bench pipeline
+.PHONY: setup check test test-gpu test-k2 test-web test-cpp test-executorch test-releases test-qemu bench pipeline
 
 setup:
 	scripts/setup.sh
@@ -30,6 +30,9 @@ test-releases:  # old and new sherpa-onnx, each in an environment of its own
 
 test-qemu:  # apt-get install qemu-user-static
 	scripts/test.sh -m qemu tests/export
+
+test-k2:  # Python 3.9 (TODM_K2_PYTHON), and 5 GB for an environment of its own
+	scripts/test_k2.sh
 
 bench:
 	scripts/bench.sh

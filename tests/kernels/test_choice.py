@@ -1,4 +1,4 @@
-"""The table of measured times by which an op takes one of its ways."""
+"""The table of measured times by which an op takes one of its algorithms."""
 
 import dataclasses
 import json
@@ -27,35 +27,35 @@ def _file(times):
     return f'{{"version": 1, "ms": {{"{SHAPE.key()}": {times}}}}}'
 
 
-def _ways():
+def _algorithms():
     return {"dense": lambda: "dense", "sparse": lambda: "sparse"}
 
 
 @pytest.mark.parametrize(
-    ("dense", "sparse", "way"),
+    ("dense", "sparse", "want"),
     [(2.0, 1.0, "sparse"), (1.0, 2.0, "dense"), (1.04, 1.0, "dense"), (1.06, 1.0, "sparse")],
 )
-def test_sparse_is_taken_where_it_gains(tmp_path, dense, sparse, way):
+def test_sparse_is_taken_where_it_gains(tmp_path, dense, sparse, want):
     table, _ = _table(tmp_path / "t.json", dense, sparse)
-    assert table.choose(SHAPE, _ways) == way
+    assert table.choose(SHAPE, _algorithms) == want
 
 
 def test_a_shape_is_measured_once_and_for_all_processes(tmp_path):
     path = tmp_path / "folder" / "t.json"
     table, calls = _table(path, 2.0, 1.0)
-    assert [table.choose(SHAPE, _ways) for _ in range(3)] == ["sparse"] * 3
+    assert [table.choose(SHAPE, _algorithms) for _ in range(3)] == ["sparse"] * 3
     again, later = _table(path, 1.0, 2.0)
-    assert again.choose(SHAPE, _ways) == "sparse"
+    assert again.choose(SHAPE, _algorithms) == "sparse"
     assert (len(calls), len(later)) == (2, 0)
-    assert again.choose(SHAPE._replace(rows=128), _ways) == "dense"
+    assert again.choose(SHAPE._replace(rows=128), _algorithms) == "dense"
     assert [p.name for p in path.parent.iterdir()] == ["t.json"]
 
 
 def test_what_another_process_measured_is_kept(tmp_path):
     path = tmp_path / "t.json"
     (one, _), (other, _) = _table(path, 2.0, 1.0), _table(path, 2.0, 1.0)
-    one.choose(SHAPE, _ways)
-    other.choose(SHAPE._replace(rows=128), _ways)
+    one.choose(SHAPE, _algorithms)
+    other.choose(SHAPE._replace(rows=128), _algorithms)
     assert len(json.loads(path.read_text())["ms"]) == 2
 
 
@@ -78,7 +78,7 @@ def test_a_damaged_table_is_measured_anew(tmp_path, caplog, text):
     path.write_text(text)
     table, calls = _table(path, 2.0, 1.0)
     assert "is not a table of times" in caplog.text
-    assert table.choose(SHAPE, _ways) == "sparse"
+    assert table.choose(SHAPE, _algorithms) == "sparse"
     assert len(calls) == 2
     assert json.loads(path.read_text())["ms"] == {SHAPE.key(): {"dense": 2.0, "sparse": 1.0}}
 
@@ -86,7 +86,7 @@ def test_a_damaged_table_is_measured_anew(tmp_path, caplog, text):
 def test_a_folder_that_cannot_be_written_costs_a_warning(tmp_path, caplog):
     (tmp_path / "file").write_text("")
     table, calls = _table(tmp_path / "file" / "t.json", 2.0, 1.0)
-    assert [table.choose(SHAPE, _ways) for _ in range(2)] == ["sparse"] * 2
+    assert [table.choose(SHAPE, _algorithms) for _ in range(2)] == ["sparse"] * 2
     assert len(calls) == 2
     assert f"{tmp_path / 'file' / 't.json'}: measured times are not kept" in caplog.text
 
@@ -117,18 +117,21 @@ class _Problem:
     bias: float = 0.5
 
 
-def _fastest_way(monkeypatch, seen, *, capturing=False):
-    """What `fastest_way` says of 50 rows where `packed` takes 1 ms and `dense` 3."""
+def _fastest_algorithm(monkeypatch, seen, *, capturing=False):
+    """What `fastest_algorithm` says of 50 rows where `packed` takes 1 ms and `dense` 3."""
     monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: capturing)
     monkeypatch.setattr(_choice, "cuda_ms", lambda call: call())
-    ways = {"packed": lambda p: seen.append(p) or 1.0, "dense": lambda p: seen.append(p) or 3.0}
+    algorithms = {
+        "packed": lambda p: seen.append(p) or 1.0,
+        "dense": lambda p: seen.append(p) or 3.0,
+    }
     problem = _Problem(torch.ones(50, 7, dtype=torch.float16), bias=2.0)
-    return _choice.fastest_way("op", SHAPE, problem=problem, ways=ways)
+    return _choice.fastest_algorithm("op", SHAPE, problem=problem, algorithms=algorithms)
 
 
 def test_candidates_are_the_call_on_as_many_rows_as_the_entry_has(monkeypatch, cache):
     seen, before = [], torch.get_rng_state()
-    assert [_fastest_way(monkeypatch, seen) for _ in range(2)] == ["packed", "packed"]
+    assert [_fastest_algorithm(monkeypatch, seen) for _ in range(2)] == ["packed", "packed"]
     assert torch.equal(torch.get_rng_state(), before)
     assert [(p.x_MK.shape, p.x_MK.dtype, p.bias) for p in seen] == [
         ((64, 7), torch.float16, 2.0),
@@ -143,9 +146,9 @@ def test_candidates_are_the_call_on_as_many_rows_as_the_entry_has(monkeypatch, c
 
 def test_inside_a_cuda_graph_only_what_is_measured_can_be_chosen(monkeypatch, cache):
     seen = []
-    words = r"^op: 64 rows of this layer are not measured yet.* give way='packed' or way='dense'$"
+    words = r"^op: 64 rows of this layer are not measured yet.* give algorithm='packed' or algorithm='dense'$"
     with pytest.raises(ConfigError, match=words):
-        _fastest_way(monkeypatch, seen, capturing=True)
+        _fastest_algorithm(monkeypatch, seen, capturing=True)
     assert seen == []
-    _fastest_way(monkeypatch, seen)
-    assert _fastest_way(monkeypatch, seen, capturing=True) == "packed"
+    _fastest_algorithm(monkeypatch, seen)
+    assert _fastest_algorithm(monkeypatch, seen, capturing=True) == "packed"

@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from todm.errors import ConfigError
+from todm.kernels._linear import MAX_INPUTS
 from todm.kernels.matmul_int8 import matmul_int8, quantise_activation, quantise_weight, torch_impl
-from todm.kernels.matmul_int8.problem import MAX_INPUTS
 
 HAS_TRITON = importlib.util.find_spec("triton") is not None
 IMPLS = [
@@ -248,8 +248,11 @@ def test_weights_that_cannot_be_quantised(weight, scale, words):
         ({"act_scale": torch.ones(2)}, r"act_scale is torch.float32 \(2,\); one floating number"),
         ({"out_dtype": torch.int32}, "out_dtype is torch.int32, allowed are float32"),
         ({"bias_N": torch.ones(4, device="meta")}, "tensors are on cpu and meta"),
-        ({"x": torch.ones(2, 8, requires_grad=True)}, "it has no gradient and one is asked for"),
-        ({"impl": "cuda"}, "impl asks for 'cuda', which matmul_int8 has not"),
+        (
+            {"x": torch.ones(2, 8, requires_grad=True)},
+            "it has no gradient, but an argument requires one",
+        ),
+        ({"impl": "cuda"}, "impl asks for 'cuda', which matmul_int8 does not have"),
     ],
     ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
 )

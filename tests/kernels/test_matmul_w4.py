@@ -36,8 +36,8 @@ def _x(*shape, dtype=torch.float32):
     return torch.randn(*shape, device=DEVICE).to(dtype)
 
 
-def _weight(N, K, bits=4, *, group=128, symmetric=False, inv_s=False):
-    pre_quant_scale_K = torch.rand(K, device=DEVICE) + 0.5 if inv_s else None
+def _weight(N, K, bits=4, *, group=128, symmetric=False, input_scale=False):
+    pre_quant_scale_K = torch.rand(K, device=DEVICE) + 0.5 if input_scale else None
     options = {"group": group, "symmetric": symmetric, "pre_quant_scale_K": pre_quant_scale_K}
     return quantise_rtn(_x(N, K), bits, **options)
 
@@ -60,12 +60,12 @@ def _codes(N, K, bits=4):
 def test_formats(bits, group, impl):
     """The last group is short, or there is one; neither inputs nor outputs fill a tile."""
     symmetric = (group in (64, None)) == (bits == 4)
-    weight = _weight(19, 168, bits, group=group, symmetric=symmetric, inv_s=symmetric)
+    weight = _weight(19, 168, bits, group=group, symmetric=symmetric, input_scale=symmetric)
     x, bias = _x(17, 168), _x(19)
     for rows in (1, 3, 17):
         want = matmul_w4(x[:rows], weight, bias_N=bias, impl="reference")
         assert _error(matmul_w4(x[:rows], weight, bias_N=bias, impl=impl), want) < 2e-6
-    dense = matmul_w4(x[:3], weight, bias_N=bias, way="dense", impl=impl)
+    dense = matmul_w4(x[:3], weight, bias_N=bias, algorithm="dense", impl=impl)
     assert _error(dense, matmul_w4(x[:3], weight, bias_N=bias, impl="reference")) < 2e-6
 
 
@@ -81,22 +81,22 @@ def test_sizes(M, K, N, impl):
     assert _error(matmul_w4(x, weight, impl=impl), matmul_w4(x, weight, impl="reference")) < 2e-6
 
 
-@pytest.mark.parametrize("way", ["measured", "fused"])
+@pytest.mark.parametrize("algorithm", ["measured", "fused"])
 @pytest.mark.parametrize("impl", IMPLS)
-def test_many_rows(impl, way):
-    x, weight = _x(1024, 40), _weight(7, 40, inv_s=True)
-    got = matmul_w4(x, weight, bias_N=_x(7) * 0, way=way, impl=impl)
+def test_many_rows(impl, algorithm):
+    x, weight = _x(1024, 40), _weight(7, 40, input_scale=True)
+    got = matmul_w4(x, weight, bias_N=_x(7) * 0, algorithm=algorithm, impl=impl)
     assert _error(got, matmul_w4(x, weight, impl="reference")) < 2e-6
 
 
 @pytest.mark.parametrize("impl", IMPLS)
-@pytest.mark.parametrize("way", ["fused", "dense"])
+@pytest.mark.parametrize("algorithm", ["fused", "dense"])
 @pytest.mark.parametrize("M", [1, 5, 20])
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
-def test_dtypes(dtype, M, way, impl):
-    weight, bias = _weight(19, 70, group=32, inv_s=True), _x(19)
+def test_dtypes(dtype, M, algorithm, impl):
+    weight, bias = _weight(19, 70, group=32, input_scale=True), _x(19)
     x = _x(M, 70, dtype=dtype)
-    got = matmul_w4(x, weight, bias_N=bias, way=way, impl=impl)
+    got = matmul_w4(x, weight, bias_N=bias, algorithm=algorithm, impl=impl)
     assert got.dtype == dtype
     assert _error(got, matmul_w4(x, weight, bias_N=bias, impl="reference")) < RTOL[dtype]
 
@@ -115,7 +115,7 @@ def test_an_identity_shows_the_dequantised_weight(impl):
     """Bit for bit: one product of a sum is not zero, and nothing else is rounded."""
     for bits in (4, 3):
         weight = _weight(9, 160, bits, group=32)
-        got = matmul_w4(torch.eye(160, device=DEVICE), weight, way="fused", impl=impl)
+        got = matmul_w4(torch.eye(160, device=DEVICE), weight, algorithm="fused", impl=impl)
         assert torch.equal(got, weight.dequantise().t())
 
 
@@ -190,14 +190,14 @@ def test_autocast_leaves_it_alone():
 @pytest.mark.parametrize("impl", IMPLS)
 def test_the_dequantised_copy_is_made_once_for_each_dtype(impl):
     x, weight = _x(2, 40), _weight(3, 40)
-    want = matmul_w4(x, weight, way="dense", impl=impl)
+    want = matmul_w4(x, weight, algorithm="dense", impl=impl)
     assert weight.copies == {}
     for _ in range(2):
         assert torch.equal(
-            matmul_w4(x, weight, way="dense", cache_dequantised=True, impl=impl), want
+            matmul_w4(x, weight, algorithm="dense", cache_dequantised=True, impl=impl), want
         )
     kept = weight.copies[torch.float32]
-    matmul_w4(x.half(), weight, way="dense", cache_dequantised=True, impl=impl)
+    matmul_w4(x.half(), weight, algorithm="dense", cache_dequantised=True, impl=impl)
     assert weight.copies[torch.float32] is kept
     assert weight.copies[torch.float16].dtype == torch.float16
     assert weight.to("cpu").copies == {}
@@ -278,13 +278,13 @@ def test_a_symmetric_weight_gets_zero_points_for_awq():
     ("weight", "words"),
     [
         (_weight(8, 64, 3), "holds 4 bits, this weight has 3"),
-        (_weight(8, 64, inv_s=True), "has no place for pre_quant_scale_K"),
+        (_weight(8, 64, input_scale=True), "has no place for pre_quant_scale_K"),
         (
             pack(_codes(8, 64), torch.ones(8, 1)),
             r"has float16 scales, this weight torch\.float32",
         ),
     ],
-    ids=["3 bits", "inv_s", "scales"],
+    ids=["3 bits", "input_scale", "scales"],
 )
 def test_what_awqs_layout_cannot_say(weight, words):
     with pytest.raises(ConfigError, match=words):
@@ -347,22 +347,22 @@ def test_more_bits_and_smaller_groups_are_nearer():
         (
             torch.ones(2, 4),
             {"pre_quant_scale_K": torch.ones(3)},
-            r"pre_quant_scale_K is \(3,\); .* 4 inputs",
+            r"pre_quant_scale_K is torch.float32 \(3,\); .* 4 inputs",
         ),
     ],
-    ids=["axes", "NaN", "large", "bits", "group", "inv_s"],
+    ids=["axes", "NaN", "large", "bits", "group", "input_scale"],
 )
 def test_weights_that_cannot_be_quantised(weight, options, words):
     with pytest.raises(ConfigError, match=words):
         quantise_rtn(weight, **options)
 
 
-# Which way is taken.
+# Which algorithm is taken.
 
 
-def test_the_way_without_a_gpu_goes_by_rows():
-    ways = [choice.by_rows(rows, cached=False) for rows in (1, 511, 512)]
-    assert ways == ["fused", "fused", "dense"]
+def test_without_a_gpu_the_algorithm_goes_by_rows():
+    names = [choice.by_rows(rows, cached=False) for rows in (1, 511, 512)]
+    assert names == ["fused", "fused", "dense"]
     assert choice.by_rows(1, cached=True) == "dense"
 
 
@@ -390,7 +390,7 @@ def _pretend_to_measure(monkeypatch, tmp_path, *, capturing=False):
 
 
 def _problem(M, weight, **options):
-    options = {"bias_N": None, "way": "measured", "cache_dequantised": False, **options}
+    options = {"bias_N": None, "algorithm": "measured", "cache_dequantised": False, **options}
     return choice.Problem(x_MK=torch.ones(M, weight.shape[1]).half(), weight=weight, **options)
 
 
@@ -399,7 +399,7 @@ def test_a_shape_is_measured_once_on_a_bucket_of_rows(monkeypatch, tmp_path):
     weight = _weight(8, 64).to("cpu")
     before = torch.get_rng_state()
     for _ in range(2):
-        assert choice.measured(_problem(20, weight), torch_impl.WAYS) == "dense"
+        assert choice.measured(_problem(20, weight), torch_impl.ALGORITHMS) == "dense"
     assert torch.equal(torch.get_rng_state(), before)
     assert [(name, problem.x_MK.shape[0]) for name, problem in calls] == [
         ("fused", 32),
@@ -414,7 +414,7 @@ def test_all_that_changes_the_work_is_in_the_tables_key(monkeypatch, tmp_path):
         _weight(8, 64, 3).to("cpu"),
         _weight(8, 64, group=32).to("cpu"),
         _weight(8, 64, symmetric=True).to("cpu"),
-        _weight(8, 64, inv_s=True).to("cpu"),
+        _weight(8, 64, input_scale=True).to("cpu"),
     ]
     keys = {choice.shape_of(_problem(20, weight)).key() for weight in weights}
     keys.add(choice.shape_of(_problem(20, weights[0], cache_dequantised=True)).key())
@@ -425,9 +425,9 @@ def test_all_that_changes_the_work_is_in_the_tables_key(monkeypatch, tmp_path):
 def test_nothing_is_measured_inside_a_cuda_graph(monkeypatch, tmp_path):
     _pretend_to_measure(monkeypatch, tmp_path, capturing=True)
     with pytest.raises(
-        ConfigError, match=r"^matmul_w4: 32 rows .* or give way='fused' or way='dense'$"
+        ConfigError, match=r"^matmul_w4: 32 rows .* or give algorithm='fused' or algorithm='dense'$"
     ):
-        choice.measured(_problem(20, _weight(4, 32).to("cpu")), torch_impl.WAYS)
+        choice.measured(_problem(20, _weight(4, 32).to("cpu")), torch_impl.ALGORITHMS)
 
 
 # What does not fit.
@@ -440,10 +440,13 @@ def test_nothing_is_measured_inside_a_cuda_graph(monkeypatch, tmp_path):
         ({"x": torch.ones(())}, "the weight's 40 inputs must be its last axis"),
         ({"x": torch.ones(2, 40, dtype=torch.float64)}, "the activation is torch.float64, allowed"),
         ({"bias_N": torch.ones(4)}, r"bias_N is torch.float32 \(4,\); with 3 outputs"),
-        ({"way": "sparse"}, "way 'sparse' is not measured | fused | dense"),
+        ({"algorithm": "sparse"}, "algorithm 'sparse' is not measured | fused | dense"),
         ({"bias_N": torch.ones(3, device="meta")}, "tensors are on cpu and meta"),
-        ({"x": torch.ones(2, 40, requires_grad=True)}, "it has no gradient and one is asked for"),
-        ({"impl": "cuda"}, "impl asks for 'cuda', which matmul_w4 has not"),
+        (
+            {"x": torch.ones(2, 40, requires_grad=True)},
+            "it has no gradient, but an argument requires one",
+        ),
+        ({"impl": "cuda"}, "impl asks for 'cuda', which matmul_w4 does not have"),
     ],
     ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
 )
@@ -466,7 +469,7 @@ def test_what_does_not_fit_is_named(change, words):
             {"zero_NG": torch.full((3, 2), 16, dtype=torch.uint8)},
             "zero_NG holds 16, but 4 bits end at 15",
         ),
-        ({"pre_quant_scale_K": torch.ones(41)}, r"pre_quant_scale_K is \(41,\)"),
+        ({"pre_quant_scale_K": torch.ones(41)}, r"pre_quant_scale_K is torch.float32 \(41,\)"),
         (
             {"pre_quant_scale_K": torch.ones(40, dtype=torch.int32)},
             "pre_quant_scale_K is torch.int32",

@@ -195,7 +195,7 @@ def test_discretise_is_the_zero_order_hold(dtype):
     [
         ((H + 1, 8, B, P), {}, r"u is \(4, 8, 2, 3\) for 3 heads: \[H, T, B, P\] is needed"),
         ((H, 8, B), {}, r"u is \(3, 8, 2\) for 3 heads"),
-        ((H, 10, B, P), {"reset": 4}, "10 frames are no multiple of the reset period 4"),
+        ((H, 10, B, P), {"reset": 4}, "10 frames are not a multiple of the reset period 4"),
         ((H, 0, B, P), {}, "u has no frames"),
         ((H, 8, B + 1, P), {"state": True}, r"the state is \(3, 8, 2, 3\): .* \(3, 8, 3, 3\) is"),
         ((H, 8, B, P), {"state": True, "reverse": True}, "a state is carried only by the forward"),
@@ -220,7 +220,7 @@ def test_what_does_not_fit_is_named(shape, options, words):
 
 
 def test_unknown_impl():
-    with pytest.raises(ConfigError, match="impl asks for 'cuda', which mh_ssm has not"):
+    with pytest.raises(ConfigError, match="impl asks for 'cuda', which mh_ssm does not have"):
         mh_ssm(_input(4), discretise(*_raw()), impl="cuda")
 
 

@@ -1,4 +1,4 @@
 """Ops for any model, one package each: signature, reference, implementations, maths and figures.
 
-    from todm.kernels.rnnt_loss import rnnt_loss
+from todm.kernels.rnnt_loss import rnnt_loss
 """

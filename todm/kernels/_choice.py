@@ -108,7 +108,7 @@ class Table:
 
 
 def fastest(times: Times) -> str:
-    """`dense`, unless another way gains enough."""
+    """`dense`, unless another algorithm gains enough."""
     best = min(times, key=lambda name: times[name])
     return best if times["dense"] >= GAIN * times[best] else "dense"
 
@@ -144,7 +144,9 @@ def fastest_algorithm(
                 f"{op}: {rows} rows of this layer are not measured yet, and cannot be while a CUDA graph "
                 f"is captured: call it once before, or give {choices}"
             )
-        generator = torch.Generator(x.device).manual_seed(0)  # the caller's random state is left alone
+        generator = torch.Generator(x.device).manual_seed(
+            0
+        )  # the caller's random state is left alone
         x_MK = torch.randn(rows, x.shape[1], generator=generator, device=x.device).to(x.dtype)
         probe = dataclasses.replace(problem, x_MK=x_MK)
         return {name: functools.partial(run, probe) for name, run in algorithms.items()}
@@ -178,7 +180,11 @@ def _read(path: Path) -> dict[str, Times]:
         return {}
     except ValueError:
         content = None
-    if isinstance(content, dict) and content.get("version") == _VERSION and _valid(content.get("ms")):
+    if (
+        isinstance(content, dict)
+        and content.get("version") == _VERSION
+        and _valid(content.get("ms"))
+    ):
         return content["ms"]
     _log.warning("%s is not a table of times: its shapes are measured again", path)
     return {}

@@ -1,17 +1,19 @@
-"""Autotuning of Triton kernels, with a rule for the interpreter, where timing means nothing."""
+"""What the hosts of Triton kernels share: the check of the device, tuning, the interpreter's limits."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import torch
 import triton
 from torch import Tensor
+from triton import language as tl
 from triton.runtime.interpreter import InterpretedFunction
 
 from todm.errors import ConfigError
 
 
 def require_gpu(op: str, x: Tensor) -> None:
-    """Triton's kernels need a GPU, or its interpreter.
+    """Check that Triton can run: on a GPU, or in its interpreter.
 
     Raises:
         ConfigError: `x` is not on a GPU, and kernels are compiled.
@@ -24,12 +26,26 @@ def require_gpu(op: str, x: Tensor) -> None:
         )
 
 
+def or_else(tensor: Tensor | None, other: Tensor) -> Tensor:
+    """A pointer that is never read stands for a tensor that is absent."""
+    return other if tensor is None else tensor
+
+
+def dot_dtype(dtype: torch.dtype) -> tl.dtype:
+    """Of the factors of `tl.dot`: the interpreter multiplies bfloat16 as if it were integers."""
+    if triton.knobs.runtime.interpret and dtype == torch.bfloat16:
+        return tl.float32
+    return {torch.float32: tl.float32, torch.float16: tl.float16, torch.bfloat16: tl.bfloat16}[
+        dtype
+    ]
+
+
 def tuned(configs: Sequence[triton.Config], key: Sequence[str]) -> Callable[[Any], Any]:
-    """`triton.autotune`; under `TRITON_INTERPRET=1` the first configuration is used as it is.
+    """`triton.autotune`; under `TRITON_INTERPRET=1`, where timing means nothing, the first configuration.
 
     Args:
-        configs: choices; order them so that the first is right for small shapes.
-        key: arguments of the kernel whose change calls for a new choice.
+        configs: choices; the first one suits small shapes.
+        key: arguments of the kernel whose change requires a new choice.
     """
 
     def wrap(kernel: Any) -> Any:  # noqa: ANN401 - Triton's own types

@@ -1,4 +1,4 @@
-"""k2, which has no wheel that pip finds by itself: one place that imports it, or says how to get it."""
+"""k2, for which pip finds no wheel by itself: imported here only, with a message on how to get it."""
 
 import importlib
 from types import ModuleType
@@ -19,8 +19,8 @@ class MissingK2(TodmError):
         page = f"{_INDEX}/{'cuda' if cuda else 'cpu'}.html"
         super().__init__(
             f"{purpose} needs the package 'k2' built for torch {version}, which PyPI does not have: take "
-            f"the newest version that ends in +{build} and is there for your Python from {page}, and run"
-            f"  pip install k2==VERSION -f {page}  with the whole of it, such as 1.24.4.dev...+{build}"
+            f"the newest version for your Python that ends in +{build} from {page}, and run"
+            f"  pip install k2==VERSION -f {page}  with the full version, such as 1.24.4.dev...+{build}"
         )
 
 
@@ -28,7 +28,7 @@ def load_k2(purpose: str) -> ModuleType:
     """The package.
 
     Args:
-        purpose: what it is needed for, to begin the message with.
+        purpose: what needs it, the subject of the message.
 
     Raises:
         MissingK2: it is not installed, or not for this torch.

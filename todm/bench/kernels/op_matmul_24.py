@@ -1,4 +1,4 @@
-"""Cases of matmul_24: bfloat16 and int8 weights, dense and sparse ways, torch's own sparse tensors."""
+"""Cases of matmul_24: bfloat16 and int8 weights, dense and sparse algorithms, torch's own sparse tensors."""
 
 import functools
 import warnings
@@ -9,7 +9,7 @@ from torch.nn import functional as F
 
 from todm.bench.kernels.case import Absent, Case, Op, Subject, peer
 from todm.bench.kernels.linears import Layer, linear_cases
-from todm.kernels.matmul_24 import Packed, Way, matmul_24, pack, semi
+from todm.kernels.matmul_24 import Algorithm, Packed, matmul_24, pack, semi
 from todm.kernels.matmul_int8 import quantise_weight
 
 INT8 = " int8"
@@ -17,7 +17,7 @@ INT8 = " int8"
 
 
 def subjects(case: Case, device: str) -> list[Subject | Absent]:
-    """Ours in every way that the device has, the dense float product, torch's sparse tensor."""
+    """Ours by every algorithm that the device has, the dense float product, torch's sparse tensor."""
     layer = Layer.draw(case, device)
     weight_NK = _prune(layer.weight_NK)
     codes_NK, scale_N = quantise_weight(weight_NK)
@@ -26,8 +26,12 @@ def subjects(case: Case, device: str) -> list[Subject | Absent]:
         INT8: pack(codes_NK, scale_N=scale_N),
     }
     has_sparse = semi.library(torch.device(device)) is not None
-    ways: list[Way] = ["measured", "dense", "sparse"] if has_sparse else ["dense"]
-    ours = [_ours(layer, w, name=way + kind, way=way) for kind, w in packed.items() for way in ways]
+    algorithms: list[Algorithm] = ["measured", "dense", "sparse"] if has_sparse else ["dense"]
+    ours = [
+        _ours(layer, weight, name=name + kind, algorithm=name)
+        for kind, weight in packed.items()
+        for name in algorithms
+    ]
     weight_NK = weight_NK.to(layer.x_MK.dtype)
     build = functools.partial(_torch_sparse, layer, weight_NK)
     return [*ours, layer.dense(weight_NK), peer("torch.sparse", "torch", build)]
@@ -40,15 +44,15 @@ def _prune(weight_NK: Tensor) -> Tensor:
     return groups_NG4.scatter(-1, small, 0.0).flatten(1)
 
 
-def _ours(layer: Layer, weight: Packed, *, name: str, way: Way) -> Subject:
+def _ours(layer: Layer, weight: Packed, *, name: str, algorithm: Algorithm) -> Subject:
     def oracle(rows: Tensor, outputs: Tensor) -> Tensor:
         scale_N = None if weight.scale_N is None else weight.scale_N[outputs]
         parts = (weight.values_NH[outputs], weight.codes_NC[outputs])
         few = Packed(*parts, weight.num_inputs, scale_N)
         return matmul_24(layer.x_MK[rows], few, impl="reference")
 
-    run = functools.partial(matmul_24, layer.x_MK, weight, way=way)
-    stored = weight.dense_NK.nbytes if way == "dense" else weight.num_bytes
+    run = functools.partial(matmul_24, layer.x_MK, weight, algorithm=algorithm)
+    stored = weight.dense_NK.nbytes if algorithm == "dense" else weight.num_bytes
     unit = "" if weight.scale_N is None else "int8"
     return layer.subject(name, run, oracle, stored=stored, unit=unit, ours=True)
 

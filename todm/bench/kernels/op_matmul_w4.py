@@ -17,7 +17,7 @@ _GATHER_ROWS = 256
 
 
 def subjects(case: Case, device: str) -> list[Subject | Absent]:
-    """Ours by its own choice of way and with a cached copy, the float product, torchao."""
+    """Ours by its own choice of algorithm and with a cached copy, the float product, torchao."""
     layer = Layer.draw(case, device)
     weight = quantise_rtn(layer.weight_NK)
     first, *others = impls(device)

@@ -11,13 +11,12 @@ import torch
 import triton
 from triton import language as tl
 
-from todm.kernels._tune import tuned
+from todm.kernels._tune import dot_dtype, tuned
 
 CONFIGS = [
     triton.Config({"BLOCK_M": 16, "BLOCK_N": n}, num_warps=warps, num_stages=stages)
     for n, warps, stages in ((32, 2, 4), (64, 4, 4), (128, 4, 3))
 ]
-_DOT = {torch.float32: tl.float32, torch.float16: tl.float16, torch.bfloat16: tl.bfloat16}
 
 
 def product(x_MK, words_JN, scale_GN, zero_GN, group_K):
@@ -33,14 +32,13 @@ def product(x_MK, words_JN, scale_GN, zero_GN, group_K):
     """
     (M, K), (G, N) = x_MK.shape, scale_GN.shape
     y = torch.empty((M, N), dtype=x_MK.dtype, device=x_MK.device)
-    interpreted = triton.knobs.runtime.interpret and x_MK.dtype == torch.bfloat16
     grid = lambda s: (triton.cdiv(M, s["BLOCK_M"]), triton.cdiv(N, s["BLOCK_N"]))  # noqa: E731
     gather_kernel[grid](
         *(x_MK, words_JN, scale_GN, zero_GN, words_JN if group_K is None else group_K, y),
         *(M, N, K, K // G),
         *x_MK.stride(),
         IN_ORDER=group_K is None,
-        DOT=tl.float32 if interpreted else _DOT[x_MK.dtype],
+        DOT=dot_dtype(x_MK.dtype),
     )
     return y
 

@@ -45,7 +45,9 @@ class Problem:
         check_vector(op, "bias_N", self.bias_N, num_outputs)
         check_out_dtype(op, self.out_dtype)
         if self.algorithm not in ("measured", "dense", "sparse"):
-            raise ConfigError(f"{op}: algorithm {self.algorithm!r} is not measured | dense | sparse")
+            raise ConfigError(
+                f"{op}: algorithm {self.algorithm!r} is not measured | dense | sparse"
+            )
         if weight.scale_N is not None:
             check_int8_inputs(op, num_inputs)
         else:

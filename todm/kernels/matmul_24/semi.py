@@ -12,7 +12,7 @@ from torch.nn import functional as F
 from torch.sparse._semi_structured_conversions import sparse_semi_structured_from_dense_cutlass
 
 from todm.errors import ConfigError
-from todm.kernels.matmul_int8.torch_impl import filled_up
+from todm.kernels.matmul_int8.torch_impl import zero_padded
 
 # By library and bytes per value: N, K and M must be multiples of these.
 _MULTIPLES = {
@@ -60,7 +60,7 @@ def compress(dense_NK: Tensor) -> SemiStructured:
     if name is None or dense_NK.dtype not in (torch.float16, torch.bfloat16, torch.int8):
         raise no_kernel(dense_NK.dtype, dense_NK.device)
     (outputs, inputs), (n, k, _) = dense_NK.shape, _MULTIPLES[name, dense_NK.itemsize]
-    padded_NK = filled_up(dense_NK, -outputs % n, -inputs % k).contiguous()
+    padded_NK = zero_padded(dense_NK, -outputs % n, -inputs % k).contiguous()
     if name == "cusparselt":
         values, positions = torch._cslt_compress(padded_NK), None
     else:
@@ -81,7 +81,7 @@ def matmul(x_MK: Tensor, weight: SemiStructured, bias_N: Tensor | None = None) -
     """X times the weight's transpose, [M, N]: int32 from int8, else of x's dtype with the bias added."""
     rows, (outputs, inputs) = x_MK.shape[0], weight.shape
     multiple = _MULTIPLES[weight.library, x_MK.itemsize][2]
-    x_MK = filled_up(x_MK, -rows % multiple, weight.padded[1] - inputs).contiguous()
+    x_MK = zero_padded(x_MK, -rows % multiple, weight.padded[1] - inputs).contiguous()
     out_dtype = torch.int32 if x_MK.dtype == torch.int8 else None
     if bias_N is not None:
         bias_N = F.pad(bias_N.to(x_MK.dtype), (0, weight.padded[0] - outputs))

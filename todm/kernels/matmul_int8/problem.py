@@ -47,6 +47,4 @@ class Problem:
         check_vector(op, "weight_scale_N", self.weight_scale_N, num_outputs)
         check_vector(op, "bias_N", self.bias_N, num_outputs)
         check_out_dtype(op, self.out_dtype)
-        check_together(
-            op, self.x_MK, weight, self.weight_scale_N, self.bias_N, self.act_scale
-        )
+        check_together(op, self.x_MK, weight, self.weight_scale_N, self.bias_N, self.act_scale)

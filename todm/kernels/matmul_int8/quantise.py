@@ -1,7 +1,7 @@
 """Symmetric int8 codes: scale = absmax / 127, code = round half to even (x / scale), in [-127, 127].
 
 Every division here is between tensors: torch turns one by a Python number into a multiplication by
-its reciprocal on a GPU, which rounds otherwise.
+its reciprocal on a GPU, which rounds differently.
 """
 
 import torch
@@ -12,7 +12,7 @@ from todm.kernels._linear import check_vector
 
 QMAX = 127
 FLOOR = 1e-30
-"""Least absmax that a scale is made from: a row of zeros gets a scale that is no zero."""
+"""Lower bound of the absmax that a scale is made from: a row of zeros gets a scale above zero."""
 
 
 def absmax_scale(x_MK: Tensor) -> Tensor:
@@ -56,7 +56,9 @@ def quantise_weight(weight_NK: Tensor, *, scale_N: Tensor | None = None) -> tupl
     return encode(weight_NK, scale_N), scale_N
 
 
-def _check_rows(fault: str, good_N: Tensor) -> None:
+def _check_rows(problem: str, good_N: Tensor) -> None:
     if not bool(good_N.all()):
         row = int((~good_N).nonzero()[0])
-        raise ConfigError(f"quantise_weight: output {row}: {fault}; mend or leave out this layer")
+        raise ConfigError(
+            f"quantise_weight: output {row}: {problem}; correct or exclude this layer"
+        )

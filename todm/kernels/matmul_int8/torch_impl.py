@@ -42,15 +42,15 @@ def integer_matmul(codes_MK: Tensor, weight_NK: Tensor) -> Tensor:
 
 
 def padded_int_mm(codes_MK: Tensor, weight_NK: Tensor) -> Tensor:
-    """`torch._int_mm`, which wants more than 16 rows, and K and N in multiples of 8, on a GPU."""
+    """`torch._int_mm`, which needs more than 16 rows, and K and N in multiples of 8, on a GPU."""
     (rows, inputs), outputs = codes_MK.shape, weight_NK.shape[0]
-    codes_MK = filled_up(codes_MK, 32 - rows if rows <= 16 else 0, -inputs % 8)
-    weight_NK = filled_up(weight_NK, -outputs % 8, -inputs % 8).contiguous()
+    codes_MK = zero_padded(codes_MK, 32 - rows if rows <= 16 else 0, -inputs % 8)
+    weight_NK = zero_padded(weight_NK, -outputs % 8, -inputs % 8).contiguous()
     return torch._int_mm(codes_MK, weight_NK.t())[:rows, :outputs]
 
 
-def filled_up(x: Tensor, rows: int, columns: int) -> Tensor:
-    """A matrix with so many more rows and columns of zeros; itself for none, where `pad` copies."""
+def zero_padded(x: Tensor, rows: int, columns: int) -> Tensor:
+    """The matrix with more rows and columns of zeros; itself for none of them, where `pad` would copy."""
     return F.pad(x, (0, columns, 0, rows)) if rows or columns else x
 
 

@@ -3,8 +3,8 @@
 All kernels make the same codes as `torch_impl`: divisions are IEEE divisions, and adding and
 subtracting 1.5 * 2^23 rounds half to even. Sums are exact, so tiles change nothing.
 
-The GEMM reads whole aligned groups of 16 codes: K is padded to a multiple of 16 (`chunks` of 16) on
-the host, in the activation's codes always, in the weight only where the layer's K is none.
+The GEMM reads whole aligned groups of 16 codes. The host pads K to a multiple of 16 (`chunks` of 16):
+always in the activation's codes, in the weight only where K is not one already.
 """
 
 import torch
@@ -12,12 +12,12 @@ import triton
 from torch.nn import functional as F
 from triton import language as tl
 
-from todm.kernels._tune import require_gpu, tuned
+from todm.kernels._tune import or_else, require_gpu, tuned
 from todm.kernels.matmul_int8.problem import Problem
 from todm.kernels.matmul_int8.quantise import FLOOR
 
-# Up to here every program of `fused_kernel` reads the whole rows twice, in L2, instead of a second
-# launch: 2 x 2 bytes x 4 rows is what a tile of 16 outputs reads of the weight.
+# Up to here each program of `fused_kernel` reads all rows twice, from L2, which saves a launch: for a
+# tile of 16 outputs that is as much (2 x 2 bytes x 4 rows) as it reads of the weight.
 FUSED_ROWS = 4
 
 
@@ -33,7 +33,7 @@ def run(problem: Problem):
     if M <= FUSED_ROWS:
         fused_kernel[lambda s: (triton.cdiv(N, s["BLOCK_N"]),)](
             p.x_MK,
-            _or(p.act_scale, p.x_MK),
+            or_else(p.act_scale, p.x_MK),
             *layer,
             *(M, N, K, triton.cdiv(K, 16)),
             *p.x_MK.stride(),
@@ -67,7 +67,7 @@ def _padded_codes(x_MK, act_scale):
     if M:
         quantise_kernel[(triton.cdiv(M, height),)](
             x_MK,
-            _or(act_scale, x_MK),
+            or_else(act_scale, x_MK),
             codes,
             scale,
             *(M, K, padded),
@@ -81,17 +81,12 @@ def _padded_codes(x_MK, act_scale):
 
 
 def _aligned(weight_NK):
-    """The weight in rows of whole groups of 16 bytes; nearly always it is so already."""
+    """The weight in rows of whole groups of 16 bytes, nearly always without a copy."""
     K = weight_NK.shape[1]
     if K % 16:
         return F.pad(weight_NK, (0, -K % 16))
     fits = weight_NK.is_contiguous() and weight_NK.data_ptr() % 16 == 0
     return weight_NK if fits else weight_NK.clone(memory_format=torch.contiguous_format)
-
-
-def _or(tensor, other):
-    """A pointer that is never read stands for a tensor that is absent."""
-    return other if tensor is None else tensor
 
 
 @triton.jit
@@ -218,7 +213,7 @@ def fused_kernel(
     BLOCK_N: tl.constexpr,
     BLOCK_K: tl.constexpr,
 ):
-    """Few rows (M <= BLOCK_M): each program codes them for itself, and reads its share of the weight."""
+    """Few rows (M <= BLOCK_M): each program codes all of them, and reads its share of the weight."""
     ms, ks = tl.arange(0, BLOCK_M), tl.arange(0, BLOCK_K)
     ns = tl.program_id(0) * BLOCK_N + tl.arange(0, BLOCK_N)
     largest = tl.zeros([BLOCK_M, BLOCK_K], tl.float32)

@@ -4,8 +4,8 @@
     qzeros  [G, N/8] int32    likewise
     scales  [G, N]   float16
 
-Conversions lose nothing. N is filled up to a multiple of 8; AutoAWQ itself and vLLM read only N that
-is one, and K that is a multiple of the group.
+Conversions lose nothing. N is padded to a multiple of 8; AutoAWQ itself and vLLM read only layers whose N
+is one already, and whose K is a multiple of the group.
 """
 
 from typing import NamedTuple
@@ -33,7 +33,7 @@ def to_awq(weight: Packed) -> Awq:
     """The tensors for a checkpoint; a symmetric weight gets zero points of 8.
 
     Raises:
-        ConfigError: what the layout cannot say: 3 bits, `pre_quant_scale_K`, or scales that are not float16.
+        ConfigError: a weight with 3 bits, `pre_quant_scale_K` or scales that are not float16.
     """
     if weight.bits != 4:
         raise ConfigError(
@@ -41,13 +41,13 @@ def to_awq(weight: Packed) -> Awq:
         )
     if weight.pre_quant_scale_K is not None:
         raise ConfigError(
-            "AWQ's layout has no place for pre_quant_scale_K: fold it into the layer before, or quantise "
+            "AWQ's layout has no place for pre_quant_scale_K: fold it into the previous layer, or quantise "
             "without it"
         )
     if weight.scale_NG.dtype != torch.float16:
         raise ConfigError(
             f"AWQ's layout has float16 scales, this weight {weight.scale_NG.dtype}: round the scales "
-            "before the codes are made"
+            "before making the codes"
         )
     zero_NG = weight.zero_NG
     if zero_NG is None:
@@ -62,7 +62,7 @@ def from_awq(tensors: Awq, *, group: int | None = 128, num_outputs: int | None =
     Args:
         tensors: Of one layer.
         group: `group_size` of the checkpoint; None for its -1, all inputs.
-        num_outputs: N, where it was filled up.
+        num_outputs: N, where it was padded.
 
     Raises:
         ConfigError: tensors whose shapes do not belong together.

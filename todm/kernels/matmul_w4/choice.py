@@ -33,9 +33,7 @@ def by_rows(rows: int, *, cached: bool) -> str:
 
 def measured(problem: Problem, algorithms: Algorithms) -> str:
     """The choice by the table of measured times."""
-    return fastest_algorithm(
-        "matmul_w4", shape_of(problem), problem=problem, algorithms=algorithms
-    )
+    return fastest_algorithm("matmul_w4", shape_of(problem), problem=problem, algorithms=algorithms)
 
 
 def shape_of(problem: Problem) -> Shape:

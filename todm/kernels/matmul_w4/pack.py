@@ -30,8 +30,8 @@ class Packed:
     Attributes:
         words_NJ: Codes, int32; see the module.
         scale_NG: Of each group of inputs; the last group may be short.
-        zero_NG: The codes that stand for zero, uint8; None means 2^(bits - 1) everywhere (symmetric).
-        pre_quant_scale_K: Factor of each input, where AWQ's scale could not be folded into the layer before.
+        zero_NG: The code of zero in each group, uint8; None means 2^(bits - 1) everywhere (symmetric).
+        pre_quant_scale_K: Factor of each input, if AWQ's scale could not be folded into the previous layer.
         bits: 4 or 3.
         group: Inputs of a group: 32, 64, 128, or K.
         num_inputs: K.
@@ -121,7 +121,7 @@ class Packed:
 
 
 def check_format(bits: int, group: int, num_inputs: int) -> None:
-    """Raises ConfigError for bits or groups that no kernel reads."""
+    """Raises ConfigError for bits or groups that no kernel supports."""
     if bits not in LANES:
         raise ConfigError(f"matmul_w4: {bits} bits are given, allowed are 3 and 4")
     if group not in (*GROUPS, num_inputs) or group < 1:
@@ -140,7 +140,7 @@ def pack(
     bits: int = 4,
     group: int | None = 128,
 ) -> Packed:
-    """Pack codes as they are, such as those of a search for better scales.
+    """Pack codes unchanged, such as those of a search for better scales.
 
     Args:
         codes_NK: uint8, below 2^bits.

@@ -1,9 +1,9 @@
-"""Round to nearest, with the smallest and largest weight of a group as ends of its codes.
+"""Round to nearest; the smallest and largest weight of a group get its outermost codes.
 
-AWQ (arXiv 2306.00978), section 2, and its code's quantiser; the search for scales that serve the
-activations lies elsewhere and may call this. Two things differ from that code. Zero is always among
-the values of a group: without it, a group of one sign is clipped, since the zero point is. And codes
-are made with the scale as it is stored, rounded to float16.
+AWQ (arXiv 2306.00978), section 2, and its code's quantiser; the search for scales that suit the activations
+is elsewhere and may call this. Two things differ from that code. Zero is always in the range of a group:
+otherwise a group of one sign would be clipped, because its zero point is. And codes are made with the
+scale as stored, rounded to float16.
 """
 
 import torch
@@ -77,5 +77,5 @@ def _check_scales(scale_NG: Tensor) -> None:
         row = int((~scale_NG.isfinite()).any(1).nonzero()[0])
         raise ConfigError(
             f"quantise_rtn: output {row} holds a number that is not finite, or too large for a "
-            "float16 scale; mend or leave out this layer"
+            "float16 scale; correct or exclude this layer"
         )

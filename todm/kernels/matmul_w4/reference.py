@@ -1,6 +1,7 @@
 """The oracle of matmul_w4: AWQ (arXiv 2306.00978), section 2, one input at a time, in float64.
 
-The words are decoded here by themselves. Only x inv_s is rounded, to x's dtype, as the op defines it.
+The words are decoded independently here. Only x times `pre_quant_scale_K` is rounded, to x's dtype, as
+the op defines it.
 """
 
 import torch
@@ -11,7 +12,7 @@ from todm.kernels.matmul_w4.problem import Problem
 
 
 def run(problem: Problem) -> Tensor:
-    """See `todm.kernels.matmul_w4.matmul_w4`; [M, N]. `way` makes no difference."""
+    """See `todm.kernels.matmul_w4.matmul_w4`; [M, N]. The algorithm makes no difference."""
     p = problem
     x_MK = p.x_MK
     if p.weight.pre_quant_scale_K is not None:

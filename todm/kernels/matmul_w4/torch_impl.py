@@ -1,4 +1,4 @@
-"""matmul_w4 in torch: what the kernels compute, but for the order of their sums."""
+"""matmul_w4 in torch: the computation of the kernels, except for the order of their sums."""
 
 from torch import Tensor
 from torch.nn import functional as F
@@ -13,7 +13,7 @@ def run(problem: Problem) -> Tensor:
 
 
 def fused(problem: Problem) -> Tensor:
-    """The product with the weight as it is, unrounded, in float32."""
+    """The product with the unrounded weight, in float32."""
     p = problem
     bias_N = None if p.bias_N is None else p.bias_N.float()
     y_MN = F.linear(scaled(p).float(), p.weight.dequantise(), bias_N)
@@ -34,7 +34,7 @@ ALGORITHMS = {"fused": fused, "dense": dense}
 
 
 def product(problem: Problem, weight_NK: Tensor) -> Tensor:
-    """The library's product with a dequantised weight, which is kept if the call asks for it."""
+    """The library's product with a dequantised weight, which is cached if the call says so."""
     p = problem
     if p.cache_dequantised:
         p.weight.copies[p.x_MK.dtype] = weight_NK

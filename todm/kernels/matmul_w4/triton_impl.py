@@ -1,11 +1,10 @@
-"""matmul_w4 in Triton: which kernel runs, on how many programs. The kernels are in triton_kernels.py."""
+"""matmul_w4 in Triton: which kernel runs, with how many programs. The kernels are in triton_kernels.py."""
 
 import torch
 import triton
 from torch.nn import functional as F
-from triton import language as tl
 
-from todm.kernels._tune import require_gpu
+from todm.kernels._tune import dot_dtype, or_else, require_gpu
 from todm.kernels.matmul_w4 import choice, torch_impl
 from todm.kernels.matmul_w4 import triton_kernels as kernels
 from todm.kernels.matmul_w4.pack import BLOCK, Packed
@@ -14,11 +13,10 @@ from todm.kernels.matmul_w4.triton_unpack import EXPONENT
 
 ROWS = 32
 """Outputs of a program of `dequantise_kernel`."""
-_DOT = {torch.float32: tl.float32, torch.float16: tl.float16, torch.bfloat16: tl.bfloat16}
-# Few rows give few tiles of outputs, so the blocks of 128 inputs are shared out too: until there are
-# programs for every unit many times, or a program has but four blocks.
+# Few rows give few tiles of outputs, so the blocks of 128 inputs are divided too, until every
+# multiprocessor has this many programs or a program only four blocks.
 _PROGRAMS_PER_UNIT = {"row": 16, "few": 4}
-_NOMINAL_N = {"row": 8, "few": 32}  # outputs of a program; what tuning picks is not known yet
+_NOMINAL_N = {"row": 8, "few": 32}  # outputs of a program; the tuned number is not known yet
 _LEAST_BLOCKS, _MOST_SPLITS = 4, 16
 _UNITS_OF_H200 = 132  # for the interpreter
 
@@ -37,11 +35,11 @@ def fused(problem: Problem):
     splits = _splits(M, N, blocks, p.x_MK.device)
     y = torch.empty((M, N), dtype=p.x_MK.dtype, device=p.x_MK.device)
     parts = y if splits == 1 else torch.empty((splits, M, N), dtype=torch.float32, device=y.device)
-    x, inv_s = _whole_chunks(p.x_MK, weight.pre_quant_scale_K)
+    x, factors = _whole_chunks(p.x_MK, weight.pre_quant_scale_K)
     bias = y if p.bias_N is None else p.bias_N.contiguous()
-    layer = (x, *_parts(weight), y if inv_s is None else inv_s, bias, parts)
+    layer = (x, *_parts(weight), or_else(factors, y), bias, parts)
     sizes = (N, x.shape[1] // 16, blocks, weight.scale_NG.shape[1], triton.cdiv(blocks, splits))
-    flags = _constants(weight) | {"HAS_INV": inv_s is not None, "HAS_BIAS": has_bias}
+    flags = _constants(weight) | {"HAS_INPUT_SCALE": factors is not None, "HAS_BIAS": has_bias}
     flags["PARTIAL"] = splits > 1
     if M == 1:
         grid = lambda s: (triton.cdiv(N, s["BLOCK_N"]), splits)  # noqa: E731
@@ -49,7 +47,7 @@ def fused(problem: Problem):
     else:
         few = choice.FEW_ROWS >= M
         kernel = kernels.few_rows_kernel if few else kernels.many_rows_kernel
-        rows, stride, dot = triton.next_power_of_2(M), x.stride(0) // 16, _dot_dtype(x.dtype)
+        rows, stride, dot = triton.next_power_of_2(M), x.stride(0) // 16, dot_dtype(x.dtype)
         grid = lambda s: (triton.cdiv(M, s["BLOCK_M"]) * triton.cdiv(N, s["BLOCK_N"]), splits)  # noqa: E731
         kernel[grid](*layer, M, *sizes, EXPONENT, rows, stride, **flags, DOT=dot)
     if splits > 1:
@@ -87,14 +85,14 @@ def _constants(weight: Packed):
 
 
 def _parts(weight: Packed):
-    """Words, scales and zero points without gaps; they nearly always are so already."""
+    """Words, scales and zero points without gaps, nearly always without a copy."""
     words, scale, zero = weight.words_NJ.contiguous(), weight.scale_NG.contiguous(), weight.zero_NG
     words = words.clone() if words.data_ptr() % 16 else words
     return words, scale, scale if zero is None else zero.contiguous()
 
 
 def _whole_chunks(x_MK, pre_quant_scale_K):
-    """Inputs in whole aligned chunks of 16, which kernels read at once; nearly always they are so."""
+    """Inputs in whole aligned chunks of 16, which kernels read at once; nearly always without a copy."""
     over = -x_MK.shape[1] % 16
     if pre_quant_scale_K is not None:
         pre_quant_scale_K = (
@@ -109,7 +107,7 @@ def _whole_chunks(x_MK, pre_quant_scale_K):
 
 
 def _splits(M, N, blocks, device):
-    """Ranges of the inputs that are summed apart; a power of two."""
+    """How many ranges of the inputs are summed separately; a power of two."""
     if choice.FEW_ROWS < M:
         return 1
     units, kernel = _UNITS_OF_H200, "row" if M == 1 else "few"
@@ -118,9 +116,3 @@ def _splits(M, N, blocks, device):
     wanted = _PROGRAMS_PER_UNIT[kernel] * units // triton.cdiv(N, _NOMINAL_N[kernel])
     most = max(1, min(wanted, blocks // _LEAST_BLOCKS, _MOST_SPLITS))
     return 1 << most.bit_length() - 1
-
-
-def _dot_dtype(dtype):
-    """The interpreter multiplies bfloat16 as if it were integers."""
-    interpreted = triton.knobs.runtime.interpret and dtype == torch.bfloat16
-    return tl.float32 if interpreted else _DOT[dtype]

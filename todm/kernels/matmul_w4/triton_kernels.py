@@ -1,8 +1,8 @@
 """The kernels of matmul_w4: one row, a tile of rows, the sum of their parts, and dequantising.
 
-Letters: M rows, K inputs, N outputs, G groups of inputs, `blocks` of 128 inputs (see pack.py). A layer
-is the tuple (words, scale, zero, inv_s, bias) of pointers, the last three unread where there are none.
-Constants: BITS; GROUP, 0 for one group; HAS_ZERO, HAS_INV, HAS_BIAS; PARTIAL, whether y is the
+Letters: M rows, K inputs, N outputs, G groups of inputs, `blocks` of 128 inputs (see pack.py). Pointers to
+zero points, input scales and bias are not read where a layer has none.
+Constants: BITS; GROUP, 0 for one group; HAS_ZERO, HAS_INPUT_SCALE, HAS_BIAS; PARTIAL, whether y is the
 float32 part of one of several ranges of blocks, without bias; DOT, the dtype of products.
 """
 
@@ -50,11 +50,11 @@ MANY_CONFIGS = [
 
 
 @triton.jit
-def _scaled(x, inv_ptr, k, inside, HAS_INV: tl.constexpr):
-    """Activations times `inv_s`, rounded to their dtype."""
-    if HAS_INV:
-        inv = tl.load(inv_ptr + k, mask=inside, other=0.0).to(tl.float32)
-        x = (x.to(tl.float32) * inv).to(x.dtype)
+def _scaled(x, input_scale_ptr, k, inside, HAS_INPUT_SCALE: tl.constexpr):
+    """Activations times `pre_quant_scale_K`, rounded to their dtype."""
+    if HAS_INPUT_SCALE:
+        scale = tl.load(input_scale_ptr + k, mask=inside, other=0.0).to(tl.float32)
+        x = (x.to(tl.float32) * scale).to(x.dtype)
     return x
 
 
@@ -73,7 +73,7 @@ def row_kernel(
     words_ptr,
     scale_ptr,
     zero_ptr,
-    inv_ptr,
+    input_scale_ptr,
     bias_ptr,
     y_ptr,
     N,
@@ -85,7 +85,7 @@ def row_kernel(
     BITS: tl.constexpr,
     GROUP: tl.constexpr,
     HAS_ZERO: tl.constexpr,
-    HAS_INV: tl.constexpr,
+    HAS_INPUT_SCALE: tl.constexpr,
     HAS_BIAS: tl.constexpr,
     PARTIAL: tl.constexpr,
     BLOCK_N: tl.constexpr,
@@ -123,7 +123,9 @@ def row_kernel(
                 k = (block * 128 + (part * PLACES + i) * LANES)[:, None] + lanes
                 there = (k < K) & (block < last)[:, None]
                 at = tl.multiple_of(x_ptr + k, (1, 8))
-                x = _scaled(tl.load(at, mask=there, other=0.0), inv_ptr, k, there, HAS_INV)
+                x = _scaled(
+                    tl.load(at, mask=there, other=0.0), input_scale_ptr, k, there, HAS_INPUT_SCALE
+                )
                 x = x.to(tl.float32)
                 total += x
                 dot += x[:, None, :] * steps(words, 0.0, exponent, part * PLACES + i, BITS)
@@ -142,7 +144,7 @@ def tile_kernel(
     words_ptr,
     scale_ptr,
     zero_ptr,
-    inv_ptr,
+    input_scale_ptr,
     bias_ptr,
     y_ptr,
     M,
@@ -157,7 +159,7 @@ def tile_kernel(
     BITS: tl.constexpr,
     GROUP: tl.constexpr,
     HAS_ZERO: tl.constexpr,
-    HAS_INV: tl.constexpr,
+    HAS_INPUT_SCALE: tl.constexpr,
     HAS_BIAS: tl.constexpr,
     PARTIAL: tl.constexpr,
     DOT: tl.constexpr,
@@ -197,7 +199,7 @@ def tile_kernel(
                 k = (block * 128 + piece * WIDTH + tl.arange(0, WIDTH))[None, :]
                 inside = (ms[:, None] < M) & (k < K)
                 x = tl.load(tl.multiple_of(x_rows + k, (1, 16)), mask=inside, other=0.0)
-                x = _scaled(x, inv_ptr, k, k < K, HAS_INV).to(DOT)
+                x = _scaled(x, input_scale_ptr, k, k < K, HAS_INPUT_SCALE).to(DOT)
                 sums = tl.dot(x, tl.trans(w.to(DOT)), sums, input_precision="ieee")
             acc += sums * scale[None, :]
     if PARTIAL:

@@ -1,11 +1,11 @@
 """From words to weights in registers.
 
-A code is never shifted into place. Its bits, where they are in the word, become the low mantissa bits
-of a float32 whose exponent is that of 2^23: one `and` and one `or` (one instruction) make the number
-2^23 + code 2^at, and one multiply-add with 2^-at takes the 2^23 and the zero point away, exactly. The
-mantissa has 23 bits, so four 4-bit codes (five of 3 bits) share a word as it is and the next ones
-need one shift together. It takes 1.2 integer operations a code, where a shift, an `and` and a
-conversion would take 3.
+A code is not shifted into place. Its bits, where they are in the word, become low mantissa bits of a
+float32 with the exponent of 2^23: one `and` and one `or` (one instruction) make the number
+2^23 + code 2^at, and one multiply-add with 2^-at removes the 2^23 and the zero point, exactly. The
+mantissa has 23 bits, so the first four 4-bit codes (five 3-bit codes) of a word need no shift and the
+next ones share one. That is 1.2 integer operations per code, where a shift, an `and` and a conversion
+would be 3.
 """
 
 import triton
@@ -16,7 +16,7 @@ EXPONENT = 0x4B000000  # of 2^23
 
 @triton.jit
 def load_words(at, inside, BITS: tl.constexpr):
-    """Three words of each lane; of 4-bit weights there is one, three times."""
+    """Three words of each lane; 4-bit weights have one, which is returned three times."""
     LANES: tl.constexpr = 16 if BITS == 4 else 4
     one = tl.load(at, mask=inside, other=0)
     two, three = one, one
@@ -42,7 +42,7 @@ def steps(words, zero, exponent, PLACE: tl.constexpr, BITS: tl.constexpr):
         tops = one if PLACE == 30 else two
         bits = (tops >> 30 & 3) | (three >> (PLACE - 2) & 4)
     number = (bits | exponent).to(tl.float32, bitcast=True)
-    # 2^(23 - AT) + zero has at most 24 bits, so nothing here is rounded.
+    # 2^(23 - AT) + zero has at most 24 bits, so nothing is rounded.
     return number * (1.0 / (1 << AT)) - ((1 << (23 - AT)) + zero)
 
 
@@ -70,7 +70,7 @@ def _side_by_side(
 def inputs_in_order(
     words, zero, exponent, PART: tl.constexpr, WIDTH: tl.constexpr, BITS: tl.constexpr
 ):
-    """Codes minus zero points of WIDTH inputs of a block, the PART-th so many, [N, WIDTH]."""
+    """Codes minus zero points of WIDTH inputs, part number PART of a block, [N, WIDTH]."""
     LANES: tl.constexpr = 16 if BITS == 4 else 4
     PLACES: tl.constexpr = WIDTH // LANES
     codes = _side_by_side(words, zero, exponent, PART * PLACES, 1, PLACES, BITS)
@@ -80,7 +80,7 @@ def inputs_in_order(
 
 @triton.jit
 def group_of(block, PART: tl.constexpr, GROUP: tl.constexpr, groups):
-    """The group of a part of a block; past the end, the last. GROUP is 0 where there is but one."""
+    """The group of a part of a block; past the end, the last one. GROUP is 0 if there is only one."""
     if GROUP == 0:
         g = block * 0
     else:

@@ -32,7 +32,7 @@ def discretise(
     """Zero-order hold of the continuous model (lambda, B = 1, C) with step dt, per head.
 
     lambda = -exp(log_neg_re) + i im;  a = exp(dt lambda);  g = 2 C (a - 1) / lambda. The factor 2
-    stands for the conjugate half of the modes. Leading axes before H are allowed everywhere.
+    stands for the conjugate half of the modes. Axes before H are allowed everywhere.
 
     Args:
         log_dt_H: log of the time step.

@@ -1,8 +1,8 @@
-"""mh_ssm as a few dense matmuls: what CPU, GPU, torch.export and ONNX see.
+"""mh_ssm as a few dense matmuls: the form for CPU, GPU, torch.export and ONNX.
 
-Frames are cut into blocks of L. Inside a block y = K u + R x0 with K the Toeplitz matrix of the
-kernel and R what the entering state x0 adds; the leaving state is a^L x0 + W u. States between
-blocks are one more (small) matmul, so there is no loop over time.
+Frames are cut into blocks of L. Inside a block y = K u + R x0: K is the Toeplitz matrix of the kernel,
+and R maps the entering state x0 to the output; the leaving state is a^L x0 + W u. One more (small) matmul
+carries states between blocks, so there is no loop over time.
 """
 
 import math
@@ -14,7 +14,7 @@ from torch.nn import functional as F
 
 from todm.kernels.mh_ssm.problem import Ssm
 
-_WHOLE = 128  # up to this many frames one block is cheaper than carrying states between blocks
+_WHOLE = 128  # up to this many frames, one block is cheaper than carrying states between blocks
 _BLOCK = 64
 
 
@@ -106,7 +106,7 @@ def _chunk(u_HTBP: Tensor, ssm: Ssm, state_H2NBP: Tensor) -> tuple[Tensor, Tenso
 
 
 def _independent(u_HTBP: Tensor, inner_HLL: Tensor, *, reverse: bool) -> Tensor:
-    """Blocks of L frames that know nothing of each other. Reversed, a Toeplitz matrix is transposed."""
+    """Independent blocks of L frames. Reversed, a Toeplitz matrix is transposed."""
     _, num_frames, batch, channels = u_HTBP.shape
     length = inner_HLL.shape[1]
     matrix = (inner_HLL.transpose(1, 2) if reverse else inner_HLL).to(u_HTBP.dtype)
@@ -152,7 +152,7 @@ def _blocks(u_HTBP: Tensor, ssm: Ssm, state_H2NBP: Tensor | None) -> tuple[Tenso
 
 
 def _carry(ssm: Ssm, sources_HC2NR: Tensor, num_modes: int) -> Tensor:
-    """States entering each block, from the first state and what every block wrote (count + 1)."""
+    """States entering each block, from the first state and the writes of all blocks (count + 1)."""
     count = sources_HC2NR.shape[1] - 1
     index = torch.arange(count, device=sources_HC2NR.device)
     lag = index[:, None] - index[None, :]

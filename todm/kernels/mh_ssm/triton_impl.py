@@ -1,8 +1,8 @@
 """mh_ssm in Triton, for NVIDIA GPUs: one pass over the sequence, states in registers.
 
 Forward: the operators of a block, then the recurrence. Backward: the transposed recurrence, sums for
-the gradients of the operators, and one kernel from those to the parameters. Between the two, u, the
-state that enters each block and what belongs to heads is kept. README.md counts bytes and work.
+the gradients of the operators, and one kernel from those to the parameters. Kept between the two: u, the
+state that enters each block, and the operators. README.md counts bytes and work.
 
 Letters as in `todm.kernels.mh_ssm`; L rows of a block, NP modes (padded), R columns of a head (B * P).
 """
@@ -18,7 +18,7 @@ from triton import language as tl
 
 from todm.errors import ConfigError
 from todm.kernels._dispatch import on_device_of
-from todm.kernels._tune import require_gpu
+from todm.kernels._tune import or_else, require_gpu
 from todm.kernels.mh_ssm.problem import Ssm
 from todm.kernels.mh_ssm.triton_operators import (
     gradient_size,
@@ -31,7 +31,7 @@ from todm.kernels.mh_ssm.triton_scan import gradient_kernel, scan_kernel, segmen
 _ROWS, _FEW_MODES, _MODES = 64, 16, 32
 # Programs that fill a GPU, columns of one, and the fewest blocks worth a segment of their own.
 _PROGRAMS, _COLUMNS, _SEGMENT_BLOCKS = 128, 32, 4
-# Shorter lines are copied together first: less than a sector of memory would be read of each.
+# Shorter lines are first copied side by side: a read would use less than a sector of memory.
 _LINE_BYTES = 32
 
 
@@ -75,8 +75,8 @@ def _check(u_HTBP: Tensor, ssm: Ssm) -> None:
 class _Plan:
     """How a call is cut into blocks and segments.
 
-    A segment is `blocks` blocks of `rows` frames. Where one starts from zero, its first block may lack
-    `pad` frames in front: zeros that leave a zero state zero.
+    A segment is `blocks` blocks of `rows` frames. If it starts from a zero state, its first block may
+    begin with `pad` missing frames: zeros, which leave a zero state zero.
     """
 
     rows: int
@@ -89,11 +89,11 @@ class _Plan:
     blocks: int
     pad: int = 0
     chunk: int
-    """Frames of a block that know each other."""
+    """Frames of a block that see each other."""
     state: bool = True
-    """Blocks hand on a state."""
+    """Blocks pass a state on."""
     reset: bool = False
-    """Segments do not."""
+    """Segments do not pass a state on."""
     reverse: bool
     last: bool
     """The state after the last frame is wanted."""
@@ -138,7 +138,7 @@ class _Plan:
 
 
 def _packed(num_frames: int, period: int, rows: int) -> dict[str, Any]:
-    """As many whole periods as fit into one block that hands nothing on."""
+    """As many whole periods as fit into one block that passes no state on."""
     frames = rows // period * period
     return {
         "segments": triton.cdiv(num_frames, frames),
@@ -216,7 +216,7 @@ def _in_lines(u_HTBP: Tensor) -> bool:
 
 @dataclasses.dataclass(frozen=True)
 class _Work:
-    """The launches of one call: its plan, u, and the parameters but for skip per mode [H, N]."""
+    """The launches of one call: its plan, u, and the parameters, [H, N] except skip [H]."""
 
     plan: _Plan
     u: Tensor
@@ -228,7 +228,7 @@ class _Work:
         return self.parameters[0].dtype
 
     def new_states(self, count: int, dtype: torch.dtype) -> Tensor:
-        """Room for `count` states of each head, [H, count, 2N, B, P]."""
+        """Uninitialised memory for `count` states of each head, [H, count, 2N, B, P]."""
         heads, num_modes = self.parameters[0].shape
         shape = (heads, count, 2 * num_modes, *self.u.shape[2:])
         return torch.empty(shape, dtype=dtype, device=self.u.device)
@@ -254,7 +254,7 @@ class _Work:
 
         Returns:
             The output, the states that enter each block (`keep`) and the one that leaves the last
-            (`last`); in walking order.
+            (`last`); in the order of the walk.
         """
         p, y = self.plan, torch.empty_like(self.u)
         # 16-bit inputs keep states of 16 bits: bfloat16, which has the range of a sum of many.
@@ -265,7 +265,7 @@ class _Work:
         u_lines, y_lines = _lines(u, p.reverse), _lines(y, p.reverse)
         scan_kernel[lambda s: (triton.cdiv(self._columns, s["BR"]), p.segments, len(ops))](
             *(u_lines.start, y_lines.start, ops, *self.parameters[:2]),
-            *(_or(x, ops) for x in (first, left, saved, end)),
+            *(or_else(x, ops) for x in (first, left, saved, end)),
             *self._sizes,
             *(p.frames, p.pad, p.blocks, p.chunk, p.length),
             *(*u_lines.strides, *y_lines.strides),
@@ -280,16 +280,22 @@ class _Work:
         return y, saved, None if end is None else end[:, 0]
 
     def operator_gradients(self, dy: Tensor, saved: Tensor | None, dsaved: Tensor | None) -> Tensor:
-        """Of each head's operators, from what entered each block forward and backward."""
+        """Of each head's operators, from the states and state gradients that entered each block."""
         p, (heads, _) = self.plan, self.parameters[0].shape
         size = gradient_size(p.rows, p.modes)
         tiles = p.segments * p.blocks * triton.cdiv(self._columns, _COLUMNS)
-        # One program a multiprocessor: more would write more sums than they save time.
+        # One program per multiprocessor: more would spend more time on writing sums than they save.
         workers = min(tiles, triton.cdiv(_PROGRAMS, max(1, heads)))
         partial = self.parameters[0].new_empty(heads, workers, size)
         u_lines, dy_lines = _lines(self.u, p.reverse), _lines(dy, p.reverse)
         gradient_kernel[(workers, heads)](
-            *(u_lines.start, dy_lines.start, _or(saved, partial), _or(dsaved, partial), partial),
+            *(
+                u_lines.start,
+                dy_lines.start,
+                or_else(saved, partial),
+                or_else(dsaved, partial),
+                partial,
+            ),
             *self._sizes,
             *(p.segments, p.frames, p.pad, p.blocks),
             *(*u_lines.strides, *dy_lines.strides),
@@ -314,7 +320,7 @@ class _Work:
         return (*per_mode, skip)
 
     def _left(self, u: Tensor, ops: Tensor, *, transposed: bool) -> Tensor | None:
-        """What segments leave to each other, where there are several of one sequence."""
+        """The states that segments pass on, if a sequence has several segments."""
         p = self.plan
         if p.reset or p.segments == 1:
             return None
@@ -337,7 +343,7 @@ class _Work:
 
     @property
     def _sizes(self) -> tuple[int, int, int, int]:
-        """T, R, N, and R to a power of two: the key by which tiles are chosen."""
+        """T, R, N, and R rounded up to a power of two, the key by which tiles are chosen."""
         width = min(256, triton.next_power_of_2(max(1, self._columns)))
         return self.u.shape[1], self._columns, self.parameters[0].shape[1], width
 
@@ -366,8 +372,3 @@ def _lines(x_HTBP: Tensor, reverse: bool) -> _Lines:  # noqa: FBT001
     if reverse:
         return _Lines(x_HTBP[:, -1:], (heads, -frames, batch))
     return _Lines(x_HTBP, (heads, frames, batch))
-
-
-def _or(tensor: Tensor | None, other: Tensor) -> Tensor:
-    """A pointer that is never read stands for a tensor that is absent."""
-    return other if tensor is None else tensor

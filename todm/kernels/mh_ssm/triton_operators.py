@@ -1,23 +1,23 @@
-"""Matrices of a block in Triton, and the way back from their gradients to the parameters.
+"""Matrices of a block in Triton, and the gradients of the parameters from those of the matrices.
 
-One program per head and one launch each: as torch ops they are a hundred launches, which take longer
+One launch each, with one program per head: as torch ops they are a hundred launches, which take longer
 than the whole recurrence. Letters: L rows of a block, N modes, NP those padded to a power of two.
 """
 
 import triton
 import triton.language as tl
 
-# What changes from call to call must not compile anew.
+# Arguments that change from call to call must not cause a compilation.
 _CHANGING = ["length", "chunk"]
 
 
 def operator_size(rows, modes):
-    """Numbers of a head's operators: k [L], R [L, NP] twice, W [NP, L] twice (real, imaginary)."""
+    """Elements of a head's operators: k [L], R [L, NP] twice, W [NP, L] twice (real, imaginary)."""
     return rows + 4 * rows * modes
 
 
 def gradient_size(rows, modes):
-    """Numbers of their gradients: K [L, L], R and W as above, a^length [NP] twice."""
+    """Elements of their gradients: K [L, L], R and W as above, a^length [NP] twice."""
     return rows * rows + 4 * rows * modes + 2 * modes
 
 
@@ -40,7 +40,7 @@ def power(log_decay, angle, exponent):
 
 @triton.jit
 def modes_of(ptr, head, N, NP: tl.constexpr):
-    """A parameter of one head, zero for modes that are not there."""
+    """A parameter of one head, zero for the padding modes."""
     n = tl.arange(0, NP)
     return tl.load(ptr + head * N + n, mask=n < N, other=0.0)
 

@@ -2,8 +2,8 @@
 
 A program has BR columns (sequence and channel) of one head and walks over the blocks of one segment:
 states stay in its registers. Rows of a tile are frames, so that every row is read as one line.
-Where whole sequences are too few to fill a GPU, they are cut into segments: `segment_kernel` finds
-what each leaves from a zero state, and the programs of those behind it add that up when they start.
+Sequences that are too few to fill a GPU are cut into segments: `segment_kernel` computes the state that
+each leaves from a zero state, and the programs of later segments add those up when they start.
 
 The gradient is the same recurrence from the last block to the first with all matrices transposed:
 y = K u + R x, x' = a^L x + W u  becomes  du = K' dy + W' l, l' = conj(a^L) l + R' dy.
@@ -17,7 +17,8 @@ import triton.language as tl
 from todm.kernels._tune import tuned
 from todm.kernels.mh_ssm.triton_operators import modes_of, power
 
-# What changes from batch to batch must not compile anew. R does, thrice at most: lines of states are R long.
+# Arguments that change from batch to batch must not cause a compilation. R may, three times at most: lines
+# of states are R long.
 _CHANGING = ["T", "width", "frames", "pad", "blocks", "chunk", "length", "segments"]
 
 
@@ -66,7 +67,7 @@ def _columns(cols, stride_b, P: tl.constexpr):
 
 @triton.jit
 def _tile(first, begin, end, columns, stride_t, L: tl.constexpr):
-    """Offsets of a block that starts at frame `first`, and which of its frames there are."""
+    """Offsets of a block that starts at frame `first`, and which of its frames exist."""
     t = first + tl.arange(0, L)
     inside = (t >= begin) & (t < end)
     return t.to(tl.int64)[:, None] * stride_t + columns[None, :], inside[:, None]
@@ -74,14 +75,14 @@ def _tile(first, begin, end, columns, stride_t, L: tl.constexpr):
 
 @triton.jit
 def _bounds(segment, frames, T, RESET: tl.constexpr):
-    """Frames that a segment may see: its own only, or those of the whole sequence."""
+    """Frames that a segment may see: its own, or those of the whole sequence."""
     begin = segment * frames if RESET else 0
     return begin, tl.minimum(T, begin + frames) if RESET else T
 
 
 @triton.jit
 def _state_at(slot, cols, N, R, NP: tl.constexpr):
-    """Offsets of the real parts [NP, BR] of a state [2N, R], and which of them there are."""
+    """Offsets of the real parts [NP, BR] of a state [2N, R], and which of them exist."""
     n = tl.arange(0, NP)
     at = (slot.to(tl.int64) * (2 * N) + n[:, None]) * R + cols[None, :]
     return at, (n < N)[:, None] & (cols < R)[None, :]
@@ -139,7 +140,7 @@ def segment_kernel(
     TRANSPOSED: tl.constexpr,
     BR: tl.constexpr,
 ):
-    """What every segment but the last to be walked leaves from a zero state."""
+    """The state that each segment, except the last of the walk, leaves from a zero state."""
     segments, head = tl.num_programs(1) + 1, tl.program_id(2)
     segment = tl.program_id(1) + (1 if TRANSPOSED else 0)
     cols = tl.program_id(0) * BR + tl.arange(0, BR)
@@ -174,7 +175,7 @@ def _entering(
     RESET: tl.constexpr,
     TRANSPOSED: tl.constexpr,
 ):
-    """The state that enters this program's segment, from what those before it left."""
+    """The state that enters this program's segment, from the states that those before it left."""
     segment, segments, head = tl.program_id(1), tl.num_programs(1), tl.program_id(2)
     WIDE: tl.constexpr = hop_re.dtype
     re, im = tl.zeros([NP, cols.shape[0]], WIDE), tl.zeros([NP, cols.shape[0]], WIDE)
@@ -229,7 +230,7 @@ def scan_kernel(
     LAST: tl.constexpr,
     BR: tl.constexpr,
 ):
-    """Outputs of one segment; on the way the state entering each block is saved, the last one kept."""
+    """Outputs of one segment; with SAVE also the state entering each block, with LAST the final one."""
     segment, segments, head = tl.program_id(1), tl.num_programs(1), tl.program_id(2)
     cols = tl.program_id(0) * BR + tl.arange(0, BR)
     u_columns, y_columns = _columns(cols, u_stride_b, P), _columns(cols, y_stride_b, P)
@@ -302,8 +303,8 @@ def gradient_kernel(
 ):
     """Gradients of K, R, W and a^length, summed over every `workers`-th tile of a head.
 
-    x is the state that enters a block, dx the gradient of the one that leaves it. A worker has a sum
-    of its own, so that what is kept is bounded and its order fixed.
+    x is the state that enters a block, dx the gradient of the one that leaves it. Each worker has its own
+    sum, so that memory is bounded and the order of the additions fixed.
     """
     worker, workers, head = tl.program_id(0), tl.num_programs(0), tl.program_id(1)
     u_ptr += head.to(tl.int64) * u_stride_h

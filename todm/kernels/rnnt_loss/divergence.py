@@ -26,7 +26,7 @@ def node_divergence(
         logq_NV: Student's log-probabilities.
         logp_NV: Teacher's.
         label_N: The label that may follow, 0 where none may (the blank's class then).
-        weight_N: What value and gradient are multiplied by.
+        weight_N: Factor of value and gradient.
         config: Kind and constants.
     """
     if config.kind == "collapsed":

@@ -1,10 +1,9 @@
 """k2's pruned loss: the joiner is evaluated at a band of S label positions a frame, not at all of them.
 
-Which positions, its ranges, follow from how probable each node is. For the teacher (or a net that
-has none) k2 finds that in a simple lattice, where a node's logits are a sum,
-W tanh(enc) + W tanh(pred) + b, so that nothing of size T x U x V is needed. The joiner's own W stands
-in for the extra projections of the paper, and no loss of its own trains the simple lattice. A student
-takes the ranges in which its teacher's occupancy lies, so that both are compared on the same nodes.
+The band (k2's ranges) follows the probability of the nodes. Without a teacher, k2 takes that from a simple
+lattice whose logits are a sum, W tanh(enc) + W tanh(pred) + b, so nothing of size T x U x V is needed.
+The joiner's own W replaces the extra projections of the paper, and no extra loss trains the simple
+lattice. A student takes the band of its teacher's occupancy, so that both are compared on the same nodes.
 
 Kuang et al. 2022 (arXiv 2206.13236). Letters: B utterances, T frames, U labels, S positions kept a
 frame, J joiner width, V vocabulary, N nodes in the band.
@@ -37,15 +36,14 @@ def rnnt_loss(problem: Problem, *, positions: int = 5) -> RnntLoss:
     p = problem
     if p.teacher is not None and p.divergence.weighting == "uniform":
         raise ConfigError(
-            "rnnt_loss: impl 'k2' does not know weighting='uniform', its lattice is pruned: "
+            "rnnt_loss: impl 'k2' does not support weighting='uniform', because its lattice is pruned: "
             "use weighting='occupancy' or impl='torch'"
         )
-    valid_BTU = p.valid()
-    labels_BU = p.targets_BU.long().masked_fill(~valid_BTU[:, 0, 1:], 0)
+    labels_BU = p.labels()[:, :-1].contiguous()
     enc_lens_B, target_lens_B = p.lens()
     zeros_B = torch.zeros_like(enc_lens_B)
     boundary_B4 = torch.stack([zeros_B, zeros_B, target_lens_B, enc_lens_B], 1)
-    own = _finite((p.enc_BTJ, p.pred_BUJ, p.weight_VJ, p.bias_V), valid_BTU)
+    own = (*p.without_padding(p.enc_BTJ, p.pred_BUJ), p.weight_VJ, p.bias_V)
     ranges_BTS = _ranges(p, own, labels_BU, boundary_B4, positions)
     logits_BTSV = _logits(own, ranges_BTS)
     label_BUT, blank_BUT = k2.get_rnnt_logprobs_pruned(
@@ -59,16 +57,8 @@ def rnnt_loss(problem: Problem, *, positions: int = 5) -> RnntLoss:
     log_prob_B, occupancy_BTU = _sum_paths(p, label_BUT, blank_BUT, boundary_B4)
     divergence_B = torch.zeros_like(log_prob_B)
     if p.teacher is not None:
-        divergence_B = _divergence(p, p.teacher, logits_BTSV, labels_BU, ranges_BTS)
+        divergence_B = _divergence(p, p.teacher, logits_BTSV, ranges_BTS)
     return RnntLoss(-log_prob_B, divergence_B, occupancy_BTU)
-
-
-def _finite(tensors: tuple[Tensor, ...], valid_BTU: Tensor) -> tuple[Tensor, ...]:
-    """With zeros where padded, whatever is there: NaN times zero would be NaN."""
-    enc_BTJ, pred_BUJ, weight_VJ, bias_V = tensors
-    enc_BTJ = enc_BTJ.masked_fill(~valid_BTU[:, :, :1], 0.0)
-    pred_BUJ = pred_BUJ.masked_fill(~valid_BTU[:, 0, :, None], 0.0)
-    return enc_BTJ, pred_BUJ, weight_VJ, bias_V
 
 
 @torch.no_grad()
@@ -81,7 +71,7 @@ def _ranges(
 ) -> Tensor:
     """The label positions kept at each frame, int64 [B, T, S], adjacent and ascending."""
     (B, U), T = labels_BU.shape, p.enc_BTJ.shape[1]
-    if p.topology == "standard":  # a path that climbs S - 1 positions a frame must reach the end
+    if p.topology == "standard":  # a path may climb S - 1 positions a frame and must reach the end
         needed = max((u - 1) // t + 2 for t, u in zip(p.enc_lens, p.target_lens, strict=True))
         positions = max(positions, needed)
     if positions > U:
@@ -132,14 +122,13 @@ def _sum_paths(
     return log_prob_B, visits_BUT.transpose(1, 2).detach()
 
 
-def _divergence(
-    p: Problem, teacher: Teacher, logits_BTSV: Tensor, labels_BU: Tensor, ranges_BTS: Tensor
-) -> Tensor:
+def _divergence(p: Problem, teacher: Teacher, logits_BTSV: Tensor, ranges_BTS: Tensor) -> Tensor:
     """Weighted divergence of each utterance [B], over the band."""
     B, T = ranges_BTS.shape[:2]
     own_NV = logits_BTSV.flatten(0, 2)
-    theirs_NV = _logits(_finite(teacher[:4], p.valid()), ranges_BTS).flatten(0, 2).to(own_NV.dtype)
-    labels_BTU = F.pad(labels_BU, (0, 1))[:, None].expand(B, T, -1)
+    inputs = (*p.without_padding(teacher.enc_BTJ, teacher.pred_BUJ), *teacher[2:4])
+    theirs_NV = _logits(inputs, ranges_BTS).flatten(0, 2).to(own_NV.dtype)
+    labels_BTU = p.labels()[:, None].expand(B, T, -1)
     value_N, grad_NV = node_divergence(
         own_NV.detach().log_softmax(1),
         theirs_NV.log_softmax(1),
@@ -147,5 +136,5 @@ def _divergence(
         weight_N=p.node_weights().gather(2, ranges_BTS).flatten().to(own_NV.dtype),
         config=p.divergence,
     )
-    linear_N = (grad_NV * own_NV).sum(1)  # has the value's gradient, which is known in closed form
+    linear_N = (grad_NV * own_NV).sum(1)  # has the value's gradient, known in closed form
     return (value_N + linear_N - linear_N.detach()).view(B, -1).sum(1)

@@ -1,7 +1,7 @@
 """Forward and backward sums over the lattice, in a handful of vectorised operations a frame.
 
-Both directions run at once: reversed in time and labels, the backward lattice is a forward one,
-so it joins the batch. `arrive` is the score of the label that leads to position u.
+Both directions run at once: reversed in time and labels, the backward lattice is a forward one and
+joins the batch. `arrive` is the score of the label that leads to position u.
 
 standard:   a(t, u) = logadd(a(t-1, u) + blank, a(t, u-1) + label). With Y the running sum over u of
             `arrive`, a - Y is one cumulative log-sum-exp over u of the frame before.

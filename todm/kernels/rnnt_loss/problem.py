@@ -1,4 +1,4 @@
-"""What every implementation of the loss is given and gives back, and the checks they share.
+"""Arguments and results of every implementation of the loss, and the checks they share.
 
 Letters: B utterances, T frames, U labels (U + 1 label positions), J joiner width, V vocabulary,
 N valid lattice nodes (t, u) of a batch. A tensor named `_BTU` or `pred_BUJ` has U + 1 positions.
@@ -50,9 +50,9 @@ class Divergence(Config):
     clip: float = 5.0
     """Upper bound of (p/q)^alpha; not applied at alpha = 0 and 1."""
     weighting: Literal["occupancy", "uniform"] = "occupancy"
-    """`uniform` shares the same total, sum of occupancy, evenly over the utterance's nodes."""
+    """`uniform` spreads the same total, the sum of occupancy, evenly over the utterance's nodes."""
     min_weight: float = 0.0
-    """Nodes of less teacher weight are left out, which saves their work."""
+    """Nodes with less teacher weight are skipped, which saves work."""
 
     def __post_init__(self) -> None:
         """Check the values."""
@@ -95,7 +95,7 @@ class Problem:
         )
 
     def matmul_dtype(self) -> torch.dtype:
-        """Of the joiner's matmul: what autocast asks for, else what holds both its factors."""
+        """The dtype of the joiner's matmul: autocast's, else the promotion of its two factors."""
         kind = self.enc_BTJ.device.type
         if torch.is_autocast_enabled(kind):
             return torch.get_autocast_dtype(kind)
@@ -117,14 +117,22 @@ class Problem:
         in_labels = u <= target_lens_B[:, None]
         return in_time[:, :, None] & in_labels[:, None, :]
 
+    def without_padding(self, enc_BTJ: Tensor, pred_BUJ: Tensor) -> tuple[Tensor, Tensor]:
+        """Inputs of a joiner with zeros where they are padded: NaN times zero would be NaN."""
+        valid_BTU = self.valid()
+        return (
+            enc_BTJ.masked_fill(~valid_BTU[:, :, :1], 0.0),
+            pred_BUJ.masked_fill(~valid_BTU[:, 0, :, None], 0.0),
+        )
+
     def delay(self) -> Tensor:
-        """What is added to the label scores of each frame [B, T]: late labels lose."""
+        """Added to the label scores of each frame [B, T], so that late labels lose."""
         enc_lens_B, _ = self.lens()
         t = torch.arange(self.enc_BTJ.shape[1], device=self.enc_BTJ.device)
         return self.delay_penalty * ((enc_lens_B[:, None] - 1) / 2 - t)
 
     def node_weights(self) -> Tensor:
-        """What each node's divergence is multiplied by, [B, T, U + 1]; zero outside."""
+        """Factor of each node's divergence, [B, T, U + 1]; zero outside."""
         assert self.teacher is not None
         valid_BTU = self.valid()
         weights_BTU = self.teacher.occupancy.detach().masked_fill(~valid_BTU, 0.0)

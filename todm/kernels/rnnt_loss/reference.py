@@ -1,6 +1,6 @@
 """The oracle: the whole lattice in memory, the recursion of Graves 2012 (eq. 16), autograd.
 
-Slow, and of size B x T x U x V. In float64 it is what the other implementations are held against.
+Slow, and of size B x T x U x V. The other implementations are tested against it in float64.
 """
 
 import torch
@@ -13,12 +13,10 @@ def rnnt_loss(problem: Problem) -> RnntLoss:
     """The op, see `todm.kernels.rnnt_loss.rnnt_loss`."""
     p = problem
     valid_BTU = p.valid()
-    # Where padded, zeros replace whatever is there: NaN times zero would be NaN.
-    enc_BTJ = p.enc_BTJ.masked_fill(~valid_BTU[:, :, :1], 0.0)
-    pred_BUJ = p.pred_BUJ.masked_fill(~valid_BTU[:, 0, :, None], 0.0)
-    logq_BTUV = _log_probs(enc_BTJ, pred_BUJ, p.weight_VJ, p.bias_V)
+    inputs = p.without_padding(p.enc_BTJ, p.pred_BUJ)
+    logq_BTUV = _log_probs(*inputs, p.weight_VJ, p.bias_V)
     labels_BU = p.targets_BU.long().masked_fill(~valid_BTU[:, 0, 1:], 0)
-    labels_BTU = labels_BU[:, None, :].expand(-1, enc_BTJ.shape[1], -1)
+    labels_BTU = labels_BU[:, None, :].expand(-1, p.enc_BTJ.shape[1], -1)
     blank_BTU = logq_BTUV[..., 0]
     label_BTU = logq_BTUV[:, :, :-1].gather(3, labels_BTU[..., None]).squeeze(3)
     label_BTU = label_BTU + p.fastemit * (label_BTU - label_BTU.detach())
@@ -27,12 +25,8 @@ def rnnt_loss(problem: Problem) -> RnntLoss:
     divergence_B = torch.zeros_like(loss_B)
     if p.teacher is not None:
         t = p.teacher
-        logp_BTUV = _log_probs(
-            t.enc_BTJ.masked_fill(~valid_BTU[:, :, :1], 0.0),
-            t.pred_BUJ.masked_fill(~valid_BTU[:, 0, :, None], 0.0),
-            t.weight_VJ,
-            t.bias_V,
-        )
+        inputs = p.without_padding(t.enc_BTJ, t.pred_BUJ)
+        logp_BTUV = _log_probs(*inputs, t.weight_VJ, t.bias_V)
         padded_BTU = torch.nn.functional.pad(labels_BTU, (0, 1))
         nodes_BTU = _divergence(logq_BTUV, logp_BTUV, padded_BTU, p.divergence)
         divergence_B = (nodes_BTU * p.node_weights()).sum((1, 2))
@@ -61,25 +55,28 @@ def _path_sum(label_TU: Tensor, blank_TU: Tensor, U: int, topology: Topology) ->
     alpha = {(0, 0): blank_TU.new_zeros(())}
     for t in range(T + 1):
         for u in range(U + 1):
-            ways = []
+            arrivals = []
             if (t - 1, u) in alpha:
-                ways.append(alpha[t - 1, u] + blank_TU[t - 1, u])
+                arrivals.append(alpha[t - 1, u] + blank_TU[t - 1, u])
             if (t - step, u - 1) in alpha and t - step < T:
-                ways.append(alpha[t - step, u - 1] + label_TU[t - step, u - 1])
-            if ways:
-                alpha[t, u] = torch.logsumexp(torch.stack(ways), 0)
+                arrivals.append(alpha[t - step, u - 1] + label_TU[t - step, u - 1])
+            if arrivals:
+                alpha[t, u] = torch.logsumexp(torch.stack(arrivals), 0)
     return alpha[T, U]
 
 
 def _occupancy(p: Problem, label_BTU: Tensor, blank_BTU: Tensor) -> Tensor:
-    """Each node's visits are those of its two arcs: minus the loss's gradients by their scores."""
+    """Visits of a node are the sum over its two arcs: minus the gradients of the loss by their scores."""
     with torch.enable_grad():
         label_BTU.requires_grad_()
         blank_BTU.requires_grad_()
         loss = _losses(p, label_BTU, blank_BTU).sum()
         arcs = (label_BTU, blank_BTU)
         # With no label, or no room for a blank, one kind of arc takes no part in the loss.
-        label_grad, blank_grad = torch.autograd.grad(loss, arcs, materialize_grads=True)
+        grads = torch.autograd.grad(loss, arcs, allow_unused=True)
+    label_grad, blank_grad = (
+        torch.zeros_like(x) if g is None else g for x, g in zip(arcs, grads, strict=True)
+    )
     return -(torch.nn.functional.pad(label_grad, (0, 1)) + blank_grad)
 
 
@@ -90,7 +87,7 @@ def _divergence(
     if config.kind == "collapsed":
         return _collapsed(logq_BTUV, logp_BTUV, labels_BTU)
     logw, q = (logp_BTUV - logq_BTUV).detach(), logq_BTUV.detach().exp()
-    found = []
+    values = []
     for alpha in (config.alpha_min, config.alpha_max) if config.kind == "alpha" else (1.0,):
         if alpha == 1:
             terms, rho = q * logw.exp() * logw, logw.exp()
@@ -100,10 +97,11 @@ def _divergence(
             power = (alpha * logw).exp().clamp(max=config.clip)
             terms, rho = q * (power - 1) / (alpha * (alpha - 1)), power / alpha
         surrogate = -(q * rho * logq_BTUV).sum(3)
-        found.append(terms.sum(3) + surrogate - surrogate.detach())
-    if len(found) == 1:
-        return found[0]
-    return torch.where(found[0].detach() > found[1].detach(), found[0], found[1])
+        values.append(terms.sum(3) + surrogate - surrogate.detach())
+    if len(values) == 1:
+        return values[0]
+    low, high = values
+    return torch.where(low.detach() > high.detach(), low, high)
 
 
 def _collapsed(logq_BTUV: Tensor, logp_BTUV: Tensor, labels_BTU: Tensor) -> Tensor:

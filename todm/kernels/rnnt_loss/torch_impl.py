@@ -19,11 +19,11 @@ from todm.kernels.rnnt_loss.divergence import node_divergence
 from todm.kernels.rnnt_loss.lattice import occupancy
 from todm.kernels.rnnt_loss.problem import Problem, RnntLoss, Teacher
 
-# Bytes of a tile's hidden values and logits. Small tiles stay in a core's cache; with threads
-# larger ones mean fewer barriers, which are what costs on a busy machine; a GPU wants them large.
+# Bytes of a tile's hidden values and logits. Small tiles stay in a core's cache; with threads, larger
+# ones mean fewer barriers, the main cost on a busy machine; a GPU needs large ones.
 _TILE_BYTES = {"one thread": 2 << 20, "threads": 8 << 20, "gpu": 256 << 20}
 _KEEP_BYTES = {"cpu": 64 << 20, "gpu": 512 << 20}
-# Above this share of its nodes a tile is computed whole: choosing rows costs a copy.
+# A tile with more than this share of chosen nodes is computed whole: choosing rows costs a copy.
 _DENSE = 0.7
 
 
@@ -98,7 +98,7 @@ class _Joiner(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class _Work:
-    """What one call needs beside the student's four tensors."""
+    """All that a call needs besides the student's four tensors."""
 
     problem: Problem
     tiles: list[_Tile]
@@ -107,7 +107,7 @@ class _Work:
     """Of the joiner's matmul."""
     valid_BTU: Tensor
     nodes_N: Tensor
-    """Place of each packed node in the padded [B, T, U + 1]."""
+    """Index of each packed node in the padded [B, T, U + 1]."""
     label_N: Tensor
     """Label that may follow, 0 after the last."""
     weight_N: Tensor | None
@@ -142,12 +142,12 @@ class _Work:
         return None if self.problem.teacher is None else self.joiner(self.problem.teacher)
 
     def negligible(self) -> float:
-        """Nodes of less weight are lost in rounding anyway, and cost nothing."""
+        """Nodes with less weight vanish in rounding, and are skipped."""
         return torch.finfo(torch.promote_types(self.dtype, torch.float32)).eps
 
 
 class _Chosen(NamedTuple):
-    """Nodes of a tile that are worth a backward pass; all of them where `index_K` is None."""
+    """Nodes of a tile that take part in the backward pass; all of them where `index_K` is None."""
 
     index_K: Tensor | None
     num_rows: int
@@ -232,7 +232,7 @@ class _Loss(torch.autograd.Function):
             if ctx.kept:
                 hidden_KJ, logq_KV = chosen.take(next(kept)), chosen.take(next(kept))
             else:
-                hidden_KJ, logq_KV = _again(student, tile, chosen)
+                hidden_KJ, logq_KV = _recompute(student, tile, chosen)
             weights_2K = chosen.take((weights_2N[:, tile.rows] * loss_N[tile.rows]).T)
             grad_KV = _score_gradient(logq_KV, chosen.label_K, weights_2K, work.problem.fastemit)
             if teacher is not None:
@@ -246,8 +246,8 @@ class _Loss(torch.autograd.Function):
         return (*(g.to(x.dtype) for g, x in zip(out, tensors, strict=True)), None)
 
 
-def _again(student: _Joiner, tile: _Tile, chosen: _Chosen) -> tuple[Tensor, Tensor]:
-    """Hidden values and log-probabilities of the chosen nodes, made anew."""
+def _recompute(student: _Joiner, tile: _Tile, chosen: _Chosen) -> tuple[Tensor, Tensor]:
+    """Hidden values and log-probabilities of the chosen nodes, recomputed."""
     hidden_KJ = (
         student.hidden(tile) if chosen.index_K is None else student.hidden_at(chosen.nodes_K)
     )
@@ -278,8 +278,8 @@ def _score_gradient(
     grad_KV = logq_KV.exp().mul_((node_K + fastemit * arc_K)[:, None])
     grad_KV[:, 0] -= node_K - arc_K
     label_K1 = label_K[:, None]
-    pull_K1 = (1 + fastemit) * arc_K[:, None]
-    return grad_KV.scatter_(1, label_K1, grad_KV.gather(1, label_K1).sub_(pull_K1))
+    factor_K1 = (1 + fastemit) * arc_K[:, None]
+    return grad_KV.scatter_(1, label_K1, grad_KV.gather(1, label_K1).sub_(factor_K1))
 
 
 def _through_joiner(

@@ -1,4 +1,4 @@
-"""torchaudio's loss, to compare with: whole logits in memory, float32, standard lattice only."""
+"""torchaudio's loss, for comparison: whole logits in memory, float32, standard lattice only."""
 
 import torch
 import torchaudio.functional
@@ -11,20 +11,20 @@ def rnnt_loss(problem: Problem) -> RnntLoss:
     """The op, see `todm.kernels.rnnt_loss.rnnt_loss`. The occupancy is empty: none is exposed.
 
     Raises:
-        ConfigError: a topology, teacher, penalty or dtype it does not know.
+        ConfigError: a topology, teacher, penalty or dtype that it does not support.
     """
     p = problem
-    unknown = {
+    unsupported = {
         "topology='one_symbol'": p.topology != "standard",
         "a teacher": p.teacher is not None,
         "fastemit": p.fastemit != 0,
         "delay_penalty": p.delay_penalty != 0,
         f"dtype {p.enc_BTJ.dtype}": p.enc_BTJ.dtype != torch.float32,
     }
-    for what, given in unknown.items():
+    for what, given in unsupported.items():
         if given:
             raise ConfigError(
-                f"rnnt_loss: impl 'torchaudio' does not know {what}: use impl='torch'"
+                f"rnnt_loss: impl 'torchaudio' does not support {what}: use impl='torch'"
             )
     T, U = max(p.enc_lens), max(p.target_lens)
     hidden_BTUJ = torch.tanh(p.enc_BTJ[:, :T, None] + p.pred_BUJ[:, None, : U + 1])

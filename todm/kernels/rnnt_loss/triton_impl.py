@@ -1,8 +1,8 @@
 """The loss in Triton, for NVIDIA GPUs: nothing of size V is kept for the lattice.
 
 Letters: N valid nodes, M nodes of a tile, K chosen nodes, J joiner width, V vocabulary. A tile lives
-in a few buffers only while it is worked on: hidden values from a kernel, logits by the library's
-matmul (fp32 sums), everything by node in one kernel over them. README.md counts the work.
+in a few buffers only while it is processed: a kernel makes the hidden values, the library's matmul the
+logits (fp32 sums), and one kernel works on those node by node. README.md counts the work.
 """
 
 import dataclasses
@@ -20,9 +20,9 @@ from todm.kernels.rnnt_loss.problem import Problem, RnntLoss, Teacher
 from todm.kernels.rnnt_loss.triton_joint import Chosen, Run, add_gradients, join
 from todm.kernels.rnnt_loss.triton_lattice import occupancy
 from todm.kernels.rnnt_loss.triton_nodes import (
+    Coefficients,
     Distilled,
     Logits,
-    Pulls,
     Scores,
     diverge,
     gradient,
@@ -30,9 +30,9 @@ from todm.kernels.rnnt_loss.triton_nodes import (
 )
 
 # All buffers of a tile together: at V = 500 and J = 512 some 33,000 nodes, 19,000 with a teacher.
-# Enough work to hide ten launches, and far below the memory aim.
+# Enough work to hide ten launches, and far below the memory budget.
 _TILE_BYTES = 128 << 20
-# Numbers: tensor cores ask for rows at multiples of 16 bytes, Triton for strides of 16 numbers.
+# Elements: tensor cores need rows at multiples of 16 bytes, Triton strides of 16 elements.
 _ALIGN = 16
 
 
@@ -40,14 +40,14 @@ def rnnt_loss(problem: Problem, *, tile_bytes: int = _TILE_BYTES) -> RnntLoss:
     """The op, see `todm.kernels.rnnt_loss.rnnt_loss`; `tile_bytes` is for tests and tuning.
 
     Raises:
-        ConfigError: tensors that are not on a GPU, or more nodes than 32 bits count.
+        ConfigError: tensors that are not on a GPU, or more nodes than 32 bits can count.
     """
     p = problem
     require_gpu("rnnt_loss", p.enc_BTJ)
     num_nodes = p.enc_BTJ.shape[:2].numel() * p.pred_BUJ.shape[1]
     if num_nodes > torch.iinfo(torch.int32).max:
         raise ConfigError(
-            f"rnnt_loss: {num_nodes} lattice nodes with padding are more than impl 'triton' counts "
+            f"rnnt_loss: {num_nodes} lattice nodes with padding are more than impl 'triton' can count "
             "(2^31 - 1): make the batch smaller"
         )
     work = _Work.plan(p, tile_bytes)
@@ -73,7 +73,7 @@ class _Joiner(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class _Work:
-    """What one call needs beside the student's four tensors."""
+    """All that a call needs besides the student's four tensors."""
 
     problem: Problem
     tile_rows: int
@@ -82,12 +82,12 @@ class _Work:
     wide: torch.dtype
     """Of scores and of sums of gradients."""
     nodes_N: Tensor
-    """Valid nodes by their place in the padded [B, T, U + 1], int32."""
+    """Valid nodes by their index in the padded [B, T, U + 1], int32."""
     labels_BU: Tensor
     """Label that may follow each position, 0 after the last; U + 1 columns."""
     lens: tuple[Tensor, Tensor]
     weight_BTU: Tensor | None
-    """Weight of each node's divergence, zero where it is lost in rounding."""
+    """Weight of each node's divergence, zero where it would vanish in rounding."""
 
     @classmethod
     def plan(cls, p: Problem, tile_bytes: int) -> "_Work":
@@ -122,12 +122,12 @@ class _Work:
         return None if self.problem.teacher is None else self.joiner(self.problem.teacher)
 
     def per_node(self) -> Tensor:
-        """Room for a number of each node of the padded lattice."""
+        """An uninitialised number for each node of the padded lattice."""
         shape = (*self.problem.enc_BTJ.shape[:2], self.problem.pred_BUJ.shape[1])
         return torch.empty(shape, dtype=self.wide, device=self.nodes_N.device)
 
     def choose(self, matters_BTU: Tensor) -> Chosen:
-        """Nodes that are not lost in rounding (or are NaN, which must show)."""
+        """Nodes that do not vanish in rounding, NaN included, which must show."""
         wanted_BTU = (matters_BTU <= torch.finfo(self.wide).eps).logical_not_()
         nodes_K = wanted_BTU.flatten().nonzero().squeeze(1).int()
         counts_F = wanted_BTU.flatten(0, 1).sum(1, dtype=torch.int32)
@@ -189,7 +189,7 @@ class _Loss(torch.autograd.Function):
 
 
 def _nodes(work: _Work, student: _Joiner) -> tuple[Scores, Distilled | None]:
-    """Scores of all nodes and, where there is a teacher, the divergence of those that weigh."""
+    """Scores of all nodes and, with a teacher, the divergence of those with a weight."""
     scores, teacher = Scores(*(work.per_node() for _ in Scores._fields)), work.teacher()
     if teacher is None or work.weight_BTU is None:
         for tile in work.tiles(work.nodes_N.shape[0]):
@@ -216,20 +216,20 @@ def _nodes(work: _Work, student: _Joiner) -> tuple[Scores, Distilled | None]:
                 config=work.problem.divergence,
                 out=distilled,
             )
-        del logits  # before the next tile takes its room
+        del logits  # before the next tile is allocated
     return scores, distilled
 
 
 def _gradients(
     work: _Work, saved: tuple[Tensor, ...], upstream: tuple[Tensor, ...]
 ) -> tuple[Tensor, ...]:
-    """By enc, pred, weight and bias, tile by tile over the nodes that count."""
+    """By enc, pred, weight and bias, tile by tile over the nodes that matter."""
     tensors, (lse, node_BTU, arc_BTU, *rest) = saved[:4], saved[4:]
     distilled = Distilled(*rest) if rest else None
     student, teacher = work.joiner(tensors), work.teacher()
     matters_BTU = node_BTU if work.weight_BTU is None else node_BTU + work.weight_BTU
     chosen = work.choose(matters_BTU)
-    pulls = _pulls(work, chosen.nodes_K, (node_BTU, arc_BTU), upstream)
+    coefficients = _coefficients(work, chosen.nodes_K, (node_BTU, arc_BTU), upstream)
     enc_BTJ, pred_BUJ, bias_V = (
         torch.zeros_like(x, dtype=work.wide, memory_format=torch.contiguous_format)
         for x in (tensors[0], tensors[1], tensors[3])
@@ -245,7 +245,7 @@ def _gradients(
             nodes_K=nodes_M,
             labels_BU=work.labels_BU,
             lse=lse,
-            pulls=Pulls(*(x[run.start : run.stop] for x in pulls)),
+            coefficients=Coefficients(*(x[run.start : run.stop] for x in coefficients)),
             distilled=distilled,
             config=work.problem.divergence,
             out_KV=grad_MV,
@@ -254,7 +254,7 @@ def _gradients(
         weight_VJ += _matmul(grad_MV.T, hidden_MJ, work.wide)
         grad_MJ = torch.mm(grad_MV, student.weight_VJ, out=hidden_MJ)
         add_gradients(grad_MJ, student[:2], chosen=chosen, run=run, out=(enc_BTJ, pred_BUJ))
-        del hidden_MJ, grad_MV, grad_MJ  # before the next tile takes its room
+        del hidden_MJ, grad_MV, grad_MJ  # before the next tile is allocated
     V, J = tensors[2].shape
     grads = (enc_BTJ, pred_BUJ, weight_VJ[:V, :J], bias_V)
     return tuple(g.to(x.dtype) for g, x in zip(grads, tensors, strict=True))
@@ -269,15 +269,15 @@ def _by_tile(work: _Work, heavy_H: Tensor) -> tuple[list[slice], list[Tensor]]:
     return tiles, [heavy_H[begin:end] - tile.start for tile, begin, end in parts]
 
 
-def _pulls(
+def _coefficients(
     work: _Work, nodes_K: Tensor, visits: tuple[Tensor, Tensor], upstream: tuple[Tensor, ...]
-) -> Pulls:
-    """Of each chosen node, from the visits of nodes and label arcs and the losses' gradients."""
+) -> Coefficients:
+    """For each chosen node, from the visits of nodes and label arcs and the gradients of both losses."""
     utterance_K = nodes_K // visits[0][0].numel()
     loss_K, divergence_K = (g[utterance_K] for g in upstream[:2])
     node_K, arc_K = (x.flatten()[nodes_K] * loss_K for x in visits)
     fastemit = work.problem.fastemit
-    return Pulls(
+    return Coefficients(
         softmax=node_K + fastemit * arc_K,
         blank=node_K - arc_K,
         label=(1 + fastemit) * arc_K,
@@ -297,7 +297,7 @@ def _matmul(a: Tensor, b: Tensor, wide: torch.dtype) -> Tensor:
 
 
 def _row_bytes(p: Problem, dtype: torch.dtype, wide: torch.dtype) -> int:
-    """Of a tile's row: hidden values, logits and their gradient, once more for a teacher."""
+    """Bytes of a tile's row: hidden values, logits and their gradient; the first two again for a teacher."""
     V, J = p.weight_VJ.shape
     row = J * dtype.itemsize + V * (wide.itemsize + dtype.itemsize)
     if p.teacher is not None:

@@ -1,8 +1,8 @@
-"""The joint in Triton: hidden values of packed nodes, and the way back to its two inputs.
+"""The joint in Triton: hidden values of packed nodes, and the gradients of its two inputs.
 
-A node is its index in the padded [B, T, U + 1]. The way back makes tanh anew from the inputs, which
-costs no more than reading it, and knows its slope better than the rounded hidden value does. Both
-sums have one owner for each result and a fixed order: no atomic addition.
+A node is its index in the padded [B, T, U + 1]. The backward kernels recompute tanh from the inputs: that
+costs no more than reading it, and gives a more exact slope than the rounded hidden value. Each result of
+both sums has one owner and a fixed order: no atomic addition.
 """
 
 from typing import NamedTuple
@@ -12,19 +12,19 @@ import triton.language as tl
 from torch import Tensor
 
 _BLOCK_M, _BLOCK_J = 32, 128
-# Arguments for whose values no kernel is compiled anew.
+# Arguments whose values must not cause a compilation.
 _CHANGING = ["start", "stop", "first_frame", "last_frame", "T", "U1"]
 
 
 class Chosen(NamedTuple):
-    """Nodes worth a backward pass, and where to find those of a frame or a position."""
+    """Nodes that take part in the backward pass, and where those of a frame or a position are."""
 
     nodes_K: Tensor
     """int32, ascending."""
     starts_F: Tensor
     """First of each frame [B * T + 1], int32."""
     places_N: Tensor
-    """Place of each node of the padded lattice among the chosen, -1 where not; int32."""
+    """Index of each node of the padded lattice among the chosen, -1 for the others; int32."""
 
 
 class Run(NamedTuple):
@@ -54,10 +54,10 @@ def add_gradients(
     run: Run,
     out: tuple[Tensor, Tensor],
 ) -> None:
-    """Add what a run's hidden gradients give for enc_BTJ and pred_BUJ to `out`.
+    """Add a run's contribution to the gradients of enc_BTJ and pred_BUJ.
 
     Args:
-        grad_KJ: Gradient by the hidden values of the run's nodes; columns beyond J are not read.
+        grad_KJ: Gradient by the hidden values of the run's nodes; columns beyond J are ignored.
         inputs: enc_BTJ and pred_BUJ, contiguous.
         chosen: All chosen nodes.
         run: Which of them these are.
@@ -87,7 +87,7 @@ def join_kernel(
     BLOCK_M: tl.constexpr,
     BLOCK_J: tl.constexpr,
 ):
-    """Hidden values of BLOCK_M nodes, BLOCK_J of their numbers."""
+    """BLOCK_J hidden values of BLOCK_M nodes."""
     rows = tl.program_id(0) * BLOCK_M + tl.arange(0, BLOCK_M)
     cols = tl.program_id(1) * BLOCK_J + tl.arange(0, BLOCK_J)
     inside = rows < num_rows

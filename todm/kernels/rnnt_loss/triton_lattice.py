@@ -1,8 +1,8 @@
 """The lattice in Triton: every node's sum of paths before and after it, then the occupancies.
 
-One program an utterance and direction. Lane i of a program owns label position i, counted from the
-end the direction starts at; `reached`, the index of its frame counted likewise, is s - i at step s of
-the `standard` lattice (an anti-diagonal) and s in `one_symbol`. A path stays in its lane (a blank) or
+One program per utterance and direction. Lane i of a program owns label position i, counted from the
+end where the direction starts; `reached`, the index of its frame counted the same way, is s - i at step s
+of the `standard` lattice (an anti-diagonal) and s in `one_symbol`. A path stays in its lane (a blank) or
 comes from lane i - 1 (a label), whose value was stored one step before in both topologies.
 
 Sums run to thousands of nats and their differences matter to 1e-6: they are float64.
@@ -29,7 +29,7 @@ def occupancy(
     target_lens_B: Tensor,
     topology: Topology,
 ) -> Occupancy:
-    """The same as `lattice.occupancy`; what is beyond an utterance's end is neither read.
+    """Like `lattice.occupancy`, but reads nothing beyond an utterance's end.
 
     Args:
         label_BTU: Scores of the labels, contiguous, float32 or float64.
@@ -76,7 +76,7 @@ def occupancy(
 
 
 def num_warps(block: int) -> int:
-    """A thread for each label position, as far as a program has threads."""
+    """A thread for each label position, up to 512."""
     return min(16, max(1, block // 32))
 
 
@@ -93,7 +93,7 @@ def path_kernel(
     STANDARD: tl.constexpr,
     BLOCK_U: tl.constexpr,
 ):
-    """Log-sum over the ways to each node (direction 0) or from it (1), [2, B, T, U + 1]."""
+    """Log-sum over the paths to each node (direction 0) or from it (1), [2, B, T, U + 1]."""
     b, backward = tl.program_id(0).to(tl.int64), tl.program_id(1).to(tl.int64)
     frames, labels = tl.load(enc_lens_ptr + b), tl.load(target_lens_ptr + b)
     label_ptr += b * T * U1
@@ -101,11 +101,11 @@ def path_kernel(
     paths_ptr += (backward * B + b) * T * U1
     lane = tl.arange(0, BLOCK_U)
     u = tl.where(backward == 1, labels - lane, lane)
-    # Forwards an arc is taken from the node that is left, backwards from the node itself.
+    # A forward step takes the arc's score at the node it leaves, a backward step at the node itself.
     left = 1 - backward.to(tl.int32)
     towards = 1 - 2 * left
     own = tl.where(lane == 0, 0.0, NOWHERE).to(tl.float64)
-    # No pipelining: a step loads what the step before has stored.
+    # No pipelining: a step loads values that the step before has stored.
     for s in tl.range(0, frames + labels if STANDARD else frames, num_stages=1):
         reached = s - lane if STANDARD else s + tl.zeros_like(lane)
         active = (lane <= labels) & (reached >= 0) & (reached < frames)

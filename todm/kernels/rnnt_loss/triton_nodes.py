@@ -1,8 +1,8 @@
 """The nodes in Triton: scores, divergence from a teacher, and the gradient by the logits.
 
-A row of logits (without bias) belongs to one node. A program has a few rows and walks over V; what is
-read twice comes from the cache. Per node a few numbers are kept, in tensors over the padded lattice:
-the log-sum-exp of its logits, and what `Distilled` lists. The maths is that of `divergence.py`.
+A row of logits (without bias) belongs to one node. A program has a few rows and walks over V; the second
+read of a row comes from the cache. A few numbers are kept per node, in tensors over the padded lattice:
+the log-sum-exp of its logits, and the fields of `Distilled`. The maths is that of `divergence.py`.
 """
 
 import math
@@ -51,8 +51,8 @@ class Distilled(NamedTuple):
     """Whether `alpha_min` won, int8."""
 
 
-class Pulls(NamedTuple):
-    """What the terms of a row's gradient are multiplied by, [K] each."""
+class Coefficients(NamedTuple):
+    """Of the softmax, blank, label and distillation terms of a row's gradient, [K] each."""
 
     softmax: Tensor
     blank: Tensor
@@ -62,7 +62,7 @@ class Pulls(NamedTuple):
 
 
 def score(student: Logits, nodes_M: Tensor, labels_BU: Tensor, out: Scores) -> None:
-    """Write the scores of a tile's nodes; `labels_BU` has U + 1 columns, the last without a label."""
+    """Write the scores of a tile's nodes; `labels_BU` has U + 1 columns, the last one without a label."""
     V, options = student.settings()
     _, T, U1 = out.lse.shape
     M = nodes_M.shape[0]
@@ -82,7 +82,7 @@ def diverge(
     config: Divergence,
     out: Distilled,
 ) -> None:
-    """Write the divergence of K nodes and what its gradient needs.
+    """Write the divergence of K nodes, and the numbers that its gradient needs.
 
     Args:
         student: Logits of a tile.
@@ -92,7 +92,7 @@ def diverge(
         labels_BU: As in `score`.
         lse: The student's, as in `Scores`.
         config: Kind and constants.
-        out: Where to.
+        out: Where to write.
     """
     V, options = student.settings()
     _, T, U1 = lse.shape
@@ -122,12 +122,12 @@ def gradient(
     nodes_K: Tensor,
     labels_BU: Tensor,
     lse: Tensor,
-    pulls: Pulls,
+    coefficients: Coefficients,
     distilled: Distilled | None,
     config: Divergence,
     out_KV: Tensor,
 ) -> Tensor:
-    """Write the gradient by the logits of K nodes to `out_KV`, zero in its padding.
+    """Write the gradient by the logits of K nodes to `out_KV`, with zeros in its padding.
 
     Returns:
         Its sum over rows [V], taken before it is rounded to the dtype of `out_KV`.
@@ -143,7 +143,7 @@ def gradient(
         nodes_K,
         labels_BU,
         lse,
-        *pulls,
+        *coefficients,
         *((lse,) * 3 if distilled is None else distilled[1:]),
         out_KV,
         sums_RV,
@@ -234,7 +234,7 @@ def divergence_kernel(
     q_lse = tl.load(lse_ptr + node)
     p_lse = _log_sum_exp(p_ptr, teacher_bias_ptr, V, stride, BLOCK_M, BLOCK_V)
     zero = tl.zeros_like(q_lse)
-    # Two sums over V: m and the terms of the value at HIGH and at LOW; or Q and P of the rest.
+    # Sums over V: of m and of the terms of the value, at HIGH and at LOW; or Q and P of the rest.
     high_sum, high_value, low_sum, low_value = zero, zero, zero, zero
     for start in range(0, V, BLOCK_V):
         v = start + tl.arange(0, BLOCK_V)
@@ -287,10 +287,10 @@ def gradient_kernel(
     nodes_ptr,
     labels_ptr,
     lse_ptr,
-    softmax_pull_ptr,
-    blank_pull_ptr,
-    label_pull_ptr,
-    distil_pull_ptr,
+    softmax_factor_ptr,
+    blank_factor_ptr,
+    label_factor_ptr,
+    distil_factor_ptr,
     teacher_lse_ptr,
     mean_ptr,
     low_ptr,
@@ -319,12 +319,12 @@ def gradient_kernel(
     q_ptr = logits_ptr + m.to(tl.int64) * stride
     logq = _logits(q_ptr, bias_ptr, v, V, stride) - tl.load(lse_ptr + node)[:, None]
     q = tl.exp(logq)
-    grad = q * tl.load(softmax_pull_ptr + m)[:, None]
-    grad -= tl.where(is_blank, tl.load(blank_pull_ptr + m)[:, None], 0.0)
-    grad -= tl.where(is_label, tl.load(label_pull_ptr + m)[:, None], 0.0)
+    grad = q * tl.load(softmax_factor_ptr + m)[:, None]
+    grad -= tl.where(is_blank, tl.load(blank_factor_ptr + m)[:, None], 0.0)
+    grad -= tl.where(is_label, tl.load(label_factor_ptr + m)[:, None], 0.0)
     if DISTIL:
-        pull = tl.load(distil_pull_ptr + m)
-        some = pull != 0
+        factor = tl.load(distil_factor_ptr + m)
+        some = factor != 0
         p_lse = tl.load(teacher_lse_ptr + node, mask=some, other=1e30)
         mean = tl.load(mean_ptr + node, mask=some, other=0.0)[:, None]
         p_ptr = teacher_ptr + m.to(tl.int64) * stride
@@ -338,7 +338,7 @@ def gradient_kernel(
                 low_mass, _ = _terms(logq, logp, LOW, LOG_CLIP)
                 mass = tl.where((low != 0)[:, None], low_mass, mass)
             distil = q * mean - mass
-        grad += tl.where(some[:, None], distil * pull[:, None], 0.0)
+        grad += tl.where(some[:, None], distil * factor[:, None], 0.0)
     grad = tl.where(inside[:, None] & (v < V)[None, :], grad, 0.0)
     tl.store(sums_ptr + tl.program_id(0) * V + v, tl.sum(grad, 0), mask=v < V)
     at = m.to(tl.int64)[:, None] * width + v[None, :]
@@ -348,7 +348,7 @@ def gradient_kernel(
 
 @triton.jit
 def _rows(num_rows, BLOCK_M: tl.constexpr):
-    """Rows of this program; beyond the last they repeat it, so that it is safe to read."""
+    """Rows of this program; beyond the end they repeat the last one, which is safe to read."""
     m = tl.program_id(0) * BLOCK_M + tl.arange(0, BLOCK_M)
     return tl.minimum(m, num_rows - 1), m < num_rows
 
@@ -365,9 +365,9 @@ def _logit(row_ptr, bias_ptr, v):
 
 @triton.jit
 def _logits(row_ptr, bias_ptr, v, V, stride):
-    """[M, V]; beyond V a logit that no sum feels, finite so that no difference is NaN.
+    """[M, V]; beyond V a logit that changes no sum, finite so that no difference is NaN.
 
-    The padding of a row is read too: a mask that ends at a multiple of 16 lets four numbers be read
+    The padding of a row is read too: a mask that ends at a multiple of 16 allows reads of four numbers
     at once.
     """
     here = v < V
@@ -390,7 +390,7 @@ def _log_sum_exp(row_ptr, bias_ptr, V, stride, BLOCK_M: tl.constexpr, BLOCK_V: t
 
 @triton.jit
 def _terms(logq, logp, ALPHA: tl.constexpr, LOG_CLIP: tl.constexpr):
-    """The masses q rho, and what adds up to the value where that is no function of m's sum."""
+    """The masses m = q rho, and the terms of the value where it does not follow from the sum of m."""
     ratio = logp - logq
     if ALPHA == 1.0:
         mass = tl.exp(logp)
