@@ -31,6 +31,7 @@ from todm.device.audio import read_audio
 from todm.errors import ArtifactError, CorpusError
 from todm.kernels.rnnt_loss import Teacher
 
+_JoinerInputs = tuple[Tensor, Tensor, Tensor, Tensor]
 _PIECE_SECONDS = 20.0
 _BATCH = 8
 _FRONT_END = "the front end reads the features, and is where quantisation costs most"
@@ -38,7 +39,7 @@ _RUNS_ONCE = "runs once a label, on a few weights"
 _KEPT = {
     "encoder.subsampling.*": _FRONT_END,
     "predictor.*": _RUNS_ONCE,
-    "project": "what the joiner hears of the encoder: a small layer that every label depends on",
+    "project": "all that the joiner gets from the encoder: a small layer that every label depends on",
     "output": "the joiner's output: a small layer that every label depends on",
 }
 _FOLDS = (
@@ -89,10 +90,10 @@ class AsrAdapter:
         return nullcontext()
 
     def calibration(self, num: int, file: Path | None) -> list[Batch]:
-        """Utterances as evaluation hears them, with silence behind, in batches of like length.
+        """Utterances as in evaluation, with silence appended, in batches of similar length.
 
         Args:
-            num: utterances; of a recording of more than 20 s each such part counts.
+            num: utterances; a recording of more than 20 s counts as several pieces.
             file: audio, a folder with audio, or a list of audio files, one a line; the training
                 split if None.
 
@@ -113,11 +114,11 @@ class AsrAdapter:
     def run(self, model: nn.Module, batch: Batch) -> Tensor:
         """Recognise a batch; encoder outputs [B, T', D]. Every layer is called as on a device."""
         assert isinstance(model, Rnnt)
-        training, heard = model.training, batch.to(_device(model))
+        training, moved = model.training, batch.to(_device(model))
         model.eval()
         try:
             enc_BTD, lens_B = model.encode(
-                heard.features_BTF, heard.feature_lens_B, chunk=heard.chunk
+                moved.features_BTF, moved.feature_lens_B, chunk=moved.chunk
             )
             greedy_search(model, enc_BTD, lens_B)
         finally:
@@ -198,8 +199,8 @@ class AsrAdapter:
     def _training(self) -> Path:
         if self.speech.corpus is None:
             raise CorpusError(
-                "the corpus this net was trained on is not there any more: name a corpus, or audio "
-                "with  --calibration PATH"
+                "the corpus this net was trained on is gone: name a corpus, or audio with  "
+                "--calibration PATH"
             )
         return self.speech.corpus / "cuts_train.jsonl.gz"
 

@@ -18,6 +18,7 @@ from todm.artifact import Artifact
 from todm.backend import Graph, Port
 from todm.compress import storage
 from todm.compress.adapter import Fold
+from todm.compress.train.distill import soft_loss
 from todm.errors import ArtifactError, ConfigError, CorpusError
 from todm.llm.checkpoint import (
     CONFIG,
@@ -31,6 +32,7 @@ from todm.llm.checkpoint import (
 )
 from todm.llm.config import LlmConfig
 from todm.llm.data import read_texts, tokens_of, windows
+from todm.llm.folds import folds_of
 from todm.llm.importing import SPLITS, text_file
 from todm.llm.perplexity import Losses, bootstrap, losses
 from todm.llm.streaming import Streaming
@@ -102,24 +104,8 @@ class LlmAdapter:
         return cls(config, model, found.path, streaming=keeper)
 
     def folds(self, block: nn.Module) -> Sequence[Fold]:
-        """Norms take over what attention and the gated unit read; `up` what `down` reads.
-
-        The values take over what the attention's output layer reads where every head has its own
-        (shapes match: not with grouped queries).
-        """
-        modules = dict(block.named_modules())
-        before_mlp = "pre_feedforward_layernorm"  # Gemma 2 and 3, whose post-norms lie elsewhere
-        if before_mlp not in modules:
-            before_mlp = "post_attention_layernorm"
-        q, k, v, o = (f"self_attn.{n}_proj" for n in "qkvo")
-        gate, up, down = (f"mlp.{n}_proj" for n in ("gate", "up", "down"))
-        same = _outputs(modules[v]) == _inputs(modules[o])
-        return (
-            _after_norm((q, k, v), "self_attn", "input_layernorm", modules),
-            Fold(layers=(o,), inspect=o, into=v if same else None),
-            _after_norm((gate, up), "mlp", before_mlp, modules),
-            Fold(layers=(down,), inspect=down, into=up),
-        )
+        """See `todm.llm.folds`."""
+        return folds_of(block)
 
     def resident(self, prefix: str) -> AbstractContextManager[None]:
         """Brings the weights of a block into memory, if the model is streamed."""
@@ -175,19 +161,14 @@ class LlmAdapter:
     ) -> dict[str, Tensor]:
         """Per token: of the next token, and the divergence from the teacher's distribution of it.
 
-        soft = T^2 KL(teacher || student), both softened by T (Hinton et al., arXiv 1503.02531).
+        See `todm.compress.train.distill.soft_loss` for the divergence.
         """
         logits_MV = _logits(student, batch)[:, :-1].flatten(0, 1)
         found = {"hard": F.cross_entropy(logits_MV, batch[:, 1:].flatten())}
         if teacher is not None:
             with torch.no_grad():
                 wanted_MV = _logits(teacher, batch)[:, :-1].flatten(0, 1)
-            found["soft"] = temperature**2 * F.kl_div(
-                (logits_MV / temperature).log_softmax(-1),
-                (wanted_MV / temperature).log_softmax(-1),
-                log_target=True,
-                reduction="batchmean",
-            )
+            found["soft"] = soft_loss(logits_MV, wanted_MV, temperature)
         return found
 
     def evaluate(self, model: nn.Module, *, split: str, limit: int = 0) -> dict[str, Any]:
@@ -260,34 +241,6 @@ class _Logits(nn.Module):
 def _logits(model: nn.Module, ids_BT: Tensor) -> Tensor:
     """[B, T, V]."""
     return model(input_ids=ids_BT, use_cache=False).logits
-
-
-def _after_norm(
-    layers: tuple[str, ...], inspected: str, norm: str, modules: Mapping[str, nn.Module]
-) -> Fold:
-    """Layers behind a norm, if there is one (OLMo 2 has none in front)."""
-    if norm not in modules:
-        return Fold(layers=layers, inspect=inspected)
-    return Fold(layers=layers, inspect=inspected, into=norm, offset=_offset(modules[norm]))
-
-
-@torch.no_grad()
-def _offset(norm: nn.Module) -> float:
-    """What a norm adds to its stored weight: 1 in Gemma, 0 elsewhere. Found by asking it."""
-    weight = norm.get_parameter("weight")
-    # Of mean 0 and mean square 1, so both kinds of norm pass it on as it is, times their gain.
-    signs = torch.ones_like(weight)
-    signs[1::2] = -1
-    gain = norm(signs * 1e3) * signs
-    return float((gain - weight).float().median().round())
-
-
-def _outputs(module: nn.Module) -> int:
-    return int(getattr(module, "out_features", -1))
-
-
-def _inputs(module: nn.Module) -> int:
-    return int(getattr(module, "in_features", -2))
 
 
 def _let_blocks_know_their_positions(model: nn.Module) -> None:

@@ -3,9 +3,9 @@
 Weights are safetensors, in one file or in shards with an index.
 """
 
+import importlib.util
 import json
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -28,11 +28,10 @@ _PICKLES = (".bin", ".pt", ".pth", ".ckpt")
 
 
 def require() -> None:
-    """Raises MissingExtra unless transformers is there."""
-    try:
-        import transformers  # noqa: F401
-    except ImportError:
-        raise MissingExtra("transformers", "llm", "a language model") from None
+    """Raises MissingExtra unless transformers and accelerate are installed."""
+    for package in ("transformers", "accelerate"):
+        if importlib.util.find_spec(package) is None:
+            raise MissingExtra(package, "llm", "a language model")
 
 
 def read_config(directory: Path) -> dict[str, Any]:
@@ -140,10 +139,11 @@ def empty_model(config: Mapping[str, Any]) -> nn.Module:
         MissingExtra: transformers is not installed.
     """
     require()
+    from accelerate import init_empty_weights
     from transformers import CONFIG_MAPPING, MODEL_FOR_CAUSAL_LM_MAPPING
 
     name = config["model_type"]
-    told = {k: v for k, v in config.items() if k not in _NOT_BUILT_WITH}
+    settings = {k: v for k, v in config.items() if k not in _NOT_BUILT_WITH}
     known = name in CONFIG_MAPPING and CONFIG_MAPPING[name] in MODEL_FOR_CAUSAL_LM_MAPPING
     if not known:
         raise ArtifactError(
@@ -151,9 +151,10 @@ def empty_model(config: Mapping[str, Any]) -> nn.Module:
             "Qwen2, Qwen3 and Gemma are, and code that comes with a checkpoint is never run"
         )
     try:
-        described = CONFIG_MAPPING[name](**told)
-        with _parameters_on_meta():
+        described = CONFIG_MAPPING[name](**settings)
+        with init_empty_weights(include_buffers=False):  # rotary frequencies have memory
             model = MODEL_FOR_CAUSAL_LM_MAPPING[type(described)](described)
+        model.tie_weights()  # a parameter registered twice is made twice on the meta device
     except Exception as error:  # noqa: BLE001 - every config and model raises its own
         first = " ".join(str(error).split())
         raise ArtifactError(
@@ -240,23 +241,6 @@ def load_tokenizer(directory: Path) -> Any:  # noqa: ANN401 - transformers' own
             f"{directory} has no tokenizer that can be read ({first}): copy tokenizer.json and "
             "tokenizer_config.json into it"
         ) from None
-
-
-@contextmanager
-def _parameters_on_meta() -> Iterator[None]:
-    """Inside, new parameters have no memory; buffers (rotary frequencies) do."""
-    own = nn.Module.register_parameter
-
-    def register(module: nn.Module, name: str, param: nn.Parameter | None) -> None:
-        if param is not None and not param.is_meta:
-            param = nn.Parameter(param.to("meta"), requires_grad=param.requires_grad)
-        own(module, name, param)
-
-    nn.Module.register_parameter = register  # pyright: ignore[reportAttributeAccessIssue]
-    try:
-        yield
-    finally:
-        nn.Module.register_parameter = own
 
 
 def _check_structure(model: nn.Module, name: str) -> None:

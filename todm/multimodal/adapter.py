@@ -1,7 +1,8 @@
 """A transformers model with an encoder of images or sound and a language model: their `ModelAdapter`.
 
-Nothing here knows an architecture: block_lists are the lists of blocks, and folds go by the names that
-layers have in CLIP, SigLIP, Whisper and Llama. Letters: I items, T tokens, V words of the vocabulary.
+Nothing here knows an architecture: block lists are looked for, and folds go by the names of layers.
+
+Letters: I items, T tokens, V words of the vocabulary.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -20,16 +21,12 @@ from todm.backend import Graph, Port
 from todm.compress import storage
 from todm.compress.adapter import Fold
 from todm.compress.packed import PackedLinear
+from todm.compress.train.distill import soft_loss
 from todm.errors import ConfigError, CorpusError, MissingExtra
+from todm.llm.folds import folds_of
 
 INPUTS = "inputs.safetensors"
 BATCH = 8
-ATTENTION = ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj")
-NORMS = (
-    ("input_layernorm", "layer_norm1", "self_attn_layer_norm"),
-    ("post_attention_layernorm", "layer_norm2", "final_layer_norm"),
-)
-"""Names of the norm before attention, and of the one before what follows it."""
 
 
 def build(architecture: str, settings: Mapping[str, Any]) -> nn.Module:
@@ -120,28 +117,8 @@ class MultimodalAdapter:
         }
 
     def folds(self, block: nn.Module) -> Sequence[Fold]:
-        """By the names of layers; others keep their factors."""
-        names = dict(block.named_modules())
-        before, after = (next((n for n in group if n in names), None) for group in NORMS)
-        found: list[Fold] = []
-        if set(ATTENTION) <= set(names):
-            found.append(Fold(layers=ATTENTION, inspect="self_attn", into=before))
-        values = names.get(ATTENTION[2])
-        for out in ("self_attn.o_proj", "self_attn.out_proj"):
-            if (layer := names.get(out)) is not None:
-                # With grouped queries a row of v feeds several inputs, and a factor does not fit.
-                same = _side(values, 0) == _side(layer, 1)
-                found.append(Fold(layers=(out,), inspect=out, into=ATTENTION[2] if same else None))
-        prefix = "mlp." if "mlp" in names else ""
-        for first, into, second in (("gate_proj", "up_proj", "down_proj"), ("fc1", None, "fc2")):
-            layers = tuple(f"{prefix}{n}" for n in (first, into) if n and f"{prefix}{n}" in names)
-            if f"{prefix}{first}" in names:
-                inspect = "mlp" if prefix else layers[0]
-                found.append(Fold(layers=layers, inspect=inspect, into=after))
-                linear = f"{prefix}{into}" if into else None
-                second = f"{prefix}{second}"
-                found.append(Fold(layers=(second,), inspect=second, into=linear))
-        return found
+        """See `todm.llm.folds`."""
+        return folds_of(block)
 
     def resident(self, prefix: str) -> AbstractContextManager[None]:
         """All of it is in memory."""
@@ -184,14 +161,13 @@ class MultimodalAdapter:
         *,
         temperature: float,
     ) -> dict[str, Tensor]:
-        """Cross entropy of next tokens, and T^2 KL(teacher || student) of them."""
+        """Cross entropy of next tokens, and `soft_loss` of them."""
         logits_ITV = student(**batch, use_cache=False).logits
         found = {"hard": _next_token(logits_ITV, batch["input_ids"])}
         if teacher is not None:
             with torch.no_grad():
-                target = (teacher(**batch, use_cache=False).logits / temperature).log_softmax(-1)
-            guess = (logits_ITV / temperature).log_softmax(-1)
-            found["soft"] = temperature**2 * (target.exp() * (target - guess)).sum(-1).mean()
+                wanted_ITV = teacher(**batch, use_cache=False).logits
+            found["soft"] = soft_loss(logits_ITV, wanted_ITV, temperature)
         return found
 
     def evaluate(self, model: nn.Module, *, split: str, limit: int = 0) -> dict[str, Any]:
@@ -247,13 +223,6 @@ def _towers(model: nn.Module) -> tuple[str, ...]:
         if not inside and blocks and len({type(b) for b in blocks}) == 1 and _linear(blocks[0]):
             found.append(name)
     return tuple(found)
-
-
-def _side(layer: nn.Module | None, axis: int) -> int:
-    """Outputs (0) or inputs (1) of a linear layer; -1 of another."""
-    if layer is None or not isinstance(layer, nn.Linear):
-        return -1
-    return layer.in_features if axis else layer.out_features
 
 
 def _linear(block: nn.Module) -> bool:

@@ -16,6 +16,7 @@ from todm.artifact import Artifact
 from todm.backend import Graph, Port
 from todm.compress import storage
 from todm.compress.adapter import Fold
+from todm.compress.train.distill import soft_loss
 from todm.errors import CorpusError
 from todm.vision import data
 from todm.vision.config import VisionConfig, build
@@ -136,18 +137,15 @@ class VisionAdapter:
     def losses(
         self, batch: Batch, student: nn.Module, teacher: nn.Module | None, *, temperature: float
     ) -> dict[str, Tensor]:
-        """Cross entropy, and T^2 KL(teacher || student) of softened classes (arXiv 1503.02531, 2.1)."""
+        """Cross entropy, and `soft_loss` of the classes of images or pixels."""
         logits = student(batch.images_BCHW)
         found: dict[str, Tensor] = {}
         if batch.labels is not None:
             found["hard"] = F.cross_entropy(logits, batch.labels)
         if teacher is not None:
             with torch.no_grad():
-                target = (teacher(batch.images_BCHW) / temperature).log_softmax(1)
-            guess = (logits / temperature).log_softmax(1)
-            # A mean over images and pixels, a sum over classes.
-            divergence = (target.exp() * (target - guess)).sum(1).mean()
-            found["soft"] = temperature**2 * divergence
+                wanted = teacher(batch.images_BCHW)
+            found["soft"] = soft_loss(logits, wanted, temperature, dim=1)
         return found
 
     def outputs(

@@ -55,6 +55,16 @@ class Taps:
         self._stack.close()
 
 
+def soft_loss(student: Tensor, teacher: Tensor, temperature: float, *, dim: int = -1) -> Tensor:
+    """T^2 KL(teacher || student) of logits divided by T (Hinton et al., arXiv 1503.02531, 2.1).
+
+    A sum over the classes `dim`, a mean over the rest.
+    """
+    target = (teacher / temperature).log_softmax(dim)
+    guess = (student / temperature).log_softmax(dim)
+    return temperature**2 * (target.exp() * (target - guess)).sum(dim).mean()
+
+
 def distance(teacher: Tensor, student: Tensor) -> Tensor:
     """|F_t - F_s|^2 / (|F_t|^2 + eps), a scalar; no gradient goes to the teacher."""
     wanted = teacher.detach().float()
