@@ -161,8 +161,8 @@ def test_an_example_of_a_long_recording_is_the_cut_alone(tiny_corpus, tmp_path):
     wave = np.random.default_rng(0).uniform(-0.5, 0.5, (160_000, 2))
     soundfile.write(tmp_path / "long.wav", wave, 16_000, subtype="FLOAT")
     cut = Recording.from_file(tmp_path / "long.wav").to_cut().truncate(offset=2.0, duration=1.5)
-    told = {"id": "a", "recording_id": "long", "start": 0.0, "duration": 1.5, "channel": [0, 1]}
-    cut.supervisions = [SupervisionSegment(**told, text="on")]
+    fields = {"id": "a", "recording_id": "long", "start": 0.0, "duration": 1.5, "channel": [0, 1]}
+    cut.supervisions = [SupervisionSegment(**fields, text="on")]
     CutSet.from_cuts([cut]).to_file(tmp_path / "cuts_test.jsonl.gz")
     samples, text = AsrBackend(CONFIG, tiny_corpus, corpus=tmp_path).example("test", seconds=1.0)
     assert text == "ON"

@@ -93,7 +93,7 @@ def test_numbers_below_one_are_refused():
         check_numbers(limit=0)
 
 
-def test_a_subnet_is_found_by_what_a_user_writes(tmp_path):
+def test_a_subnet_has_a_name_json_or_a_file(tmp_path):
     space = SearchSpace(CONFIG.space)
     assert subnet_of("largest", space) == space.largest
     assert subnet_of("smallest", space) == space.smallest
@@ -104,7 +104,7 @@ def test_a_subnet_is_found_by_what_a_user_writes(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("asked", "words"),
+    ("text", "words"),
     [
         ("tiny", "largest, smallest, or blocks and widths"),
         ("{}", "largest, smallest, or blocks and widths"),
@@ -113,9 +113,9 @@ def test_a_subnet_is_found_by_what_a_user_writes(tmp_path):
     ],
     ids=["name", "empty", "width", "blocks"],
 )
-def test_a_subnet_that_is_none_is_named(asked, words):
+def test_a_wrong_subnet_is_named(text, words):
     with pytest.raises(ConfigError, match=words):
-        subnet_of(asked, SearchSpace(CONFIG.space))
+        subnet_of(text, SearchSpace(CONFIG.space))
 
 
 def test_a_compressed_subnet_comes_back_and_recognises_the_same(save, tiny_corpus):
@@ -145,7 +145,7 @@ def test_a_compressed_subnet_comes_back_and_recognises_the_same(save, tiny_corpu
     assert again.evaluate(loaded, subnet=None, split="dev")["words"] > 0
 
 
-def test_what_is_no_recogniser_is_named(tmp_path):
+def test_another_modality_is_refused(tmp_path):
     found = artifact.save(tmp_path / "vit", kind="model", config={"backend": "vision"})
     with pytest.raises(ArtifactError, match="is not a speech recogniser"):
         backend_of(found)

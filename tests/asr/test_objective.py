@@ -49,9 +49,9 @@ def _objective(model, **config):
 def _passes(model, step, *, progress, students=(SPACE.smallest,), **config):
     """Figures of the largest net and of students, and what the largest left for them."""
     objective = _objective(model, **config)
-    first, told = objective(step, subnet=SPACE.largest, teacher=None, progress=progress)
-    rest = [objective(step, subnet=s, teacher=told, progress=progress)[0] for s in students]
-    return first, rest, told
+    first, teacher_out = objective(step, subnet=SPACE.largest, teacher=None, progress=progress)
+    rest = [objective(step, subnet=s, teacher=teacher_out, progress=progress)[0] for s in students]
+    return first, rest, teacher_out
 
 
 @pytest.mark.parametrize("topology", TOPOLOGIES)
@@ -114,9 +114,9 @@ def test_encoder_distillation_teaches_the_encoder_alone(model, step, topology):
     )
     model.zero_grad()
     student["loss"].backward()
-    taught = {n for n, p in model.named_parameters() if p.grad is not None and p.grad.any()}
-    assert {"encoder.blocks.0.up.weight", "encoder.norm.weight", "project.weight"} < taught
-    assert not any(n.startswith(("output", "predictor", "ctc")) for n in taught)
+    with_gradient = {n for n, p in model.named_parameters() if p.grad is not None and p.grad.any()}
+    assert {"encoder.blocks.0.up.weight", "encoder.norm.weight", "project.weight"} < with_gradient
+    assert not any(n.startswith(("output", "predictor", "ctc")) for n in with_gradient)
 
 
 @pytest.mark.parametrize("kind", [*KINDS, "encoder"])
@@ -141,8 +141,8 @@ def test_passes_of_a_step_share_everything_but_the_dropout(step, seed):
 
 
 def test_the_teacher_is_left_alone(model, step):
-    _, _, told = _passes(model, step, progress=1.0)
-    assert not any(t.requires_grad for t in told)
+    _, _, teacher_out = _passes(model, step, progress=1.0)
+    assert not any(t.requires_grad for t in teacher_out)
 
 
 def test_without_distillation_students_have_the_plain_loss(model, step):
@@ -181,11 +181,11 @@ def test_constants_of_the_divergence_reach_the_lattice(model, step, constants):
     with torch.no_grad():
         model.output.weight.mul_(30)  # nets that disagree
     divergence = Divergence(**constants)
-    _, (student,), told = _passes(model, step, progress=1.0, divergence=divergence)
+    _, (student,), teacher_out = _passes(model, step, progress=1.0, divergence=divergence)
     inputs = _joiner_inputs(model, step, SPACE.smallest)
     want = {
         constant: rnnt_loss(
-            *inputs, topology="one_symbol", teacher=told, divergence=constant, impl="reference"
+            *inputs, topology="one_symbol", teacher=teacher_out, divergence=constant, impl="reference"
         ).divergence_B.sum().item() / 6
         for constant in (divergence, Divergence())
     }  # fmt: skip
@@ -220,18 +220,18 @@ def _emission(model, step, topology, **config):
     optimizer = torch.optim.Adam(model.parameters(), 1e-2)
     for _ in range(5):
         optimizer.zero_grad()
-        told = None
+        teacher_out = None
         for subnet in (SPACE.largest, SPACE.smallest):
-            out, left = objective(step, subnet=subnet, teacher=told, progress=1.0)
+            out, left = objective(step, subnet=subnet, teacher=teacher_out, progress=1.0)
             out["loss"].backward()
-            told = told or left
+            teacher_out = teacher_out or left
         assert all(p.grad is None or p.grad.isfinite().all() for p in model.parameters())
         optimizer.step()
-    with torch.no_grad():  # neither setting has a say in what is measured
+    with torch.no_grad():  # measured without either setting
         plain = _objective(model, topology=topology)
-        told = plain(step, subnet=SPACE.largest, teacher=None, progress=1.0)[1]
-        blank = model.joint(told.enc_BTJ[:, :, None], told.pred_BUJ[:, None]).softmax(-1)[..., 0]
-    visits, labels = told.occupancy, torch.arange(told.occupancy.shape[2])
+        enc, pred, _, _, visits = plain(step, subnet=SPACE.largest, teacher=None, progress=1.0)[1]
+        blank = model.joint(enc[:, :, None], pred[:, None]).softmax(-1)[..., 0]
+    labels = torch.arange(visits.shape[2])
     behind = (visits * labels).sum() / visits.sum()
     return behind.item(), 1 - ((visits * blank).sum() / visits.sum()).item()
 
@@ -345,8 +345,8 @@ def test_a_flat_start_survives_silence():
 
 
 def test_the_flat_start_teaches_encoder_and_ctc_head_and_ends(model, step):
-    early, (student,), told = _passes(model, step, progress=0.05, align_until=0.1)
-    assert told is None
+    early, (student,), teacher_out = _passes(model, step, progress=0.05, align_until=0.1)
+    assert teacher_out is None
     assert set(early) == set(student) == {"loss", "flat_start"}
     early["loss"].backward()
     grads = {n.partition(".")[0] for n, p in model.named_parameters() if p.grad is not None}

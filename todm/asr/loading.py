@@ -33,8 +33,8 @@ def backend_of(
         report: see `AsrBackend`.
 
     Raises:
-        ArtifactError: it is no speech recogniser; see `corpus_of`.
-        ConfigError: the artifact's configuration is not one of this todm.
+        ArtifactError: not a speech recogniser; see `corpus_of`.
+        ConfigError: the artifact's configuration is one of another todm.
     """
     if "asr" not in found.config:
         raise ArtifactError(
@@ -49,7 +49,7 @@ def corpus_of(found: Artifact, given: Path | None = None) -> Artifact:
     """The given corpus, else the one that a supernet or subnet was trained on.
 
     Raises:
-        ArtifactError: it is not there or no corpus; bundles do not say where their corpus was.
+        ArtifactError: there is no corpus; bundles do not record theirs.
     """
     place = given or found.info.get("corpus")
     if place is None:
@@ -73,21 +73,21 @@ def load_model(found: Artifact, backend: AsrBackend) -> Rnnt:
     return model.eval()
 
 
-def subnet_of(asked: str, space: SearchSpace) -> Subnet:
-    """A subnet by what a user writes: `largest`, `smallest`, its JSON, or a file with its JSON.
+def subnet_of(text: str, space: SearchSpace) -> Subnet:
+    """The subnet that a user names: `largest`, `smallest`, its JSON, or a file with its JSON.
 
     Raises:
         ConfigError: it is none of these, or not in the space.
     """
-    if asked in ("largest", "smallest"):
-        return space.largest if asked == "largest" else space.smallest
+    if text in ("largest", "smallest"):
+        return space.largest if text == "largest" else space.smallest
     try:
-        text = Path(asked).read_text() if not asked.lstrip().startswith("{") else asked
-        found = Subnet.from_json(json.loads(text))
+        given = text if text.lstrip().startswith("{") else Path(text).read_text()
+        found = Subnet.from_json(json.loads(given))
         same = space.subnet(found.depth, dict(found.widths))
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         raise ConfigError(
-            f"--subnet is {asked!r}: largest, smallest, or blocks and widths as JSON or in a file"
+            f"--subnet is {text!r}: largest, smallest, or blocks and widths as JSON or in a file"
         ) from None
     if same.blocks != found.blocks:
         raise ConfigError(f"blocks {list(found.blocks)} are not kept by any subnet of this space")
@@ -104,8 +104,7 @@ def same_outputs(supernet: nn.Module, plain: nn.Module, subnet: Subnet) -> float
     lens = torch.tensor([333, 200, 64])
     ours, _ = supernet.encode(features, lens, subnet=subnet)
     theirs, _ = plain.encode(features, lens)
-    joint = (m.output(torch.tanh(m.project(e))) for m, e in ((supernet, ours), (plain, theirs)))
-    a, b = joint
+    a, b = (m.output(torch.tanh(m.project(e))) for m, e in ((supernet, ours), (plain, theirs)))
     return float(max((ours - theirs).abs().max(), (a - b).abs().max()))
 
 

@@ -164,7 +164,7 @@ def test_phrases_come_from_a_file(tmp_path):
     [
         (b"dcd\n7\n", "phrases:2: '7' has signs outside"),
         (b"quiz\n", "no training transcript"),
-        (b"\xff", "no UTF-8 text"),
+        (b"\xff", "phrases is not UTF-8 text"),
     ],
     ids=["digits", "letters", "bytes"],
 )

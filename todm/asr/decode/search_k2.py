@@ -1,12 +1,12 @@
 """k2's fast beam search on a graph that can favour some phrases. One symbol per frame, as elsewhere.
 
 The graph is the automaton of Aho and Corasick over the phrases' labels, with an arc for every label
-from every state, since k2 has no failure arcs: a state is how much of which phrase has just been
-said. Every label of a phrase earns a bonus, which is taken back where the phrase breaks off. Fast
-beam search: icefall's `fast_beam_search_one_best`.
+from every state, since k2 has no failure arcs: a state is the part of a phrase that was just spoken.
+Every label of a phrase earns a bonus, which is taken back where the phrase breaks off. Fast beam
+search: icefall's `fast_beam_search_one_best`.
 
 k2 makes the arcs of an utterance's last frame its final ones, without label and score. So two frames
-are added: one in which only the label V can be, the end, and one in which only k2's final arc can.
+are added: one that allows only the label V, the end, and one that allows only k2's final arc.
 
 Letters: B utterances, T frames after subsampling, K label context, V vocabulary, C contexts alive.
 """
@@ -25,7 +25,7 @@ from todm.asr.tokens import BLANK_ID, UNK_ID, Tokenizer
 from todm.errors import ConfigError
 from todm.kernels.k2_package import load_k2
 
-# Log-probability of what must not be; minus infinity would become NaN in k2's pruning.
+# Log-probability of what is impossible; minus infinity would become NaN in k2's pruning.
 _NEVER = -1e6
 
 
@@ -49,7 +49,7 @@ def biasing_arcs(
         bonus: what a label of a phrase earns, in nats.
 
     Raises:
-        ConfigError: an empty phrase, or one with a label that is no label.
+        ConfigError: an empty phrase, or one with an id that is not a label.
     """
     labels = [v for v in range(vocab_size) if v not in (BLANK_ID, UNK_ID)]
     for phrase in phrases:
@@ -63,7 +63,7 @@ def biasing_arcs(
     end = len(steps)
     arcs: list[Arc] = []
     for state in range(end):
-        unpaid = bonus * (depth[state] - kept[state])  # taken back if the phrase goes on no further
+        unpaid = bonus * (depth[state] - kept[state])  # taken back if the phrase breaks off here
         for label in labels:
             target = next_state[state][label]
             if target == steps[state].get(label):
@@ -80,7 +80,7 @@ def favour(path: Path | None, tokenizer: Tokenizer) -> Search:
 
     Raises:
         MissingK2: k2 is not installed.
-        ConfigError: the file is no text, or holds what the tokenizer cannot write.
+        ConfigError: the file is not text, or holds what the tokenizer cannot write.
     """
     phrases = [] if path is None else list(_phrases(path, tokenizer))
     graph = biasing_graph(phrases, tokenizer.vocab_size)
@@ -122,7 +122,7 @@ def fast_beam_search(
         enc_BTD: encoder outputs.
         lens_B: valid frames of each utterance.
         graph: from `biasing_graph`, on the device of the encoder outputs.
-        beam: how far below the best a state may be and live, in nats.
+        beam: nats below the best at which a state is dropped.
         max_states: states kept per utterance after each frame.
         max_contexts: label contexts kept per utterance after each frame.
 
@@ -165,7 +165,7 @@ def _phrases(path: Path, tokenizer: Tokenizer) -> Iterator[list[int]]:
         lines = path.read_text(encoding="utf-8-sig").splitlines()
     except UnicodeDecodeError as error:
         raise ConfigError(
-            f"the phrases {path} are no UTF-8 text ({error}): save them as such"
+            f"{path} is not UTF-8 text ({error}): save the phrases as UTF-8"
         ) from None
     for number, line in enumerate(lines, 1):
         try:
@@ -174,14 +174,14 @@ def _phrases(path: Path, tokenizer: Tokenizer) -> Iterator[list[int]]:
             raise ConfigError(f"{path}:{number}: {line!r} has {error}: spell it in words") from None
         if UNK_ID in labels:
             raise ConfigError(
-                f"{path}:{number}: {line!r} has letters that no training transcript had: leave it out"
+                f"{path}:{number}: {line!r} has letters that are in no training transcript: leave it out"
             )
         if labels:
             yield labels
 
 
 def _log_probs(model: Transducer, enc_CJ: Tensor, pred_CJ: Tensor) -> Tensor:
-    """Of all labels, with <unk> counted as blank."""
+    """Of all labels, <unk> added to blank."""
     log_probs_CV = model.joint(enc_CJ, pred_CJ).float().log_softmax(-1)
     log_probs_CV[:, BLANK_ID] = log_probs_CV[:, BLANK_ID].logaddexp(log_probs_CV[:, UNK_ID])
     return log_probs_CV
@@ -206,7 +206,7 @@ def _hypothesis(path: Any, end: int) -> Hypothesis:  # noqa: ANN401 - a linear k
 
 
 def _trie(phrases: Sequence[Sequence[int]]) -> tuple[list[dict[int, int]], list[int], set[int]]:
-    """Steps of each state by label, labels that lead to it, and the states where a phrase ends."""
+    """Next states of each state by label, its depth in labels, and the states where a phrase ends."""
     steps: list[dict[int, int]] = [{}]
     depth, ends = [0], set[int]()
     for phrase in phrases:
@@ -224,11 +224,11 @@ def _trie(phrases: Sequence[Sequence[int]]) -> tuple[list[dict[int, int]], list[
 def _automaton(
     steps: list[dict[int, int]], depth: list[int], ends: set[int], labels: list[int]
 ) -> tuple[list[dict[int, int]], list[int]]:
-    """The next state of each state by label; and how many labels of it are of a finished phrase."""
+    """The next state of each state by label, and how many of its labels belong to a finished phrase."""
     next_state: list[dict[int, int]] = [{} for _ in steps]
     next_state[0] = {label: steps[0].get(label, 0) for label in labels}
     kept = [0] * len(steps)
-    # Breadth first: the state to fall back to is less deep, and known.
+    # Breadth first: the state to fall back to is less deep, so it is finished.
     queue = collections.deque((target, 0, 0) for target in steps[0].values())
     while queue:
         state, fall_back, before = queue.popleft()

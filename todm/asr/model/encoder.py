@@ -2,8 +2,8 @@
 
 MH-SSM: Fathullah et al., arXiv 2305.12498. Every head is a state-space model whose parameters are
 shared by its channels; heads come in pairs of which one gates the other. One set of weights serves
-every chunk size: the forward recurrence carries its state over all time, the backward one starts
-anew in every chunk of C frames (a look-ahead of at most one chunk).
+every chunk size: the forward recurrence carries its state over all time, the backward one restarts
+in every chunk of C frames (a look-ahead of at most one chunk).
 
 Letters: B batch, T frames (100 per second before subsampling, 25 after), D width of the model,
 H heads = 2 * pairs, P channels per head, N state modes, C frames of a chunk.
@@ -38,7 +38,7 @@ class EncoderConfig(Config):
         pairs: gate pairs of every block's mixer.
         head_channels: P, channels of a head.
         state: N, complex modes of a head.
-        context: stacked feature frames the subsampling sees (8: four before, four of its own).
+        context: stacked feature frames that the subsampling reads (8: four before, four of its own).
         lookahead: `chunk` has a backward recurrence inside each chunk, `none` is causal.
         dropout: the largest net's rate, after each mixer and twice in each FFN.
         dropout_rule: how a subnet's rate follows its width (`todm.supernet.elastic`).
@@ -88,8 +88,8 @@ class EncoderConfig(Config):
 class Subsampling(nn.Module):
     """Normalise, stack `context` frames every 4 and project. Looks back only.
 
-    The mean and scale of the features are folded in here, since a device does not normalise. Before
-    the first frame the (normalised) history is zero.
+    The mean and scale of the features lie here, since a device does not normalise. Before the first
+    frame the (normalised) history is zero.
     """
 
     def __init__(self, config: EncoderConfig) -> None:
@@ -337,7 +337,7 @@ class Encoder(nn.Module):
 
 
 def _plain_adam(value: Tensor) -> nn.Parameter:
-    """A parameter that ScaledAdam would destroy (training.md 4): it goes into a plain Adam group."""
+    """A parameter for a plain Adam group: steps relative to its size, as of ScaledAdam, would destroy it."""
     parameter = nn.Parameter(value)
     parameter._plain_adam = True  # pyright: ignore[reportAttributeAccessIssue]
     return parameter

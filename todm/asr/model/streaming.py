@@ -18,12 +18,12 @@ from todm.kernels.mh_ssm.torch_impl import Operators, inner, operators
 class StreamingMixer(nn.Module):
     """A mixer for chunks of a fixed number of frames.
 
-    All that a stage makes of a chunk and of the state that enters it is one product per head:
+    A stage computes everything of a chunk from its input and the state before it in one product per head:
 
         [y ahead; state after; y back] = [inner write back; read carry 0] [h; state]
 
-    One large product is twice as fast as its parts in onnxruntime (docs/log.md). What is multiplied is
-    stored in parts all the same, since half of it is zeros; runtimes put it together once, on loading.
+    One large product is twice as fast as its parts in onnxruntime (docs/log.md). The matrix is stored in
+    parts all the same, since half of it is zeros; runtimes join them once, on loading.
     """
 
     def __init__(self, mixer: Mixer, chunk: int) -> None:
