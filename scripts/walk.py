@@ -1,12 +1,12 @@
-"""Walks of a newcomer: the files of `todm/` in which a function is called while a verb runs.
+"""The files of `todm/` in which functions are called while a verb runs: what a newcomer has to read.
 
     .venv/bin/python scripts/walk.py [--out DIR] [VERB ...]
 
-Runs train, extract-subnet, compress and export of the debug config, each in one process of its own under
-a profile function, and prints the files in the order in which they are entered. Left out are `errors`,
-`config`, `artifact` and `cli/main`, which every verb passes, and whatever runs only while a module is
-imported. `back into cli` counts the functions of `todm/cli/` that code below `cli` called; the progress
-callback that the verb itself handed down is listed apart.
+Runs train, extract-subnet, compress and export of the debug config, each in its own process under a
+profile function, and prints the files in the order in which they are entered. It leaves out `errors`,
+`config`, `artifact` and `cli/main`, which every verb uses, and functions that run only during imports.
+`back into cli` counts the functions of `todm/cli/` that code below `cli` called; the progress callback,
+which the verb itself passed down, is listed separately.
 """
 
 import argparse
@@ -34,7 +34,7 @@ VERBS = {
 
 
 class Walk:
-    """Counts first entries into the package's files; a profile function."""
+    """A profile function that counts first entries into the package's files."""
 
     def __init__(self) -> None:
         self.files: dict[str, None] = {}
@@ -43,7 +43,7 @@ class Walk:
         self._seen: set[object] = set()
 
     def __call__(self, frame: FrameType, event: str, _: object) -> None:
-        """Note a call into a file of the package, unless an import made it."""
+        """Record a call into a file of the package, unless it happens during an import."""
         code = frame.f_code
         if event != "call" or code in self._seen or not code.co_filename.startswith(PACKAGE):
             return
@@ -61,7 +61,7 @@ class Walk:
 
 
 def _imported(frame: FrameType | None) -> bool:
-    """Whether a module of the package is being executed further out."""
+    """Whether a module of the package is being imported further up the stack."""
     while frame is not None:
         code = frame.f_code
         if code.co_name == "<module>" and code.co_filename.startswith(PACKAGE):
@@ -71,7 +71,7 @@ def _imported(frame: FrameType | None) -> bool:
 
 
 def _caller(frame: FrameType) -> str | None:
-    """The file of the package that called, through other packages if need be."""
+    """The file of the package that called, directly or through other packages."""
     outer = frame.f_back
     while outer is not None:
         if outer.f_code.co_filename.startswith(PACKAGE):
@@ -81,7 +81,7 @@ def _caller(frame: FrameType) -> str | None:
 
 
 def trace(out: Path, argv: list[str]) -> int:
-    """Run a verb here and write what it entered."""
+    """Run a verb in this process and write the files that it entered."""
     from todm.cli.main import main
 
     walk = Walk()
@@ -108,7 +108,7 @@ def _run(argv: list[str]) -> None:
 
 
 def walks(run: Path, wanted: list[str]) -> dict[str, dict[str, list[str]]]:
-    """The walk of every verb wanted; a verb before it runs as well, for what it leaves on disk."""
+    """The walks of these verbs; earlier verbs run as well, to produce their inputs."""
     _run(["-m", "todm.cli.main", "prepare", "--config", "debug", "--out", f"{run}/corpus"])
     found = {}
     last = max([*VERBS].index(verb) for verb in wanted)
@@ -123,12 +123,12 @@ def main() -> None:
     """Walk and print."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument(
-        "verbs", nargs="*", metavar="VERB", help=f"of {', '.join(VERBS)}; default all"
+        "verbs", nargs="*", metavar="VERB", help=f"from {', '.join(VERBS)}; default: all"
     )
     parser.add_argument("--out", type=Path, help="write the walks to this file as JSON")
     args = parser.parse_args()
     if wrong := [verb for verb in args.verbs if verb not in VERBS]:
-        parser.error(f"there is no walk of {wrong[0]}: choose from {', '.join(VERBS)}")
+        parser.error(f"unknown verb {wrong[0]}; choose from {', '.join(VERBS)}")
     with tempfile.TemporaryDirectory() as run:
         found = walks(Path(run), args.verbs or [*VERBS])
     for verb, walk in found.items():

@@ -97,10 +97,10 @@ def test_the_table_has_a_row_for_each_size_and_ablation(out, corpus, capsys):
     assert f"| {mine / theirs - 1:+.1%} |" in next(line for line in lines if "| s |" in line)
 
 
-def _said(capsys):
-    said = capsys.readouterr().err
-    assert said.count("\n") == 1
-    return said
+def _error_line(capsys):
+    message = capsys.readouterr().err
+    assert message.count("\n") == 1
+    return message
 
 
 @pytest.mark.parametrize(
@@ -119,19 +119,19 @@ def test_errors_are_one_sentence_before_anything_is_trained(
     tmp_path, corpus, capsys, arguments, words
 ):
     assert claim.main([str(corpus), "--out", str(tmp_path / "out"), *arguments]) == 2
-    assert words in _said(capsys)
+    assert words in _error_line(capsys)
     assert not (tmp_path / "out").exists()
 
 
 def test_a_missing_corpus_is_an_error(tmp_path, capsys):
     assert claim.main([str(tmp_path / "corpus"), "--out", str(tmp_path / "out")]) == 2
-    assert "corpus is not an artifact" in _said(capsys)
+    assert "corpus is not an artifact" in _error_line(capsys)
 
 
 def test_what_was_trained_with_other_settings_is_not_taken(out, corpus, capsys):
     changed = ["--set", "train.num_updates=7"]
     assert claim.main([str(corpus), "--out", str(out), *changed]) == 2
-    assert "holds supernet with seed 1 of other settings (train.seed=1)" in _said(capsys)
+    assert "holds supernet with seed 1 of other settings (train.seed=1)" in _error_line(capsys)
 
 
 @pytest.mark.parametrize("code", ["raise SystemExit(3)", "import os; os.kill(os.getpid(), 9)"])
@@ -145,9 +145,9 @@ def test_a_training_that_fails_is_an_error_and_its_time_counts(
     out, arguments = tmp_path / "out", ["--seeds", "4", "--jobs", "1"]
     assert claim.main([str(corpus), "--out", str(out), *arguments]) == 2
     status = 3 if "3" in code else -9
-    said = _said(capsys)
-    assert f"the training of supernet with seed 4 ended with status {status}: see " in said
-    assert str(out / "supernet-4" / "train.log") in said
+    message = _error_line(capsys)
+    assert f"the training of supernet with seed 4 ended with status {status}: see " in message
+    assert str(out / "supernet-4" / "train.log") in message
     cost = json.loads((out / "supernet-4" / "cost.json").read_text())
     assert not cost["done"]
     assert cost["cpu_seconds"] > 0

@@ -1,1 +1,1 @@
-"""What a bundle costs on this machine, in onnxruntime and in sherpa-onnx, and beside a peer."""
+"""Speed, latency and memory of a bundle on this machine, by runtime, and beside a peer."""

@@ -1,9 +1,9 @@
-"""A streaming Conformer (Gulati et al. 2020, arXiv 2005.08100), the peer that the MH-SSM is timed against.
+"""A streaming Conformer (Gulati et al. 2020, arXiv 2005.08100), the peer of the MH-SSM in timings.
 
-Plain, with random weights: macaron feed-forward halves, attention over the chunk and a cache of keys
-and values, a causal depthwise convolution with its cache. Relative positions are left out, and every
-chunk sees a full cache, so it does a little less than the real one and nothing that depends on data.
-State is packed into two tensors as the MH-SSM's is.
+A plain one with random weights: macaron feed-forward halves, attention over the chunk and a cache of
+keys and values, a causal depthwise convolution with its cache. It has no relative positions and every
+chunk sees a full cache, so it does slightly less work than a real Conformer and none that depends on
+the data. Its state is packed into two tensors, like the MH-SSM's.
 
 Letters: N streams, C frames of a chunk, L frames of left context, D width, H heads, W kernel.
 """
@@ -21,7 +21,7 @@ NUM_BINS, SUBSAMPLING = 80, 4
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ConformerConfig:
-    """Sizes; the defaults are those of streaming recipes: 2.56 s of left context, kernels of 31."""
+    """Sizes, with the defaults of streaming recipes: 2.56 s of left context, kernels of 31."""
 
     d_model: int
     num_blocks: int
@@ -33,16 +33,16 @@ class ConformerConfig:
 
     @property
     def num_params(self) -> int:
-        """Weights of the encoder, counted on a model without memory."""
+        """Weights of the encoder, counted without allocating them."""
         with torch.device("meta"):
             return sum(p.numel() for p in StreamingConformer(self).parameters())
 
 
 def of_size(num_params: int, *, joiner_dim: int, chunk: int) -> ConformerConfig:
-    """The Conformer whose parameters are nearest, of a usual shape: width 8 to 24 times its blocks.
+    """The Conformer with the nearest number of parameters, and a width of 8 to 24 times its blocks.
 
     Raises:
-        ConfigError: none comes within 5 %.
+        ConfigError: none is within 5 %.
     """
     best: ConformerConfig | None = None
     for blocks in range(2, 25):
@@ -50,7 +50,7 @@ def of_size(num_params: int, *, joiner_dim: int, chunk: int) -> ConformerConfig:
             one = ConformerConfig(
                 d_model=width, num_blocks=blocks, joiner_dim=joiner_dim, chunk=chunk
             )
-            # 23 D^2 a block, nearly; only what comes close is counted.
+            # About 23 D^2 per block; only sizes near the target are counted exactly.
             if abs(23 * width * width * blocks / num_params - 1) > 0.25:
                 continue
             if best is None or _off(one, num_params) < _off(best, num_params):
@@ -72,7 +72,7 @@ class StreamingConformer(nn.Module):
 
     @property
     def state_sizes(self) -> tuple[int, int]:
-        """Numbers of one stream in the two states."""
+        """Sizes of a stream's two states."""
         config = self.config
         per_block = (2 * config.left * config.d_model, (config.kernel - 1) * config.d_model)
         return config.num_blocks * per_block[0], config.num_blocks * per_block[1]

@@ -1,6 +1,6 @@
-"""Load time and memory of a bundle, each measured in a process of its own.
+"""Load time and memory of a bundle, measured in a process of its own.
 
-python -m todm.bench.bundles.footprint BUNDLE RUNTIME FORM THREADS [RECORDING]   prints one line of JSON
+`python -m todm.bench.bundles.footprint BUNDLE RUNTIME FORM THREADS [RECORDING]` prints one line of JSON.
 """
 
 import dataclasses
@@ -23,12 +23,12 @@ _TIMEOUT = 300
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Footprint:
-    """What a process needs to decode with a bundle.
+    """Time and memory that a process needs to decode with a bundle.
 
     Attributes:
         load_seconds: from an imported runtime to a loaded bundle; files come from the page cache.
-        start_mb: memory before that, in units of 10^6 bytes: Python and its packages.
-        peak_mb: the most memory while loading and decoding.
+        start_mb: memory before loading, in units of 10^6 bytes: Python and its packages.
+        peak_mb: peak memory while loading and decoding.
     """
 
     load_seconds: float
@@ -42,7 +42,7 @@ def footprint(
     """Measure in a new process.
 
     Raises:
-        BundleError: the process failed; the message has its last line.
+        BundleError: the process failed; the message has the last line of its output.
     """
     command = [sys.executable, "-m", __name__, str(bundle.path), name, precision, str(num_threads)]
     command += [str(recording)] if recording else []
@@ -54,7 +54,7 @@ def footprint(
 
 
 def main(arguments: list[str]) -> int:
-    """Load, decode once, and print what it took."""
+    """Load, decode once, and print the footprint."""
     place, name, precision, threads, *recordings = arguments
     if name == "sherpa-onnx":
         import sherpa_onnx  # noqa: F401 - its own memory is not the bundle's
@@ -81,9 +81,9 @@ def main(arguments: list[str]) -> int:
 
 
 def _peak_mb() -> float:
-    """The most memory of this process so far.
+    """Peak memory of this process so far.
 
-    Not getrusage on Linux: there a new process begins with the peak of the one that started it.
+    Not from getrusage on Linux, where a new process inherits the peak of its parent.
     """
     try:
         status = Path("/proc/self/status").read_text()

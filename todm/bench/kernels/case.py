@@ -1,4 +1,4 @@
-"""The nouns of the benchmark: a case of an op, its subjects, what each has to do, and the check."""
+"""The terms of the benchmark: a case of an op, its subjects, the least work of each, and the check."""
 
 import dataclasses
 import importlib.util
@@ -10,9 +10,9 @@ from torch import Tensor
 from todm.errors import TodmError
 
 Call = Callable[[], object]
-SHOWN = 90  # letters of a reason
+SHOWN = 90  # characters of a reason
 UNABLE = (ImportError, RuntimeError, NotImplementedError, AssertionError, ValueError, TodmError)
-"""What a library raises that cannot do something here, torch's own errors included."""
+"""What libraries, torch included, raise if they cannot do something on this machine."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -22,9 +22,9 @@ class Case:
     Attributes:
         op: its folder in `todm/kernels`.
         shape: name for `--shapes`.
-        sizes: by letter, in the order they are shown.
+        sizes: by letter, in the order in which they are printed.
         dtype: of the activations.
-        quick: it belongs to `--shapes quick`.
+        quick: whether it belongs to `--shapes quick`.
     """
 
     op: str
@@ -34,7 +34,7 @@ class Case:
     quick: bool = False
 
     def label(self) -> str:
-        """Sizes and dtype in a word."""
+        """Shape, sizes and dtype."""
         sizes = ",".join(f"{k}{v}" for k, v in self.sizes.items())
         return f"{self.shape} {sizes} {self.dtype}"
 
@@ -46,7 +46,7 @@ class Work:
     Attributes:
         flops: multiplications and additions that the result needs.
         bytes: of inputs and outputs, as this subject stores them.
-        unit: the compute roof it is under: float32, tf32, bfloat16 or int8.
+        unit: its compute roof: float32, tf32, bfloat16 or int8.
     """
 
     flops: float
@@ -56,7 +56,7 @@ class Work:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Checked:
-    """Relative error against the reference, and what is allowed; NaN is never allowed."""
+    """Relative error against the reference, and the allowed error; NaN is never allowed."""
 
     error: float
     allowed: float
@@ -73,10 +73,10 @@ class Subject:
 
     Attributes:
         name: of the implementation, or of the peer.
-        run: one repetition, on inputs made before.
+        run: one repetition, on inputs that exist already.
         check: runs it and compares with the reference.
-        work: what it has to do at least.
-        ours: one of our implementations; a peer if not.
+        work: the least that it has to do.
+        ours: one of our implementations; otherwise a peer.
         graph: try to replay it from a CUDA graph, since launching takes longer than computing.
     """
 
@@ -103,7 +103,7 @@ class Op:
     Attributes:
         name: its folder in `todm/kernels`.
         cases: all that are sensible on a device, `cpu` or `cuda`.
-        subjects: who solves a case on a device, inputs included; the first of ours leads.
+        subjects: makes the inputs of a case on a device, and the subjects that solve it.
         baseline: the subject that others are compared with.
     """
 
@@ -124,7 +124,7 @@ def peer(name: str, package: str, build: Callable[[], Subject]) -> Subject | Abs
 
 
 def first_line(error: BaseException) -> str:
-    """What it says, in one short line."""
+    """Its message, shortened to one line."""
     lines = str(error).strip().splitlines() or [type(error).__name__]
     return lines[0][:SHOWN]
 
@@ -135,10 +135,10 @@ def compare(
     """The largest relative error (norm) of several tensors.
 
     Args:
-        got: what was computed; of any dtype.
-        want: what it should be.
-        allowed: the largest error that is.
-        whole: tensors that need only be finite, such as those `got` are samples of.
+        got: the results, of any dtype.
+        want: the right results.
+        allowed: the largest allowed error.
+        whole: tensors that need only be finite, such as those that `got` samples.
     """
     errors = [
         _error(a.detach().double(), b.detach().double()) for a, b in zip(got, want, strict=True)
@@ -153,5 +153,5 @@ def _error(got: Tensor, want: Tensor) -> float:
 
 
 def _worst(errors: list[float]) -> float:
-    """`max` of Python loses a NaN that is not first."""
+    """The largest; Python's `max` loses a NaN that is not first."""
     return float(torch.tensor(errors).max())

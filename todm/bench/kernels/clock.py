@@ -1,7 +1,7 @@
-"""How a time and a peak are taken: in turns, caches flushed, the median of many with its spread.
+"""How times and peaks are measured: in turns, with flushed caches, as the median of many with its spread.
 
-On a GPU a time lies between two events; nothing waits for the GPU within a round, so that launching
-is hidden behind the flush. Calls that are mostly launches are replayed from a CUDA graph.
+On a GPU a time is measured between two events; nothing waits for the GPU within a round, so the flush
+hides the launch. Calls that are mostly launches are replayed from a CUDA graph.
 """
 
 import ctypes
@@ -25,29 +25,29 @@ _STATUS, _RESET = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Effort:
-    """How often a case is repeated: as often as fits into `seconds`, within limits."""
+    """Number of repetitions of a case: as many as fit into `seconds`, within limits."""
 
     seconds: float
     least: int
     most: int
 
     def repeats(self, seconds_once: float) -> int:
-        """For a round of all subjects that takes so long."""
+        """For a round of all subjects that takes this many seconds."""
         return int(min(max(self.seconds / max(seconds_once, 1e-9), self.least), self.most))
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Figures:
-    """What was measured of a subject.
+    """Measurements of a subject.
 
     Attributes:
         mode: how it was launched.
-        repeats: of which the median is given.
+        repeats: number of repetitions.
         median_ms: of a repetition.
-        p10_ms: a tenth are below.
-        p90_ms: a tenth are above.
-        peak_mb: 10^6 bytes above all that was there before, outputs included; None if the system
-            does not tell.
+        p10_ms: 10th percentile.
+        p90_ms: 90th percentile.
+        peak_mb: 10^6 bytes above the memory in use before, outputs included; None if the system does
+            not report it.
     """
 
     mode: MODE
@@ -59,13 +59,13 @@ class Figures:
 
 
 class Clock(Protocol):
-    """A device's way to take times: how much effort, of what time, and how."""
+    """How times are measured on a device: with how much effort, in which kind of time."""
 
     effort: Effort
     unit: str
 
     def prepare(self, subject: Subject) -> tuple[Call, MODE]:
-        """The call to be timed."""
+        """The call to time."""
         ...
 
     def rounds(self, calls: Mapping[str, Call], repeats: int) -> dict[str, list[float]]:
@@ -73,13 +73,13 @@ class Clock(Protocol):
         ...
 
     def peak_mb(self, call: Call) -> float | None:
-        """Peak memory of one call above what was there before."""
+        """Peak memory of one call above the memory in use before."""
         ...
 
 
 def measure(subjects: Mapping[str, Subject], clock: Clock) -> dict[str, Figures]:
-    """Times and peaks of subjects that passed their checks, taken in turns."""
-    # Peaks first: a graph keeps its memory for good.
+    """Times and peaks of subjects that passed their checks, measured in turns."""
+    # Peaks first: a graph never gives its memory back.
     peaks = {name: clock.peak_mb(s.run) for name, s in subjects.items()}
     prepared = {name: clock.prepare(s) for name, s in subjects.items()}
     calls = {name: call for name, (call, _) in prepared.items()}
@@ -96,7 +96,7 @@ def _figures(seconds: list[float], *, mode: MODE, peak_mb: float | None) -> Figu
 
 
 class CpuClock:
-    """What `cpu_time` reads."""
+    """The time of `cpu_time`."""
 
     effort = Effort(seconds=0.5, least=5, most=100)
 
@@ -120,10 +120,10 @@ class CpuClock:
         return seconds
 
     def peak_mb(self, call: Call) -> float | None:
-        """Resident size; Linux alone lets its peak be set back."""
+        """Resident size; only Linux can reset its peak."""
         if sys.platform != "linux" or not _RESET.is_file():
             return None
-        # What was freed but not given back would be used again, and not be seen.
+        # Freed memory that the allocator still holds would be reused and not counted.
         ctypes.CDLL(None).malloc_trim(0)
         try:
             _RESET.write_text("5")
@@ -146,7 +146,7 @@ class CudaClock:
         self._flushed = torch.empty(size, dtype=torch.int8, device="cuda")
 
     def prepare(self, subject: Subject) -> tuple[Call, MODE]:
-        """A graph's replay where that was asked for and can be captured."""
+        """A graph's replay if the subject asks for it and can be captured."""
         if not subject.graph:
             return subject.run, "eager"
         graph = torch.cuda.CUDAGraph()
@@ -173,7 +173,7 @@ class CudaClock:
         return {n: [a.elapsed_time(b) / 1e3 for a, b in pairs] for n, pairs in events.items()}
 
     def peak_mb(self, call: Call) -> float | None:
-        """What torch has allocated; libraries' own workspaces are not in it."""
+        """Memory allocated by torch, without the workspaces of libraries."""
         torch.cuda.synchronize()
         torch.cuda.reset_peak_memory_stats()
         before = torch.cuda.memory_allocated()
@@ -183,9 +183,9 @@ class CudaClock:
 
 
 def cpu_time() -> tuple[str, Callable[[], float]]:
-    """CPU time of this process where it has one thread: other work on the machine does not stretch it.
+    """CPU time of this process if it has one thread, because other work does not affect it.
 
-    Wall time where it has more, over which CPU time would add up.
+    Wall time if it has more, because their CPU times would add up.
     """
     if torch.get_num_threads() == 1:
         return "CPU time", time.process_time

@@ -1,4 +1,4 @@
-"""What mh_ssm is measured against: the convolution by FFT of S4D (arXiv 2206.11893, section 3.3)."""
+"""The peer of mh_ssm: the convolution by FFT of S4D (arXiv 2206.11893, section 3.3)."""
 
 import torch
 from torch import Tensor
@@ -9,11 +9,11 @@ from todm.kernels.mh_ssm import Ssm
 def fft_convolution(u_HTBP: Tensor, ssm: Ssm) -> Tensor:
     """The recurrence from a zero state, as one causal convolution of all T frames.
 
-    The kernel of a head is a product with a Vandermonde matrix; the FFT of 2 T points runs along
-    time, which is brought innermost first, as cuFFT and MKL want it. Autograd gives the gradients.
+    The kernel of a head is a product with a Vandermonde matrix. The FFT of 2 T points runs along time,
+    which becomes the innermost axis first, for cuFFT and MKL. Autograd gives the gradients.
 
     Args:
-        u_HTBP: input, float32 or float64 (an FFT knows no bfloat16).
+        u_HTBP: input, float32 or float64 (there is no FFT in bfloat16).
         ssm: discrete parameters, one set per head; with P = 1 and a head for every channel it is S4D.
 
     Returns:

@@ -1,4 +1,4 @@
-"""The linear layers that the three matmuls are measured on, and their check on samples.
+"""The linear layers on which the three matmuls are measured, and their check on samples.
 
 Letters: M rows, K inputs, N outputs.
 """
@@ -30,13 +30,13 @@ LAYERS: dict[str, tuple[tuple[int, int], ...]] = {
 }
 ROWS = (1, 16, 64, 512, 4096, 16384)
 MANY_ROWS = (1, 2, 4, 8, 16, 32, 64, 128, 512, 2048, 4096, 16384)
-"""Of the 8192 layer, where few rows and many part."""
+"""Of the 8192 layer, to show where few and many rows differ."""
 QUICK = ((1, 512, 512), (16, 512, 512), (64, 768, 256))
-"""M, N, K that a CPU does in milliseconds."""
+"""M, N, K that take milliseconds on a CPU."""
 LAUNCH_BOUND = 1e11
-"""Operations that take some 0.2 ms on an H200, where launching a few kernels still shows."""
+"""Operations that take some 0.2 ms on an H200, where launching a few kernels still matters."""
 ALLOWED = {"float32": 1e-5, "bfloat16": 1e-2}
-"""Relative error of outputs: sums in another order, or rounded once to bfloat16."""
+"""Relative error of outputs: sums in another order, or one rounding to bfloat16."""
 _SAMPLES = 16
 
 
@@ -65,7 +65,7 @@ def _case(op: str, shape: str, sizes: tuple[int, int, int], *, dtype: str) -> Ca
 
 @dataclasses.dataclass(frozen=True)
 class Layer:
-    """A layer's activation and float weight, drawn anew from one seed.
+    """A layer's activation and float weight, drawn from one seed.
 
     Attributes:
         x_MK: activation, of the case's dtype.
@@ -77,7 +77,7 @@ class Layer:
 
     @classmethod
     def draw(cls, case: Case, device: str) -> "Layer":
-        """Normal numbers; outputs are about as large as inputs."""
+        """Normal numbers, scaled so that outputs are about as large as inputs."""
         draw = torch.Generator(device).manual_seed(0)
         M, N, K = (case.sizes[k] for k in "MNK")
         x_MK = torch.randn(M, K, generator=draw, device=device).to(getattr(torch, case.dtype))
@@ -86,7 +86,7 @@ class Layer:
 
     @property
     def dtype(self) -> str:
-        """Of x, which is also the compute roof of a product of x's dtype."""
+        """Of x; also the name of its compute roof."""
         return str(self.x_MK.dtype).removeprefix("torch.")
 
     def subject(
@@ -156,7 +156,7 @@ class Layer:
     def check(
         self, run: Callable[[], Tensor], oracle: Oracle, *, allowed: float | None = None
     ) -> Checked:
-        """The output of the very call that is timed, at up to 16 rows and 16 outputs.
+        """Check the output of the timed call, at up to 16 rows and 16 outputs.
 
         Args:
             run: gives [M, N].
@@ -188,5 +188,5 @@ def _spread(size: int, device: torch.device) -> Tensor:
 
 
 def impls(device: str) -> Sequence[str]:
-    """Of ours, those that are measured: the device's default first."""
+    """Those of our implementations that are measured, the device's default first."""
     return ("triton", "torch") if device == "cuda" else ("torch",)

@@ -1,4 +1,4 @@
-"""What a figure depends on: device, roofs, versions, commit."""
+"""What figures depend on: device, roofs, versions, commit."""
 
 import dataclasses
 import datetime
@@ -22,10 +22,10 @@ _PACKAGES = ("torch", "triton", "torchaudio", "k2", "torchao", "numpy")
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Roofs:
-    """What a device can do at most.
+    """The peak rates of a device.
 
     Attributes:
-        source: of the vendor's data sheet, or measured here by a copy and a matmul.
+        source: the vendor's data sheet, or measured here with a copy and a matmul.
         bytes_per_s: of its memory.
         flops_per_s: by unit: float32, tf32, bfloat16, int8 (without sparsity).
     """
@@ -35,7 +35,7 @@ class Roofs:
     flops_per_s: Mapping[str, float]
 
     def seconds(self, work: Work) -> float:
-        """The least time of a work. A unit that the device does not tell apart is float32."""
+        """The least time for some work. A unit that the device has no rate for counts as float32."""
         peak = self.flops_per_s.get(work.unit, self.flops_per_s["float32"])
         return max(work.bytes / self.bytes_per_s, work.flops / peak)
 
@@ -68,7 +68,7 @@ def device_name(device: str) -> str:
 
 
 def roofs_of(device: str) -> Roofs:
-    """Of the data sheet where the device is known, else measured."""
+    """From the data sheet if the device is known, else measured."""
     if device == "cuda":
         return SHEETS.get(torch.cuda.get_device_name()) or _measured_on_cuda()
     a, b = (torch.randn(1024, 1024) for _ in range(2))
@@ -88,7 +88,7 @@ def describe(device: str) -> dict[str, Any]:
 
 
 def commit() -> str | None:
-    """The commit that this code lies in, with `+` where `todm/` differs from it; None outside git."""
+    """The commit of this code, with `+` if `todm/` has changes; None outside git."""
     try:
         head = _git("rev-parse", "HEAD")
         return head + ("+" if _git("status", "--porcelain", "--", ".") else "")

@@ -1,4 +1,4 @@
-"""Cases of matmul_24: bfloat16 and int8 weights, dense and sparse algorithms, torch's own sparse tensors."""
+"""Cases of matmul_24: bfloat16 and int8 weights, dense and sparse products, torch's own sparse tensors."""
 
 import functools
 import warnings
@@ -13,11 +13,11 @@ from todm.kernels.matmul_24 import Algorithm, Packed, matmul_24, pack, semi
 from todm.kernels.matmul_int8 import quantise_weight
 
 INT8 = " int8"
-"""Ends the names of subjects whose weight and activation are int8."""
+"""Suffix of subjects whose weight and activation are int8."""
 
 
 def subjects(case: Case, device: str) -> list[Subject | Absent]:
-    """Ours by every algorithm that the device has, the dense float product, torch's sparse tensor."""
+    """Ours by every algorithm that the device supports, the dense float product, torch's sparse tensor."""
     layer = Layer.draw(case, device)
     weight_NK = _prune(layer.weight_NK)
     codes_NK, scale_N = quantise_weight(weight_NK)
@@ -58,8 +58,8 @@ def _ours(layer: Layer, weight: Packed, *, name: str, algorithm: Algorithm) -> S
 
 
 def _torch_sparse(layer: Layer, weight_NK: Tensor) -> Subject:
-    """The semi-structured tensor as its users know it, without our padding or choice."""
-    with warnings.catch_warnings():  # says that it is a prototype
+    """The semi-structured tensor as users call it, without our padding or choice."""
+    with warnings.catch_warnings():  # a warning that it is a prototype
         warnings.simplefilter("ignore", UserWarning)
         sparse = torch.sparse.to_sparse_semi_structured(weight_NK)
     run = functools.partial(F.linear, layer.x_MK, sparse)

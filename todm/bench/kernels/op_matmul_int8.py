@@ -10,7 +10,7 @@ from todm.bench.kernels.linears import Layer, impls, linear_cases
 from todm.kernels.matmul_int8 import matmul_int8, quantise_activation, quantise_weight
 
 _AO_ALLOWED = 0.05
-"""torchao rounds weights its own way; it is held against the float product."""
+"""torchao rounds weights in its own way and is compared with the float product."""
 
 
 def subjects(case: Case, device: str) -> list[Subject | Absent]:

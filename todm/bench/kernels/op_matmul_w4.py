@@ -1,4 +1,4 @@
-"""Cases of matmul_w4: groups of 128 with zero points, as AWQ's checkpoints have them."""
+"""Cases of matmul_w4: groups of 128 with zero points, as in AWQ's checkpoints."""
 
 import dataclasses
 import functools
@@ -13,11 +13,11 @@ from todm.kernels.matmul_w4 import Packed, matmul_w4, quantise_rtn
 _AO_ALLOWED = 0.25
 """torchao quantises in its own way and is compared with the float product: 4 bits are that far off."""
 _GATHER_ROWS = 256
-"""The kernel for groups in any order has tiles for few rows."""
+"""The kernel for groups in any order has only tiles for few rows."""
 
 
 def subjects(case: Case, device: str) -> list[Subject | Absent]:
-    """Ours by its own choice of algorithm and with a cached copy, the float product, torchao."""
+    """Ours, which chooses its algorithm, ours with a cached copy, the float product, torchao."""
     layer = Layer.draw(case, device)
     weight = quantise_rtn(layer.weight_NK)
     first, *others = impls(device)

@@ -41,7 +41,7 @@ def _case(shape: str, *, H: int, T: int, B: int, dtype: str = "float32") -> Case
 
 @dataclasses.dataclass(frozen=True)
 class _Problem:
-    """Inputs and cotangent; the parameters are float32 and ask for gradients, as u does."""
+    """Inputs and cotangent; u and the parameters, which are float32, require gradients."""
 
     u_HTBP: Tensor
     ssm: Ssm
@@ -55,7 +55,7 @@ class _Problem:
         def normal(*shape: int) -> Tensor:
             return torch.randn(shape, generator=draw, device=device)
 
-        # As an encoder starts: S4D-Lin's poles and time steps of 4e-3 to 6e-2.
+        # An encoder's initial values: S4D-Lin's poles and time steps of 4e-3 to 6e-2.
         log_dt_H = torch.linspace(-5.5, -2.8, H, device=device)
         poles_HN = torch.full((H, N), -0.7, device=device)
         im_HN = (torch.pi * torch.arange(N, device=device)).expand(H, N)
@@ -65,7 +65,7 @@ class _Problem:
         return cls(u.requires_grad_(), parameters, dy)
 
     def run(self, impl: str) -> tuple[Tensor, ...]:
-        """Output and all gradients by one of ours, or by the FFT."""
+        """Output and all gradients of one of our implementations, or of the FFT."""
         if impl == "FFT":
             y = fft_convolution(self.u_HTBP.float(), self.ssm).to(self.u_HTBP.dtype)
         else:
@@ -73,9 +73,9 @@ class _Problem:
         return (y, *torch.autograd.grad(y, (self.u_HTBP, *self.ssm), self.dy_HTBP))
 
     def check(self, impl: str, *, allowed: float) -> Checked:
-        """All sequences are run, as in what is timed; the first alone counts and is compared.
+        """Run all sequences, as in the timed call, but compare only the first.
 
-        With a cotangent of zero for the others, gradients of parameters are of the first sequence.
+        The cotangent is zero for the others, so that gradients of parameters come from the first sequence.
         """
         first = torch.zeros_like(self.dy_HTBP)
         first[:, :, :1] = self.dy_HTBP[:, :, :1]

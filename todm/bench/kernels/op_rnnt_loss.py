@@ -22,9 +22,9 @@ SHAPES = {
 _SMALL = {"B": 3, "T": 7, "U": 4, "V": 13, "J": 24}
 _ALLOWED = {"float32": 1e-4, "bfloat16": 2e-2}  # tests/kernels/test_rnnt_loss.py
 _DISTILLED_ALLOWED = 1e-3
-"""Float32, many nodes: where both alphas diverge alike, rounding takes the other one's gradient."""
+"""Float32, many nodes: where both alphas diverge equally, rounding may choose the gradient of the other."""
 _PEER_ALLOWED = 2e-3
-"""torchaudio's gradients are 1.3e-4 off at T = 400, U = 80; they are float32 throughout."""
+"""torchaudio computes in float32; its gradients have an error of 1.3e-4 at T = 400, U = 80."""
 _CHECKED = 2
 """Utterances of the timed problem that are compared."""
 
@@ -62,17 +62,17 @@ class Problem:
         bias_V = normal(V, scale=0.1)
         targets_BU = torch.randint(1, V, (B, U), generator=draws).to(device)
         inputs = *parts, bias_V, targets_BU, torch.full((B,), T), torch.full((B,), U)
-        # Every node weighs: the most work that distillation can ask for.
+        # Every node has a weight: the most work that distillation can need.
         ones = torch.ones(B, T, U + 1, device=device)
         teacher = Teacher(*(x.detach() * 0.9 for x in inputs[:4]), occupancy=ones)
         return cls(inputs, teacher, dtype)
 
     def run(self, name: str, *, first: int | None = None) -> tuple[Tensor, ...]:
-        """Loss and divergence of each utterance, and the gradients of the sum over the `first` ones."""
+        """Loss and divergence of the `first` utterances, and the gradients of their sum."""
         impl, _, distilled = name.partition(" + ")
         teacher = self.teacher if distilled else None
         kind = self.inputs[0].device.type
-        # Peers know no bfloat16 and ask for float32.
+        # Peers do not support bfloat16 and require float32.
         enabled = self.dtype == "bfloat16" and impl not in PEERS
         with torch.autocast(kind, torch.bfloat16, enabled=enabled):
             out = rnnt_loss(*self.inputs, teacher=teacher, impl=impl)
@@ -141,11 +141,11 @@ def _subject(problem: Problem, case: Case, name: str) -> Subject | Absent:
 
 
 def _work(num_labels: int, inputs: tuple[Tensor, ...], *, teacher: bool, unit: str) -> Work:
-    """6 N J V of the output layer's three products, 2 N J V more for a teacher's logits."""
+    """6 N J V for the output layer's three products, 2 N J V more for a teacher's logits."""
     enc, pred, weight = inputs[:3]
     nodes = enc.shape[0] * enc.shape[1] * (num_labels + 1)
     flops = (8.0 if teacher else 6.0) * nodes * weight.numel()
-    # Read, and a gradient written for each; a teacher's are read.
+    # Each input is read and its gradient written; a teacher's inputs are only read.
     moved = (3 if teacher else 2) * sum(x.nbytes for x in (enc, pred, weight))
     return Work(flops=flops, bytes=float(moved), unit=unit)
 

@@ -1,4 +1,4 @@
-"""Rows, the tables they are shown in, and the file they are kept in."""
+"""The rows of a run, their tables, and their file."""
 
 import dataclasses
 import json
@@ -20,15 +20,15 @@ class Row:
     """A subject of a case.
 
     Attributes:
-        case: what was to be done.
+        case: the problem.
         subject: its name.
-        ours: whether it is an implementation of ours.
+        ours: whether it is one of our implementations.
         state: `measured`; `absent`, a peer that cannot run here; `failed`, its check; `not timed`,
             because a check of the same case failed.
-        reason: of all states but the first.
-        check: error and what is allowed, where it ran.
-        work: what it has to do, where it ran.
-        figures: of a measured one.
+        reason: for every state except `measured`.
+        check: the error and the allowed error, if it ran.
+        work: the least that it has to do, if it ran.
+        figures: if it was measured.
     """
 
     case: Case
@@ -93,7 +93,7 @@ def _line(cells: Sequence[str]) -> str:
 
 
 def save(path: Path, rows: Sequence[Row], *, head: dict[str, Any], roofs: Roofs) -> None:
-    """Write all that is known so far, whole or not at all."""
+    """Write all rows so far, completely or not at all."""
     content = {
         "format": FORMAT,
         **head,
@@ -104,7 +104,7 @@ def save(path: Path, rows: Sequence[Row], *, head: dict[str, Any], roofs: Roofs)
 
 
 def _entry(row: Row) -> dict[str, Any]:
-    """A flat entry: figures that are not there are null."""
+    """A flat entry; missing figures are null."""
     case = row.case
     entry: dict[str, Any] = {"op": case.op, "shape": case.shape, "sizes": dict(case.sizes)}
     entry |= {"dtype": case.dtype, "subject": row.subject, "ours": row.ours}

@@ -1,4 +1,4 @@
-"""The run: every case of every op asked for, checked, then timed; kept after each case."""
+"""The run: every case of the requested ops, checked, then timed; saved after each case."""
 
 import dataclasses
 import importlib.util
@@ -32,10 +32,10 @@ SETS = ("quick", "full")
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Request:
-    """What was asked for.
+    """What to measure.
 
     Attributes:
-        ops: names, all of `OPS` in its order if empty.
+        ops: names; all of `OPS` if empty.
         shapes: `quick`, `full`, or the name of a shape.
         device: `cpu` or `cuda`.
         out: directory for the results.
@@ -50,12 +50,12 @@ class Request:
         """The cases of each op.
 
         Raises:
-            ConfigError: an op or a shape that is unknown, or a device that is not here.
-            MissingExtra: a package that the run needs.
+            ConfigError: an unknown op or shape, or a missing device.
+            MissingExtra: a package that the run needs is not installed.
         """
         unknown = [name for name in self.ops if name not in OPS]
         if unknown:
-            raise ConfigError(f"--ops: no op {unknown[0]!r}: choose among {', '.join(OPS)}")
+            raise ConfigError(f"--ops: unknown op {unknown[0]!r}; choose from {', '.join(OPS)}")
         _check_device(self.device)
         chosen = [op for name, op in OPS.items() if name in (self.ops or OPS)]
         cases = {op: list(op.cases(self.device)) for op in chosen}
@@ -63,16 +63,16 @@ class Request:
         if not any(plan.values()):
             names = dict.fromkeys(c.shape for found in cases.values() for c in found)
             allowed = ", ".join(dict.fromkeys((*SETS, *names)))
-            raise ConfigError(f"--shapes: no shape {self.shapes!r} here: choose among {allowed}")
+            raise ConfigError(f"--shapes: unknown shape {self.shapes!r}; choose from {allowed}")
         return plan
 
     def command(self) -> str:
-        """The command that asks for the same, without the place of the results."""
+        """The command that measures the same, without the directory of the results."""
         words = ["todm", "bench", "kernels", "--shapes", self.shapes, "--device", self.device]
         return shlex.join([*words, *(["--ops", ",".join(self.ops)] if self.ops else [])])
 
     def stem(self) -> str:
-        """Of the files: runs of other ops or on another device do not overwrite each other."""
+        """Stem of the files, so that runs of other ops or on another device do not overwrite each other."""
         return "-".join(["kernels", self.device, *(op for op in OPS if op in self.ops)])
 
     def _wants(self, case: Case) -> bool:
@@ -82,7 +82,7 @@ class Request:
 
 
 def run(request: Request, *, show: Callable[[str], None], progress: Callable[[str], None]) -> int:
-    """Measure what was asked for; interrupted, what was measured is kept and shown.
+    """Measure; after an interruption, finished measurements are kept and shown.
 
     Args:
         request: what to measure.
@@ -90,11 +90,11 @@ def run(request: Request, *, show: Callable[[str], None], progress: Callable[[st
         progress: takes a line for each case.
 
     Returns:
-        0; 1 where a check of ours failed; 130 where it was interrupted.
+        0; 1 if a check of ours failed; 130 if the run was interrupted.
 
     Raises:
-        ConfigError: as `Request.plan`.
-        MissingExtra: likewise.
+        ConfigError: see `Request.plan`.
+        MissingExtra: see `Request.plan`.
     """
     plan = request.plan()
     path = request.out / f"{request.stem()}.json"
@@ -125,12 +125,12 @@ def run(request: Request, *, show: Callable[[str], None], progress: Callable[[st
 
 
 def refused(rows: Sequence[Row]) -> bool:
-    """Whether one of ours failed its check, so that its op is not to be timed."""
+    """Whether one of ours failed its check, so that its op is not timed."""
     return any(row.ours and row.state == "failed" for row in rows)
 
 
 def measure_case(op: Op, case: Case, *, clock: Clock, device: str) -> list[Row]:
-    """Check all subjects of a case, then time those that passed, unless one of ours did not."""
+    """Check all subjects of a case, then time those that passed, unless one of ours failed."""
     found = op.subjects(case, device)
     rows = [_checked(case, subject) for subject in found]
     subjects = {s.name: s for s in found if isinstance(s, Subject)}
@@ -168,7 +168,7 @@ def _checked(case: Case, subject: Subject | Absent) -> Row:
 def _conclude(
     request: Request, rows: Sequence[Row], *, roofs: Roofs, show: Callable[[str], None]
 ) -> None:
-    """Aims and pictures, of what there is."""
+    """Aims and plots of the rows."""
     device = request.device if request.device == "cpu" else device_name(request.device)
     results = judge(rows, ops=request.ops or tuple(OPS), device=device, roofs=roofs)
     if results:
@@ -190,6 +190,6 @@ def _check_device(device: str) -> None:
     if device == "cpu":
         return
     if not torch.cuda.is_available():
-        raise ConfigError("--device cuda: torch sees no CUDA device here: use --device cpu")
+        raise ConfigError("--device cuda: torch sees no CUDA device here; use --device cpu")
     if importlib.util.find_spec("triton") is None:
         raise MissingExtra("triton", "train", "todm bench kernels --device cuda")

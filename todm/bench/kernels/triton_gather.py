@@ -1,10 +1,10 @@
 """For the benchmark only: a 4-bit product whose inputs may belong to groups in any order.
 
-GPTQ (arXiv 2210.17323) with "act order" quantises the inputs of largest activation first, so the
-groups hold inputs from all over the layer, and a kernel that keeps the inputs where they are reads a
-scale and a zero point for every weight, by an index. This is the classic kernel for that layout
-(words [K/8, N], scales [G, N]); with IN_ORDER it is the same but for the index, so that the
-difference between the two is what the reordering costs.
+GPTQ (arXiv 2210.17323) with "act order" quantises the inputs with the largest activations first. A
+group then has inputs from the whole layer, and a kernel that leaves the inputs in place reads a scale
+and a zero point for every weight, by an index. This is the classic kernel for that layout (words
+[K/8, N], scales [G, N]). IN_ORDER only removes the index, so that the difference in time is the cost of
+the reordering.
 """
 
 import torch
@@ -27,8 +27,8 @@ def product(x_MK, words_JN, scale_GN, zero_GN, group_K):
         words_JN: int32, eight inputs a word, the first lowest; K is a multiple of 32.
         scale_GN: float16.
         zero_GN: uint8.
-        group_K: int32, the group of each input; None where groups of K / G inputs follow each other,
-            and then they are multiples of 32.
+        group_K: int32, the group of each input; None for consecutive groups of K / G inputs, a
+            multiple of 32.
     """
     (M, K), (G, N) = x_MK.shape, scale_GN.shape
     y = torch.empty((M, N), dtype=x_MK.dtype, device=x_MK.device)
