@@ -4,6 +4,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
+from tests.multimodal.conftest import IMAGE, SETTINGS, TEXT, make_inputs
 from todm import artifact
 from todm.compress.config import CompressConfig
 from todm.compress.driver import compress
@@ -12,51 +13,8 @@ from todm.multimodal.adapter import MultimodalAdapter, build
 
 pytest.importorskip("transformers")
 
-IMAGE = 47
-VISION = {
-    "model_type": "clip_vision_model",
-    "hidden_size": 32,
-    "intermediate_size": 64,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 2,
-    "image_size": 16,
-    "patch_size": 8,
-}
-TEXT = {
-    "model_type": "llama",
-    "hidden_size": 32,
-    "intermediate_size": 64,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 4,
-    "num_key_value_heads": 2,
-    "vocab_size": 48,
-}
-SETTINGS = {
-    "model_type": "llava",
-    "vision_config": VISION,
-    "text_config": TEXT,
-    "image_token_index": IMAGE,
-    "vision_feature_layer": -1,
-}
 LAYERS = 2 * 6 + 2 * 7
 """Linear layers of the blocks."""
-
-
-def _inputs(num, seed=0):
-    """Questions with the four patches of a picture in the middle."""
-    draws = torch.Generator().manual_seed(seed)
-    tokens = torch.randint(0, IMAGE, (num, 11), generator=draws)
-    tokens[:, 3:7] = IMAGE
-    return {"input_ids": tokens, "pixel_values": torch.randn(num, 3, 16, 16, generator=draws)}
-
-
-@pytest.fixture
-def adapter():
-    model = build("LlavaForConditionalGeneration", SETTINGS)
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter.add_(0.1 * torch.randn_like(parameter))
-    return MultimodalAdapter(model, _inputs(24))
 
 
 def test_two_towers_in_the_order_they_run(adapter):
@@ -164,7 +122,7 @@ def test_an_artifact_brings_the_same_model(adapter, tmp_path):
 def test_calibration_of_the_user(adapter, tmp_path):
     from safetensors.torch import save_file
 
-    save_file(_inputs(10, seed=3), tmp_path / "mine.safetensors")
+    save_file(make_inputs(10, seed=3), tmp_path / "mine.safetensors")
     batches = adapter.calibration(9, tmp_path / "mine.safetensors")
     assert [len(b["input_ids"]) for b in batches] == [8, 1]
     with pytest.raises(CorpusError, match="there are 10 items and calibration needs 11"):

@@ -1,4 +1,4 @@
-"""`todm import PATH --backend llm|vision --out DIR`: a transformers or timm model as an artifact, offline."""
+"""`todm import PATH --backend llm|vision|multimodal --out DIR`: a transformers or timm model, offline."""
 
 import argparse
 from pathlib import Path
@@ -7,7 +7,12 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from todm.artifact import Artifact
 
-_OF = {"architecture": "vision", "data": "vision", "text": "llm", "context": "llm"}
+_OF = {
+    "architecture": ("vision", "multimodal"),
+    "data": ("vision", "multimodal"),
+    "text": ("llm",),
+    "context": ("llm",),
+}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -19,17 +24,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--backend",
-        choices=("llm", "vision"),
+        choices=("llm", "vision", "multimodal"),
         required=True,
-        help="language (transformers) or timm",
+        help="language (transformers), timm, or language with images or sound (transformers)",
     )
     parser.add_argument("--out", type=Path, required=True, help="directory of the model")
     parser.add_argument(
-        "--architecture", help="vision: timm's name, if config.json does not say it"
+        "--architecture",
+        help="vision: timm's name, multimodal: transformers' class, if config.json does not say it",
     )
     parser.add_argument(
         "--data",
-        help="vision: what it is calibrated and evaluated on: digits, canvas, a folder, an .npz file",
+        help="what it is calibrated and evaluated on; vision: digits, canvas, a folder, an .npz file; "
+        "multimodal: a .safetensors of inputs as the processor makes them",
     )
     parser.add_argument(
         "--text",
@@ -45,14 +52,16 @@ def run(args: argparse.Namespace) -> int:
     """Import the model and say where it is."""
     from todm.errors import ConfigError
 
-    for flag, backend in _OF.items():
-        if getattr(args, flag) is not None and backend != args.backend:
-            raise ConfigError(f"--{flag} is for --backend {backend}: leave it out")
+    for flag, backends in _OF.items():
+        if getattr(args, flag) is not None and args.backend not in backends:
+            raise ConfigError(f"--{flag} is for --backend {' and '.join(backends)}: leave it out")
+    if args.backend == "multimodal" and args.data is None:
+        raise ConfigError("--backend multimodal needs --data: inputs to calibrate and evaluate on")
     if not args.source.exists():
         raise ConfigError(f"{args.source} is not there: check the path")
     if args.context is not None and args.context < 2:
         raise ConfigError(f"--context is {args.context}: at least 2 tokens are needed")
-    made = _vision(args) if args.backend == "vision" else _llm(args)
+    made = {"vision": _vision, "llm": _llm, "multimodal": _multimodal}[args.backend](args)
     print(f"{made.kind}: {made.path}")
     return 0
 
@@ -68,3 +77,10 @@ def _llm(args: argparse.Namespace) -> "Artifact":
     from todm.llm.importing import import_checkpoint
 
     return import_checkpoint(args.source, args.out, text=args.text, context=args.context or 0)
+
+
+def _multimodal(args: argparse.Namespace) -> "Artifact":
+    from todm.multimodal.importing import import_checkpoint
+
+    data, name = Path(args.data), args.architecture or ""
+    return import_checkpoint(args.source, args.out, data=data, architecture=name)

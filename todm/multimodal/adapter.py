@@ -5,7 +5,7 @@ Nothing here knows an architecture: block lists are looked for, and folds go by 
 Letters: I items, T tokens, V words of the vocabulary.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
@@ -29,15 +29,11 @@ INPUTS = "inputs.safetensors"
 BATCH = 8
 
 
-def build(architecture: str, settings: Mapping[str, Any]) -> nn.Module:
-    """A model with fresh weights; nothing is downloaded.
-
-    Args:
-        architecture: a class of transformers, such as LlavaForConditionalGeneration.
-        settings: its config as JSON.
+def model_class(architecture: str) -> Any:  # noqa: ANN401 - a class of transformers
+    """The class of an architecture, such as LlavaForConditionalGeneration.
 
     Raises:
-        ConfigError: transformers has no such class, or it cannot be built so.
+        ConfigError: transformers has no such class.
         MissingExtra: transformers is not installed.
     """
     try:
@@ -49,6 +45,21 @@ def build(architecture: str, settings: Mapping[str, Any]) -> nn.Module:
         raise ConfigError(
             f"transformers has no model {architecture!r}: give the name in `architectures` of config.json"
         )
+    return cls
+
+
+def build(architecture: str, settings: Mapping[str, Any]) -> nn.Module:
+    """A model with fresh weights; nothing is downloaded.
+
+    Args:
+        architecture: see `model_class`.
+        settings: its config as JSON.
+
+    Raises:
+        ConfigError: transformers has no such class, or it cannot be built so.
+        MissingExtra: transformers is not installed.
+    """
+    cls = model_class(architecture)
     try:
         return cls(cls.config_class.from_dict(dict(settings))).eval()
     except (TypeError, ValueError, AttributeError) as error:
@@ -127,7 +138,7 @@ class MultimodalAdapter:
 
     def calibration(self, num: int, file: Path | None) -> list[dict[str, Tensor]]:
         """Items of `file` (a .safetensors of inputs by name), or of the model's own training items."""
-        items = self._split("train") if file is None else _read(file, set(self.inputs))
+        items = self._split("train") if file is None else read_inputs(file, self.inputs)
         count = len(next(iter(items.values())))
         if count < num:
             raise CorpusError(
@@ -237,11 +248,15 @@ def _next_token(logits_ITV: Tensor, tokens_IT: Tensor) -> Tensor:
     return F.cross_entropy(logits_ITV[:, :-1].flatten(0, 1).float(), tokens_IT[:, 1:].flatten())
 
 
-def _read(file: Path, wanted: set[str]) -> dict[str, Tensor]:
-    """A user's calibration items.
+def read_inputs(file: Path, wanted: Collection[str] = ("input_ids",)) -> dict[str, Tensor]:
+    """Inputs by name, of the same number of items each.
+
+    Args:
+        file: a .safetensors.
+        wanted: names that must be there, and no others unless it is `input_ids` alone.
 
     Raises:
-        CorpusError: it cannot be read, or has not the inputs of the model.
+        CorpusError: the file cannot be read, or has not these inputs.
     """
     from safetensors import SafetensorError
     from safetensors.torch import load_file
@@ -250,7 +265,8 @@ def _read(file: Path, wanted: set[str]) -> dict[str, Tensor]:
         items = load_file(file)
     except (OSError, ValueError, SafetensorError) as error:
         raise CorpusError(f"{file} cannot be read as .safetensors of inputs: {error}") from None
-    if set(items) != wanted or len({len(t) for t in items.values()}) != 1:
+    odd = set(items) ^ set(wanted) if len(wanted) > 1 else set(wanted) - set(items)
+    if odd or len({len(t) for t in items.values()}) != 1:
         raise CorpusError(
             f"{file} has {', '.join(sorted(items))}: {', '.join(sorted(wanted))} are needed, each with "
             "the same number of items"
