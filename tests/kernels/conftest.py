@@ -1,14 +1,20 @@
 """One check for every op: outputs and gradients against the oracle, on memory filled with NaN.
 
-Without a GPU, Triton's kernels run in its interpreter; on one, the same tests run them compiled.
+Without a GPU, Triton's kernels run in its interpreter; with one, the same tests run them compiled.
 """
 
+import importlib.util
 from pathlib import Path
 
 import pytest
 import torch
 
-# A loop bound that was a number in the kernel is an array of one in the interpreter.
+DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
+"""Where Triton's kernels run."""
+needs_triton = pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="needs triton")
+IMPLS = ["torch", pytest.param("triton", marks=needs_triton)]
+"""Implementations of a linear layer that are compared with the reference."""
+# In the interpreter a loop bound that is a number in the kernel is an array with one element.
 INTERPRETER = "ignore:Conversion of an array with ndim > 0:DeprecationWarning"
 
 
@@ -21,7 +27,7 @@ def pytest_collection_modifyitems(items):
 @pytest.fixture
 def device():
     """Where Triton's kernels run."""
-    return "cuda" if torch.cuda.is_available() else "cpu"
+    return DEVICE
 
 
 def _poisoned(real):
@@ -34,14 +40,14 @@ def _poisoned(real):
 
 @pytest.fixture(autouse=True)
 def _poison(monkeypatch):
-    """Uninitialised memory reads as NaN, so what is never written shows."""
+    """Uninitialised memory reads as NaN, so that missing writes show."""
     for owner, name in ((torch, "empty"), (torch, "empty_like"), (torch.Tensor, "new_empty")):
         monkeypatch.setattr(owner, name, _poisoned(getattr(owner, name)))
 
 
 @pytest.fixture
 def check_op():
-    """`check(op, oracle, args, rtol=)`: the op as it is against its oracle in float64."""
+    """`check(op, oracle, args, rtol=)` compares the op with its oracle in float64."""
 
     def check(op, oracle, args, *, rtol):
         args = [a.detach().requires_grad_(a.is_floating_point()) for a in args]

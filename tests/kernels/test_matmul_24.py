@@ -4,12 +4,12 @@ import pytest
 import torch
 from torch.sparse import _semi_structured_conversions as cutlass
 
+from tests.kernels.conftest import DEVICE
 from todm.errors import ConfigError
 from todm.kernels import _choice
 from todm.kernels.matmul_24 import Packed, check_24, matmul_24, pack, semi, torch_impl
 from todm.kernels.matmul_int8 import matmul_int8
 
-DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 FLOATS = (torch.float32, torch.float16, torch.bfloat16)
 SIZES = [(1, 4, 3), (3, 6, 17), (16, 64, 16), (33, 131, 9), (64, 9, 17)]
 # The interpreter cuts off where it should round to bfloat16.

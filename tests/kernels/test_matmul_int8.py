@@ -1,20 +1,13 @@
 """Letters: M rows, K inputs, N outputs."""
 
-import importlib.util
-
 import pytest
 import torch
 
+from tests.kernels.conftest import DEVICE, IMPLS
 from todm.errors import ConfigError
 from todm.kernels._linear import MAX_INPUTS
 from todm.kernels.matmul_int8 import matmul_int8, quantise_activation, quantise_weight, torch_impl
 
-HAS_TRITON = importlib.util.find_spec("triton") is not None
-IMPLS = [
-    "torch",
-    pytest.param("triton", marks=pytest.mark.skipif(not HAS_TRITON, reason="needs triton")),
-]
-DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 # Around the tiles: one row, a few, one tile and one more; K and N of no tile.
 SIZES = [(1, 4, 3), (3, 130, 17), (16, 64, 16), (33, 67, 33), (64, 5, 9)]
 NAN = float("nan")

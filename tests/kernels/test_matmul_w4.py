@@ -1,11 +1,11 @@
 """Letters: M rows, K inputs, N outputs, G groups of inputs."""
 
 import dataclasses
-import importlib.util
 
 import pytest
 import torch
 
+from tests.kernels.conftest import DEVICE, IMPLS, needs_triton
 from todm.errors import ConfigError
 from todm.kernels import _choice
 from todm.kernels.matmul_w4 import (
@@ -21,12 +21,6 @@ from todm.kernels.matmul_w4 import (
     torch_impl,
 )
 
-HAS_TRITON = importlib.util.find_spec("triton") is not None
-IMPLS = [
-    "torch",
-    pytest.param("triton", marks=pytest.mark.skipif(not HAS_TRITON, reason="needs triton")),
-]
-DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 # Relative norms. The interpreter cuts off where it should round to bfloat16.
 RTOL = {torch.float32: 2e-6, torch.float16: 1e-3, torch.bfloat16: 1.2e-2}
 NAN = float("nan")
@@ -119,7 +113,7 @@ def test_an_identity_shows_the_dequantised_weight(impl):
         assert torch.equal(got, weight.dequantise().t())
 
 
-@pytest.mark.skipif(not HAS_TRITON, reason="needs triton")
+@needs_triton
 @pytest.mark.parametrize("bits", [4, 3])
 def test_the_dequantising_kernel_is_torchs_bit_for_bit(bits):
     from todm.kernels.matmul_w4 import triton_impl

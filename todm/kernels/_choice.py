@@ -5,7 +5,6 @@ A damaged file is replaced by new measurements. If the file cannot be written, t
 the times stay in memory.
 """
 
-import contextlib
 import dataclasses
 import functools
 import json
@@ -21,6 +20,7 @@ import torch
 from torch import Tensor
 
 from todm.errors import ConfigError
+from todm.files import write_text
 
 Call = Callable[[], object]
 Times = dict[str, float]
@@ -96,15 +96,11 @@ class Table:
         """Replace the file; entries that another process has added since are kept."""
         self._times = {**_read(self._path), **self._times}
         text = json.dumps({"version": _VERSION, "ms": self._times}, indent=1, sort_keys=True)
-        temporary = self._path.with_name(f"{self._path.name}.{os.getpid()}")
         try:
             self._path.parent.mkdir(parents=True, exist_ok=True)
-            temporary.write_text(text)
-            temporary.replace(self._path)
+            write_text(self._path, text)
         except OSError as error:
             _log.warning("%s: measured times are not kept: %s", self._path, error)
-            with contextlib.suppress(OSError):
-                temporary.unlink()
 
 
 def fastest(times: Times) -> str:
@@ -192,11 +188,9 @@ def _read(path: Path) -> dict[str, Times]:
 
 def _valid(table: Any) -> bool:  # noqa: ANN401 - JSON
     """Whether it holds times above zero, by shape and algorithm, with `dense` in each."""
-    if not isinstance(table, dict):
-        return False
-    for times in table.values():
-        if not isinstance(times, dict) or "dense" not in times:
-            return False
-        if not all(isinstance(t, float) and math.isfinite(t) and t > 0 for t in times.values()):
-            return False
-    return True
+    return isinstance(table, dict) and all(
+        isinstance(times, dict)
+        and "dense" in times
+        and all(isinstance(t, float) and math.isfinite(t) and t > 0 for t in times.values())
+        for times in table.values()
+    )
