@@ -1,7 +1,7 @@
-"""The seam between stages (train, search, export) and modalities (asr, and later vision and llm).
+"""The seam between stages (train, search, export) and modalities (asr, vision, llm).
 
-A stage meets a modality only through `Backend`; a target only through `Graph`. The command line is
-the one place that knows which class stands behind a backend's name.
+A stage uses a modality only through `Backend`, a target only through `Graph`. Only the command line knows
+which class a backend's name means.
 """
 
 import dataclasses
@@ -26,14 +26,14 @@ class Port:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Graph:
-    """A module to be lowered. States its inputs and outputs once, for checks and for every target.
+    """A module to export. Its inputs and outputs are stated once, for checks and for every target.
 
     Attributes:
         name: file stem: encoder, decoder, joiner.
         module: called with the inputs in order, returns the outputs in order.
         inputs: with examples of batch 2.
         outputs: likewise.
-        metadata: written to the file, beside what the target asks for.
+        metadata: written to the file, besides the target's own.
     """
 
     name: str
@@ -45,14 +45,14 @@ class Graph:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class GraphParts:
-    """A stack of blocks in pieces, of which the graph of any subnet can be put together.
+    """A stack of blocks in parts, from which the graph of any subnet can be composed.
 
-    Every block is the same chain of parts, and each part has one elastic width. A part takes `x` and
-    states [B, S] of its own, and gives `out` and the states after it.
+    Every block is the same chain of parts, and each part has one elastic width. A part takes `x` and its
+    own states [B, S], and returns `out` and the new states.
 
     Attributes:
         whole: the graph of some subnet; its first input and output belong to the front and the back,
-            its second ones are all states of all blocks, side by side along the last axis.
+            its second ones are all states of all blocks, concatenated along the last axis.
         front: the whole's inputs without the states of blocks -> `out`, and its other outputs.
         halves: by the name of the width, in the order of a block, and by the width.
         back: `x` -> the whole's first output.
@@ -106,7 +106,7 @@ class Batches(Protocol):
 
 
 class Backend(Protocol):
-    """What a modality brings to the stages."""
+    """The interface of a modality to the stages."""
 
     @property
     def space(self) -> SearchSpace:
@@ -114,11 +114,11 @@ class Backend(Protocol):
         ...
 
     def prepare(self) -> None:
-        """Do once what training needs before the first `build` (features); quick when it was done."""
+        """Prepare once what training needs before the first `build` (features); quick when done before."""
         ...
 
     def preparation(self) -> tuple[int, Path]:
-        """About how many bytes of features `prepare` has still to make, and where."""
+        """About how many bytes of features `prepare` will still write, and where."""
         ...
 
     def build(self, subnet: Subnet | None) -> nn.Module:
@@ -126,10 +126,10 @@ class Backend(Protocol):
         ...
 
     def init_from(self, model: nn.Module, found: Artifact) -> list[str]:
-        """Begin from an earlier supernet or subnet: put its weights into a new supernet.
+        """Copy the weights of an earlier supernet or subnet into a new supernet.
 
         Returns:
-            What was taken and what stays fresh, a line each.
+            What was copied and what keeps its new weights, a line each.
 
         Raises:
             ConfigError: its sizes do not fit, with the setting to change.
@@ -137,7 +137,7 @@ class Backend(Protocol):
         ...
 
     def deployed(self, subnet: Subnet) -> nn.Module:
-        """The plain model of a subnet with the constants it is exported with; its weights are `size`."""
+        """The plain model of a subnet with the constants of its export; its parameters are its size."""
         ...
 
     def extract(self, model: nn.Module, subnet: Subnet) -> nn.Module:
@@ -147,8 +147,8 @@ class Backend(Protocol):
     def objective(self, model: nn.Module) -> nn.Module:
         """Wraps the model: called with (batch, subnet=, teacher=, progress=), returns (figures, teacher).
 
-        `figures["loss"]` is the scalar to call backward on; `teacher` is what the first (largest)
-        subnet of a step leaves, detached, for the others to learn from.
+        `figures["loss"]` is the scalar to call backward on; `teacher` is the detached output of the first
+        (largest) subnet of a step, which the others learn from.
         """
         ...
 
@@ -159,7 +159,7 @@ class Backend(Protocol):
     def evaluate(
         self, model: nn.Module, *, subnet: Subnet | None, split: str, limit: int
     ) -> dict[str, Any]:
-        """Figures of merit on (at most `limit` examples of) a split; `error` is what search minimises."""
+        """Figures of merit on (at most `limit` examples of) a split; search minimises `error`."""
         ...
 
     def scorer(
@@ -173,7 +173,7 @@ class Backend(Protocol):
         ...
 
     def graphs(self, model: nn.Module) -> list[Graph]:
-        """What is exported of a plain model."""
+        """The graphs to export for a plain model."""
         ...
 
     def graph_parts(self) -> GraphParts:
@@ -191,11 +191,11 @@ class Backend(Protocol):
 
     @property
     def chunk_seconds(self) -> float:
-        """Seconds of input that one call of the encoder's graph takes."""
+        """Seconds of input that one call of the encoder's graph consumes."""
         ...
 
     def space_key(self) -> dict[str, Any]:
-        """Everything that decides the graphs of the space's subnets, as JSON types."""
+        """Everything that determines the graphs of the space's subnets, as JSON types."""
         ...
 
     def write_assets(self, directory: Path) -> None:

@@ -1,14 +1,14 @@
-"""Triton kernels compiled for NVIDIA GPUs on a machine without one: what they need of the hardware.
+"""Triton kernels compiled for NVIDIA GPUs on a machine without one: the resources that they need.
 
 `python tests/kernels/aot.py OP` compiles the cases of `tests/kernels/aot_OP.py` and prints one JSON
-object for each: name, capability, shared memory (bytes), registers a thread, stack (bytes of spills),
-and the sizes by which launches are told apart. It is a process of its own, because under
+object for each: name, capability, shared memory (bytes), registers per thread, stack (bytes of spills),
+and the arguments that specialise a compilation. It runs in its own process, because under
 TRITON_INTERPRET=1 there is nothing to compile.
 
 A case is `(name, kernel, args, options)`: the arguments of a launch by name, tensors as dtypes
-("*bf16"), numbers as they are, constants (tl.constexpr) as they are; options such as num_warps.
-As in a launch, tensors lie at multiples of 16 bytes, and of a number Triton knows whether it is 1 or
-a multiple of 16. A number of unknown value is "i32".
+("*bf16"), numbers and constants (tl.constexpr) by value; options such as num_warps. As in a launch,
+tensors are aligned to 16 bytes, and Triton knows of a number whether it is 1 or a multiple of 16. A
+number of unknown value is "i32".
 """
 
 import importlib.util
@@ -42,8 +42,8 @@ def resources(kernel, args, *, capability, **options):
     source = ASTSource(fn=kernel, signature=signature, constexprs=constants, attrs=attributes)
     target = GPUTarget("cuda", capability, 32)
     compiled = triton.compile(source, target=target, options=options)
-    found = {"shared": compiled.metadata.shared, **_usage(compiled.asm["cubin"])}
-    return {**found, "told_apart": _told_apart(kernel, args)}
+    usage = {"shared": compiled.metadata.shared, **_usage(compiled.asm["cubin"])}
+    return {**usage, "specialised": _specialised(kernel, args)}
 
 
 def _is_pointer(value):
@@ -54,8 +54,8 @@ def _known(parameter, value):
     return type(value) is int and not parameter.do_not_specialize
 
 
-def _told_apart(kernel, args):
-    """Numbers by which launches are compiled anew: where they are 1, or multiples of 16."""
+def _specialised(kernel, args):
+    """Numbers that cause another compilation where they are 1, or multiples of 16."""
     return [
         p.name
         for p in kernel.params

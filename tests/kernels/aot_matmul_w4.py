@@ -1,4 +1,4 @@
-"""Launches of matmul_w4 to compile: the widest tiles, and every choice of what is optional."""
+"""Launches of matmul_w4 to compile: the widest tiles, and every optional argument with and without."""
 
 from triton import language as tl
 

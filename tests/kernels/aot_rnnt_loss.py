@@ -1,4 +1,4 @@
-"""Launches of the issue's size: V = 500, J = 512, U = 80; see aot.py."""
+"""Launches of a typical size: V = 500, J = 512, U = 80; see aot.py."""
 
 from todm.kernels.rnnt_loss import Divergence, triton_joint, triton_lattice, triton_nodes
 
@@ -10,7 +10,7 @@ KINDS = {"alpha": Divergence(), "collapsed": Divergence(kind="collapsed")}
 
 
 def _case(name, kernel, constants, *, scores="fp32", **dtypes):
-    """A launch: what is not said is a tensor of scores, an index or a size."""
+    """A launch; arguments that are not given are tensors of scores, indices or sizes."""
     options = {k: constants.pop(k) for k in ("num_warps", "num_stages") if k in constants}
     args = {**NUMBERS, **RUN, **constants}
     for parameter in kernel.arg_names:

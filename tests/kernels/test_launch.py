@@ -1,4 +1,4 @@
-"""What every launch of a Triton kernel must keep to, whatever the op."""
+"""Rules for every launch of a Triton kernel, in all ops."""
 
 import contextlib
 
@@ -52,7 +52,7 @@ CALLS = {f.__name__[1:]: f for f in OPS}
 
 @pytest.mark.parametrize("call", CALLS.values(), ids=CALLS)
 def test_every_launch_is_on_the_tensors_device(monkeypatch, device, call):
-    """Triton takes the current device: with several GPUs that is another one than the tensors'."""
+    """Triton launches on the current device, which may not be the tensors' with several GPUs."""
     current, seen = [], []
 
     @contextlib.contextmanager
@@ -83,7 +83,7 @@ def test_a_cpu_is_refused_outside_the_interpreter(monkeypatch, call):
 
 
 def test_a_backward_pass_under_autocast_keeps_its_dtypes(device):
-    """Autocast around `backward` is not what the losses were asked to be summed in."""
+    """Autocast around `backward` must not change the dtype in which the losses are summed."""
     grads = []
     for autocast in (False, True):
         torch.manual_seed(0)
@@ -99,7 +99,7 @@ def test_a_backward_pass_under_autocast_keeps_its_dtypes(device):
 
 @pytest.mark.parametrize("impl", ["torch", "triton"])
 def test_scales_and_biases_may_have_gaps(device, impl):
-    """A kernel that took them for a line would read what lies between."""
+    """A kernel that assumed contiguous memory would read the values in the gaps."""
     x, pairs = torch.randn(6, 8, device=device), torch.rand(5, 2, device=device) + 0.5
     codes = torch.randint(-127, 128, (5, 8), dtype=torch.int8, device=device)
     codes[:, 2:4] = codes[:, 4:6] = 0

@@ -215,7 +215,7 @@ def test_what_does_not_fit_is_named(dtype, change, words):
         matmul_24(**given)
 
 
-# The libraries' bindings run on a GPU only; these stand for them, as strict about sizes as they are.
+# The libraries' bindings run on a GPU only; these fakes are as strict about sizes.
 
 
 def _emulate(monkeypatch, n, k, m):

@@ -8,7 +8,7 @@ from todm.errors import ConfigError
 from todm.kernels._linear import MAX_INPUTS
 from todm.kernels.matmul_int8 import matmul_int8, quantise_activation, quantise_weight, torch_impl
 
-# Around the tiles: one row, a few, one tile and one more; K and N of no tile.
+# Around the tiles: one row, a few, one tile and one row more; K and N that fill no tile.
 SIZES = [(1, 4, 3), (3, 130, 17), (16, 64, 16), (33, 67, 33), (64, 5, 9)]
 NAN = float("nan")
 
@@ -102,7 +102,7 @@ def test_long_sums_are_exact():
 
 @pytest.mark.parametrize("size", [(1, 4, 3), (16, 8, 8), (17, 13, 21), (40, 64, 16)], ids=str)
 def test_padding_for_the_gpus_int_mm(monkeypatch, size):
-    """On a GPU the operation wants more than 16 rows, and K and N in multiples of 8."""
+    """On a GPU the operation needs more than 16 rows, and K and N in multiples of 8."""
     real = torch._int_mm
 
     def strict(a, b):
@@ -121,7 +121,7 @@ def test_padding_for_the_gpus_int_mm(monkeypatch, size):
 @pytest.mark.parametrize("impl", IMPLS)
 @pytest.mark.parametrize("static", [False, True], ids=["per row", "per tensor"])
 @pytest.mark.parametrize("M", [4, 8], ids=["few rows", "rows"])
-def test_a_row_that_is_not_finite_spoils_itself_only(M, static, impl):
+def test_a_row_that_is_not_finite_affects_itself_only(M, static, impl):
     x, (codes, scale, bias) = _x(M, 70), _layer(70, 18)
     whole = matmul_int8(x, codes, scale, bias_N=bias, act_scale=_scale(static), impl=impl)
     x[0, 69], x[1, 3], x[2] = NAN, float("inf"), 0.0
@@ -133,7 +133,7 @@ def test_a_row_that_is_not_finite_spoils_itself_only(M, static, impl):
 
 @pytest.mark.parametrize("impl", ["reference", *IMPLS])
 @pytest.mark.parametrize("bad", [0.0, -1.0, NAN, float("inf")])
-def test_an_activation_scale_that_is_none_gives_nan(bad, impl):
+def test_an_invalid_activation_scale_gives_nan(bad, impl):
     codes, scale, _ = _layer(8, 4)
     got = matmul_int8(_x(2, 8), codes, scale, act_scale=torch.tensor(bad, device=DEVICE), impl=impl)
     assert got.isnan().all()
@@ -260,7 +260,7 @@ def test_what_does_not_fit_is_named(change, words):
         matmul_int8(**given)
 
 
-def test_without_gradients_a_parameter_is_welcome():
+def test_under_no_grad_a_parameter_is_allowed():
     codes, scale, _ = _layer(8, 4)
     with torch.no_grad():
         y = matmul_int8(_x(2, 8).requires_grad_(), codes, scale)

@@ -45,7 +45,7 @@ def _codes(N, K, bits=4):
     return torch.randint(0, 1 << bits, (N, K), dtype=torch.uint8)
 
 
-# Against the reference: one row, few and more have kernels of their own, and so has `dense`.
+# Against the reference: one row, few rows, many rows and `dense` have separate kernels.
 
 
 @pytest.mark.parametrize("impl", IMPLS)
@@ -106,7 +106,7 @@ def test_scales_of_other_dtypes(dtype, impl):
 
 @pytest.mark.parametrize("impl", ["reference", *IMPLS])
 def test_an_identity_shows_the_dequantised_weight(impl):
-    """Bit for bit: one product of a sum is not zero, and nothing else is rounded."""
+    """Bit for bit: only one product of a sum is not zero, and nothing else is rounded."""
     for bits in (4, 3):
         weight = _weight(9, 160, bits, group=32)
         got = matmul_w4(torch.eye(160, device=DEVICE), weight, algorithm="fused", impl=impl)
@@ -149,7 +149,7 @@ def test_a_weight_of_any_strides(impl):
 @pytest.mark.filterwarnings("ignore:invalid value encountered:RuntimeWarning")  # inf times zero
 @pytest.mark.parametrize("impl", IMPLS)
 @pytest.mark.parametrize("M", [4, 20], ids=["few rows", "rows"])
-def test_a_row_that_is_not_finite_spoils_itself_only(M, impl):
+def test_a_row_that_is_not_finite_affects_itself_only(M, impl):
     x, weight = _x(M, 70), _weight(18, 70)
     whole = matmul_w4(x, weight, impl=impl)
     x[0, 69], x[1, 3] = NAN, float("inf")
@@ -280,7 +280,7 @@ def test_a_symmetric_weight_gets_zero_points_for_awq():
     ],
     ids=["3 bits", "input_scale", "scales"],
 )
-def test_what_awqs_layout_cannot_say(weight, words):
+def test_what_awqs_layout_cannot_express(weight, words):
     with pytest.raises(ConfigError, match=words):
         to_awq(weight)
 
@@ -304,7 +304,7 @@ def test_rounding_is_to_the_nearest_code(bits, symmetric):
     weight[0], weight[1] = weight[0].abs() + 1, 0  # one sign, where a zero point would be clipped
     packed = quantise_rtn(weight, bits, group=32, symmetric=symmetric)
     scale = packed.scale_NG.float().repeat_interleave(32, 1)[:, :100]
-    # Half a step; at the ends the zero point's own rounding comes on top.
+    # Half a step; at the ends the rounding of the zero point adds to it.
     assert ((packed.dequantise() - weight).abs() <= scale * (0.501 if symmetric else 1.01)).all()
     assert packed.dequantise()[1].eq(0).all()
     assert (packed.zero_NG is None) == symmetric

@@ -146,7 +146,7 @@ def test_a_sequence_may_be_cut_anywhere(cut):
 @pytest.mark.parametrize("reverse", [False, True], ids=["forward", "reverse"])
 @pytest.mark.parametrize("reset", [0, 32], ids=["whole", "chunks"])
 def test_zeros_beyond_the_end_change_nothing(reverse, reset):
-    """A short sequence beside a long one, zeroed beyond its end, gives what it gives alone."""
+    """A short sequence beside a long one, zeroed beyond its end, gives the same output as alone."""
     u, ssm, length = _input(192), discretise(*_raw()), 96
     u[:, length:, 0] = 0
     together, _ = mh_ssm(u, ssm, reverse=reverse, reset=reset)

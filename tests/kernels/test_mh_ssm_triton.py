@@ -68,7 +68,7 @@ def test_outputs_state_and_gradients_are_the_references(check, frames, how):
 
 @pytest.mark.usefixtures("_segments")
 @pytest.mark.parametrize("reverse", [False, True], ids=["forward", "reverse"])
-def test_segments_of_a_sequence_hand_on_their_states(check, reverse):
+def test_segments_of_a_sequence_pass_on_their_states(check, reverse):
     check([_rand(2, 200, 1, 3), *_raw()], reverse=reverse)
 
 
@@ -87,7 +87,7 @@ def test_modes_that_fill_no_tile(check, modes):
     ("batch", "channels"), [(5, 7), (3, 1), (0, 4)], ids=["two tiles", "per channel", "no batch"]
 )
 def test_columns_that_fill_no_tile(check, batch, channels):
-    """With P = 1 every channel is a head of its own: the per-channel form."""
+    """With P = 1 every channel is its own head: the per-channel form."""
     check([_rand(2, 20, batch, channels), *_raw(), _state(2, 3, batch, channels)])
 
 
@@ -106,7 +106,7 @@ def test_a_part_of_a_longer_input(device):
 
 
 def test_only_what_was_used_has_a_gradient(device):
-    """Of the last state alone, which is what a truncated stream hands on."""
+    """Of the last state alone, which a truncated stream passes on."""
     u, state = _rand(2, 70, 1, 3).to(device), _state().to(device)
     ssm, grads = discretise(*(p.to(device) for p in _raw())), []
     for impl in ("triton", "reference"):
@@ -122,7 +122,7 @@ def test_single_precision(check):
 
 
 def test_bfloat16_inputs(device):
-    """Exact in TF32, so only y, the gradient of u and what is kept for it are rounded."""
+    """Exact in TF32, so only y, the gradient of u and the states saved for it are rounded."""
     ssm = discretise(*(p.float().to(device) for p in _raw()))
     u = _rand(2, 150, 1, 3).to(device).bfloat16()
     outs = []

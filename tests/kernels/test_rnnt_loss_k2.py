@@ -14,13 +14,13 @@ from todm.kernels.rnnt_loss import Divergence, Teacher, rnnt_loss
 K2 = importlib.util.find_spec("k2") and metadata.version("k2")
 needs_k2 = pytest.mark.skipif(K2 is None, reason="k2 is not installed (todm/kernels/k2_package.py)")
 NO_LABELS = pytest.mark.skipif(
-    K2 is not None and K2.startswith("1.23"), reason="before 1.24 k2 wants a label in every batch"
+    K2 is not None and K2.startswith("1.23"), reason="before 1.24 k2 needs a label in every batch"
 )
 TOPOLOGIES = ("standard", "one_symbol")
 
 
 def _inputs(lens, *, V=7, J=5, dtype=torch.float64):
-    """Positional arguments of the op; what is padded is NaN."""
+    """Positional arguments of the op; the padding is NaN."""
     B, T, U = len(lens), max(t for t, _ in lens), max(u for _, u in lens)
     enc, pred, weight, bias = (
         torch.randn(s, dtype=dtype) for s in ((B, T, J), (B, U + 1, J), (V, J), (V,))
@@ -38,7 +38,7 @@ def _teacher(inputs, impl, topology):
 
 
 def _grads(inputs, **options):
-    """What the op returns, and the gradients of random weights of its two losses."""
+    """The results of the op, and the gradients for random weights of its two losses."""
     leaves = [x.clone().requires_grad_() for x in inputs[:4]]
     out = rnnt_loss(*leaves, *inputs[4:], **options)
     weights = torch.linspace(0.5, 2.0, 2 * len(out.loss_B)).to(out.loss_B)
@@ -84,7 +84,7 @@ def test_a_pruned_loss_is_that_of_fewer_paths(topology):
 @needs_k2
 @pytest.mark.parametrize("topology", TOPOLOGIES)
 def test_a_student_is_compared_on_the_nodes_of_its_teacher(topology):
-    """The teacher's probability lies in its band, and so the student's divergence has all of it."""
+    """All of the teacher's probability is in its band, so the student's divergence includes it."""
     inputs = _inputs([(30, 12), (25, 9)])
     teacher = _teacher(inputs, "k2", topology)
     got, want = (

@@ -1,4 +1,4 @@
-"""The loss in Triton: on a GPU as it is, elsewhere in the interpreter, which wants small lattices."""
+"""The loss in Triton: compiled on a GPU, elsewhere in the interpreter, which needs small lattices."""
 
 import math
 
@@ -28,7 +28,7 @@ NAMES = ("loss", "divergence", "occupancy", "enc", "pred", "weight", "bias")
 
 @pytest.fixture
 def inputs(device):
-    """`inputs(lens)`: positional arguments of the op; what lies beyond an utterance's end is NaN."""
+    """`inputs(lens)`: positional arguments of the op; values beyond an utterance's end are NaN."""
 
     def make(lens, *, V=7, J=5, dtype=torch.float64):
         B, T, U = len(lens), max(t for t, _ in lens), max(u for _, u in lens)
@@ -53,7 +53,7 @@ def _teacher(inputs, *, J=6):
 
 
 def _run(inputs, *, impl="triton", **options):
-    """What the op returns, and the gradients of random weights of its two losses."""
+    """The results of the op, and the gradients for random weights of its two losses."""
     leaves = [x.detach().requires_grad_() for x in inputs[:4]]
     out = rnnt_loss(*leaves, *inputs[4:], impl=impl, **options)
     weights = torch.linspace(0.5, 2.0, 2 * len(out.loss_B)).to(out.loss_B)

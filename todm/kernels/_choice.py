@@ -48,7 +48,7 @@ P = TypeVar("P", bound=Problem)
 
 
 class Shape(NamedTuple):
-    """What a measured time depends on, torch's version included; `rows` is M's `bucket`.
+    """Everything that a measured time depends on; `rows` is M's `bucket`.
 
     `dtype` is the weight's, followed by words for what else changes the time of this op.
     """
@@ -132,7 +132,7 @@ def fastest_algorithm(
     """
 
     def candidates() -> dict[str, Call]:
-        """All algorithms, on random activations with as many rows as the entry stands for."""
+        """All algorithms, on random activations with the number of rows of the entry."""
         rows, x = shape.rows, problem.x_MK
         if torch.cuda.is_current_stream_capturing():
             choices = " or ".join(f"algorithm={name!r}" for name in algorithms)

@@ -1,4 +1,4 @@
-"""What the linear layers share: the checks of their arguments, and the call of an implementation."""
+"""Shared by the linear layers: the checks of their arguments, and the call of an implementation."""
 
 import dataclasses
 from typing import Protocol

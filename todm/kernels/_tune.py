@@ -1,4 +1,4 @@
-"""What the hosts of Triton kernels share: the check of the device, tuning, the interpreter's limits."""
+"""Shared by the hosts of Triton kernels: the check of the device, tuning, the interpreter's limits."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -27,7 +27,7 @@ def require_gpu(op: str, x: Tensor) -> None:
 
 
 def or_else(tensor: Tensor | None, other: Tensor) -> Tensor:
-    """A pointer that is never read stands for a tensor that is absent."""
+    """The tensor, or a pointer in its place that the kernel never reads."""
     return other if tensor is None else tensor
 
 

@@ -17,7 +17,7 @@ DropoutRule = Literal["adaptive", "constant", "off_for_students", "none"]
 
 
 class ElasticLinear(nn.Linear):
-    """A linear layer of which a call may use only a prefix of the inputs or outputs."""
+    """A linear layer of which each call may use a prefix of the inputs and outputs."""
 
     def forward(self, input: Tensor, *, out_features: int | None = None) -> Tensor:  # noqa: A002
         """As `nn.Linear`, with as many inputs as `input` has and the first `out_features` outputs."""
@@ -33,9 +33,9 @@ class ElasticLinear(nn.Linear):
 class AdaptiveDropout:
     """Dropout whose rate follows the sampled width: p(c) = p_max * c / c_max (TODM, arXiv 2309.01947).
 
-    A narrow subnet fits the data less tightly and needs less of it. `constant` ignores the width,
-    `off_for_students` leaves it to the largest net (BigNAS, AlphaNet: a student is regularised by its
-    teacher), `none` has no dropout at all.
+    A narrow subnet fits the data less tightly and needs less dropout. `constant` ignores the width,
+    `off_for_students` drops in the largest net only (BigNAS, AlphaNet: the teacher regularises a
+    student), `none` never drops.
     """
 
     p_max: float
@@ -50,8 +50,8 @@ class AdaptiveDropout:
         """The dropout rate.
 
         Args:
-            ratio: c / c_max, the layer's width in the active subnet against that in the largest.
-            student: whether the active subnet is less than the largest, in this layer or any other.
+            ratio: c / c_max, the layer's width in the active subnet relative to the largest.
+            student: whether the active subnet is smaller than the largest, in any layer.
         """
         if self.rule == "none" or (self.rule == "off_for_students" and student):
             return 0.0
@@ -61,8 +61,8 @@ class AdaptiveDropout:
 def drop(x: Tensor, p: float) -> Tensor:
     """Dropout; on a CPU with the rate rounded to 1/256.
 
-    A CPU draws random numbers one by one on one thread, which took a fifth of a training step; one
-    64-bit draw serves eight elements here.
+    A CPU draws random numbers one by one on one thread, which took a fifth of a training step. Here one
+    64-bit draw serves eight elements.
     """
     if x.device.type != "cpu":
         return F.dropout(x, p)

@@ -40,8 +40,8 @@ def sandwich_step(
         batch: what the objective takes.
         subnets: the largest first, as the teacher of the others.
         progress: fraction of the planned updates done, for the objective's ramps.
-        student_weight: factor of the losses of all but the largest. Below 1 the students disturb
-            the largest, which they learn from, less (docs/results.md).
+        student_weight: factor of the losses of all but the largest. Below 1, the students disturb their
+            teacher, the largest, less (docs/results.md).
 
     Returns:
         The figures of every pass, detached; gradients are local to this process.

@@ -58,10 +58,10 @@ class SpaceConfig(Config):
 
     Attributes:
         depths: numbers of blocks.
-        widths: by name; a block of a subnet has any of these.
-        drop_order: which blocks a shallower subnet leaves out: evenly spaced inner ones, or the last
-            ones, so that it has the `first` k (OFA, AttentiveNAS).
-        shared_ratio: share of the random draws that have one ratio of widths in all blocks.
+        widths: by name; each block of a subnet has any of these.
+        drop_order: which blocks a shallower subnet drops: evenly spaced inner ones, or the last ones, so
+            that it keeps the `first` k (OFA, AttentiveNAS).
+        shared_ratio: share of the random draws whose blocks all have the same ratio of widths.
     """
 
     depths: tuple[int, ...]
@@ -131,10 +131,10 @@ class SearchSpace:
         return self.uniform(self.config.depths[0], {k: v[0] for k, v in self.config.widths.items()})
 
     def sample(self, rng: random.Random) -> Subnet:
-        """A random subnet: every depth alike; widths per block, or of one ratio (`shared_ratio`).
+        """A random subnet: depths are equally likely; widths per block, or with one ratio (`shared_ratio`).
 
-        Widths drawn per block cluster at mid size: their mean over 12 blocks has a third of one
-        draw's deviation, so that the extremes would hardly be trained.
+        Widths drawn per block cluster at mid size: their mean over 12 blocks has a third of the deviation
+        of one draw, so the extremes would hardly be trained.
         """
         depth = rng.choice(self.config.depths)
         if rng.random() < self.config.shared_ratio:
@@ -148,7 +148,7 @@ class SearchSpace:
         )
 
     def uniforms(self) -> Iterator[Subnet]:
-        """Every subnet whose widths are the same in all blocks (for sanity, baselines and plots)."""
+        """Every subnet with the same widths in all blocks (for checks, baselines and plots)."""
         names = list(self.config.widths)
         for depth in self.config.depths:
             for index in range(math.prod(len(self.config.widths[n]) for n in names)):
@@ -168,9 +168,9 @@ class SearchSpace:
 def _removal_order(num_blocks: int, order: str) -> list[int]:
     """Blocks in the order in which they are dropped, so that kept sets are nested.
 
-    `even` reversed: first and last block, then always the middle of the widest gap, nearest to the
-    middle of the stack. So a shallow net is spread out; deciding from the deep end instead leaves
-    (0, 3, 4) of five. `first`: the last blocks go first (keep the first k).
+    `even`, read backwards: first and last block, then repeatedly the middle of the widest gap, of equal
+    gaps the one nearest to the middle of the stack. So a shallow net is spread out; dropping from the full
+    stack instead would leave (0, 3, 4) of five. `first`: the last blocks go first (keep the first k).
     """
     if order == "first":
         return list(range(num_blocks - 1, 0, -1))

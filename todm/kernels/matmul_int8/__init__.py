@@ -46,7 +46,7 @@ def matmul_int8(
         impl: `torch`, `reference` or `triton`; see `todm.kernels._dispatch`.
 
     Raises:
-        ConfigError: shapes, dtypes or devices that do not fit, or a gradient asked for.
+        ConfigError: shapes, dtypes or devices that do not fit, or a gradient that is required.
     """
     problem = Problem(
         x_MK=x,

@@ -148,7 +148,7 @@ def pack(
         zero_NG: uint8; None for a symmetric weight.
         pre_quant_scale_K: Factor of each input.
         bits: 4 or 3.
-        group: 32, 64, 128, or None for all inputs. The last group holds what is left over.
+        group: 32, 64, 128, or None for all inputs. The last group may be shorter.
 
     Raises:
         ConfigError: shapes, dtypes or codes that do not fit.

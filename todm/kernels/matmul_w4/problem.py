@@ -1,4 +1,4 @@
-"""What every implementation is given, and the checks. Letters: M rows, K inputs, N outputs."""
+"""The arguments of every implementation, and their checks. Letters: M rows, K inputs, N outputs."""
 
 import dataclasses
 from typing import Literal

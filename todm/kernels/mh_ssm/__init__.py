@@ -3,7 +3,7 @@
     x_t = a * x_{t-1} + u_t,    y_t = Re(sum_n g_n x_{t,n}) + d u_t          (S4D, arXiv 2206.11893)
 
 a = exp(log_decay + i angle) and g = gain_re + i gain_im belong to a head; every channel of the head
-runs the same recurrence with a state of its own. Complex numbers are written as pairs of reals, so
+runs the same recurrence with its own state. Complex numbers are written as pairs of reals, so
 that the op exports to ONNX. README.md has the maths of the chunked form.
 
 Letters: H heads, T frames, B sequences, P channels per head, N complex modes, L frames of a block.

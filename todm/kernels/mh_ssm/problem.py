@@ -1,4 +1,4 @@
-"""What every implementation is given: the discrete parameters, how they are made, and the checks.
+"""The arguments of every implementation: discrete parameters, their discretisation, and the checks.
 
 Letters: H heads, T frames, B sequences, P channels per head, N complex modes.
 """

@@ -29,7 +29,7 @@ from todm.kernels.mh_ssm.triton_operators import (
 from todm.kernels.mh_ssm.triton_scan import gradient_kernel, scan_kernel, segment_kernel
 
 _ROWS, _FEW_MODES, _MODES = 64, 16, 32
-# Programs that fill a GPU, columns of one, and the fewest blocks worth a segment of their own.
+# Programs that fill a GPU, columns of one, and the fewest blocks of a segment.
 _PROGRAMS, _COLUMNS, _SEGMENT_BLOCKS = 128, 32, 4
 # Shorter lines are first copied side by side: a read would use less than a sector of memory.
 _LINE_BYTES = 32
@@ -354,7 +354,7 @@ class _Work:
         return {**sizes, "WIDE": wide, "PRECISION": p.precision}
 
     def _channels(self, *tensors: Tensor) -> int:
-        """P, or 0 where the columns of a frame lie in one line in all of these."""
+        """P, or 0 where the columns of a frame are contiguous in all of these."""
         batch, channels = self.u.shape[2:]
         one = batch == 1 or all(x.stride(2) == channels for x in tensors)
         return 0 if one else channels
