@@ -125,7 +125,7 @@ class Backend(Protocol):
         """A new plain model of a subnet, or the supernet (None)."""
         ...
 
-    def init_from(self, model: nn.Module, found: Artifact) -> list[str]:
+    def init_from(self, model: nn.Module, earlier: Artifact) -> list[str]:
         """Copy the weights of an earlier supernet or subnet into a new supernet.
 
         Returns:

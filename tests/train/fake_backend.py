@@ -126,8 +126,8 @@ class FakeBackend:
     def preparation(self):
         return 0, Path("features")
 
-    def init_from(self, model, found):
-        model.load_state_dict(found.tensors())
+    def init_from(self, model, earlier):
+        model.load_state_dict(earlier.tensors())
         return ["all taken"]
 
     def objective(self, model):

@@ -85,10 +85,10 @@ class AsrBackend:
             model.encoder.subsampling.scale.copy_(1 / self._statistics.std_F.clamp(min=0.1))
         return model
 
-    def init_from(self, model: nn.Module, found: Artifact) -> list[str]:
+    def init_from(self, model: nn.Module, earlier: Artifact) -> list[str]:
         """Start from an earlier supernet or subnet, see `todm.asr.model.init_from`."""
         assert isinstance(model, Rnnt)
-        return init_from.init_from(model, found, self.tokenizer.symbols)
+        return init_from.init_from(model, earlier, self.tokenizer.symbols)
 
     def deployed(self, subnet: Subnet) -> StreamingEncoder:
         """The plain model with the operators of a chunk."""

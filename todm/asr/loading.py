@@ -18,7 +18,7 @@ from todm.supernet.space import SearchSpace, Subnet
 
 
 def backend_of(
-    found: Artifact,
+    source: Artifact,
     *,
     corpus: Path | None = None,
     with_data: bool = True,
@@ -27,7 +27,7 @@ def backend_of(
     """The backend that made a supernet or subnet.
 
     Args:
-        found: the artifact, or a compressed subnet.
+        source: the artifact, compressed or not.
         corpus: its data; by default the corpus it was trained on.
         with_data: whether a corpus is needed at all.
         report: see `AsrBackend`.
@@ -36,40 +36,40 @@ def backend_of(
         ArtifactError: not a speech recogniser; see `corpus_of`.
         ConfigError: the artifact's configuration is one of another todm.
     """
-    if "asr" not in found.config:
+    if "asr" not in source.config:
         raise ArtifactError(
-            f"{found.path} is not a speech recogniser: its configuration has no asr"
+            f"{source.path} is not a speech recogniser: its configuration has no asr"
         )
-    config = AsrConfig.from_json(found.config["asr"], where="asr.")
-    place = corpus_of(found, corpus).path if with_data else None
-    return AsrBackend(config, found.path, corpus=place, report=report)
+    config = AsrConfig.from_json(source.config["asr"], where="asr.")
+    place = corpus_of(source, corpus).path if with_data else None
+    return AsrBackend(config, source.path, corpus=place, report=report)
 
 
-def corpus_of(found: Artifact, given: Path | None = None) -> Artifact:
+def corpus_of(source: Artifact, given: Path | None = None) -> Artifact:
     """The given corpus, else the one that a supernet or subnet was trained on.
 
     Raises:
         ArtifactError: there is no corpus; bundles do not record theirs.
     """
-    place = given or found.info.get("corpus")
+    place = given or source.info.get("corpus")
     if place is None:
-        raise ArtifactError(f"{found.path} does not say what to evaluate it on: name a corpus")
+        raise ArtifactError(f"{source.path} does not say what to evaluate it on: name a corpus")
     if given is None and not (Path(place) / artifact.MANIFEST).is_file():
         raise ArtifactError(
-            f"the corpus {found.path} was trained on is not at {place} any more: name a corpus"
+            f"the corpus {source.path} was trained on is not at {place} any more: name a corpus"
         )
     return artifact.load(place, kind="corpus")
 
 
-def load_model(found: Artifact, backend: AsrBackend) -> Rnnt:
+def load_model(source: Artifact, backend: AsrBackend) -> Rnnt:
     """The supernet, or the plain model of a subnet (compressed or not), ready to evaluate.
 
     Raises:
         ArtifactError: the weights do not fit the configuration.
     """
-    subnet = None if found.kind == "supernet" else Subnet.from_json(found.info["subnet"])
+    subnet = None if source.kind == "supernet" else Subnet.from_json(source.info["subnet"])
     model = backend.build(subnet)
-    storage.load_weights(model, found)
+    storage.load_weights(model, source)
     return model.eval()
 
 
@@ -77,21 +77,21 @@ def subnet_of(text: str, space: SearchSpace) -> Subnet:
     """The subnet that a user names: `largest`, `smallest`, its JSON, or a file with its JSON.
 
     Raises:
-        ConfigError: it is none of these, or not in the space.
+        ConfigError: none of these, or not in the space.
     """
     if text in ("largest", "smallest"):
         return space.largest if text == "largest" else space.smallest
     try:
         given = text if text.lstrip().startswith("{") else Path(text).read_text()
-        found = Subnet.from_json(json.loads(given))
-        same = space.subnet(found.depth, dict(found.widths))
+        subnet = Subnet.from_json(json.loads(given))
+        same = space.subnet(subnet.depth, dict(subnet.widths))
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         raise ConfigError(
             f"--subnet is {text!r}: largest, smallest, or blocks and widths as JSON or in a file"
         ) from None
-    if same.blocks != found.blocks:
-        raise ConfigError(f"blocks {list(found.blocks)} are not kept by any subnet of this space")
-    return found
+    if same.blocks != subnet.blocks:
+        raise ConfigError(f"blocks {list(subnet.blocks)} are not kept by any subnet of this space")
+    return subnet
 
 
 def same_outputs(supernet: nn.Module, plain: nn.Module, subnet: Subnet) -> float:

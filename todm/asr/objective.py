@@ -133,7 +133,7 @@ class RnntObjective(nn.Module):
 
         The largest net teaches with the very logits it is trained with, dropout and all, detached:
         a second pass in evaluation mode would cost as much as a student (AlphaNet and AttentiveNAS
-        do the same). Dropout is drawn anew in each pass; features, masks and chunk are the step's.
+        do the same). Dropout is drawn in each pass; features, masks and chunk are the step's.
 
         Args:
             batch: features, labels and the chunk size of this step.
@@ -254,7 +254,7 @@ def encoder_distance(student_BTJ: Tensor, teacher_BTJ: Tensor, lens_B: Tensor) -
 
     Args:
         student_BTJ: projected encoder output.
-        teacher_BTJ: likewise, detached.
+        teacher_BTJ: that of the teacher, detached.
         lens_B: frames of each utterance; those beyond never count.
 
     Returns:

@@ -161,9 +161,9 @@ def test_the_verb_compares_two_evaluations(supernet, tmp_path, capsys):
 def test_fast_beam_search_without_k2_says_how_to_get_it(supernet, monkeypatch, capsys):
     monkeypatch.setitem(sys.modules, "k2", None)
     assert main(["evaluate", str(supernet), "--search", "fast_beam"]) == 2
-    said = capsys.readouterr().err
-    assert "fast beam search needs the package 'k2' built for torch" in said
-    assert said.count("\n") == 1
+    error = capsys.readouterr().err
+    assert "fast beam search needs the package 'k2' built for torch" in error
+    assert error.count("\n") == 1
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ V, J = 5, 6
 
 
 class FakeModel:
-    """A transducer with random weights that counts what its predictor is asked."""
+    """A transducer with random weights that counts the contexts of its predictor."""
 
     def __init__(self, context_size=2, vocab=V, sharpness=3.0, blank=0.0):
         generator = torch.Generator().manual_seed(vocab)
@@ -18,14 +18,14 @@ class FakeModel:
         self.embedding = torch.randn(context_size, vocab, J, generator=generator)
         self.output = sharpness * torch.randn(J, vocab, generator=generator)
         self.bias = torch.tensor([blank] + [0.0] * (vocab - 1))
-        self.asked = []
+        self.contexts = []
 
     def project_encoder(self, enc_BTD):
         return 2 * enc_BTD
 
     def predict(self, tokens_BK):
         assert tokens_BK.shape[1] == self.context_size
-        self.asked += tokens_BK.tolist()
+        self.contexts += tokens_BK.tolist()
         parts = [
             self.embedding[k][tokens_BK[:, k].clamp(min=0)] * (tokens_BK[:, k, None] >= 0)
             for k in range(self.context_size)
@@ -74,7 +74,7 @@ def test_greedy_of_a_batch_equals_one_stream_at_a_time(context_size):
 def test_predictor_rests_while_all_is_blank():
     model = FakeModel(blank=50.0)
     assert [h.tokens for h in greedy_search(model, *outputs([30, 20]))] == [(), ()]
-    assert model.asked == [[-1, 0], [-1, 0]]
+    assert model.contexts == [[-1, 0], [-1, 0]]
 
 
 @pytest.mark.parametrize("search", [greedy_search, beam_search])

@@ -36,7 +36,7 @@ def test_labels_that_do_not_fit_are_refused():
 
 
 class Scripted:
-    """A transducer of 4 symbols that says label `enc[t]` at frame t, whatever came before."""
+    """A transducer of 4 symbols that emits label `enc[t]` at frame t after any other."""
 
     def project_encoder(self, enc_TD):
         return enc_TD

@@ -46,19 +46,21 @@ def decode_model(
     symbols, done = tokenizer.symbols, list[Decoded]()
     device = next(model.parameters()).device
     for batch in batches:
-        heard = batch.to(device)
+        on_device = batch.to(device)
         enc, lens = model.encode(
-            heard.features_BTF, heard.feature_lens_B, subnet=subnet, chunk=chunk
+            on_device.features_BTF, on_device.feature_lens_B, subnet=subnet, chunk=chunk
         )
-        for name, text, found in zip(batch.ids, batch.texts, search(model, enc, lens), strict=True):
-            spelled = [i for i, token in enumerate(found.tokens) if token > UNK_ID]
+        for name, text, hypothesis in zip(
+            batch.ids, batch.texts, search(model, enc, lens), strict=True
+        ):
+            spelled = [i for i, token in enumerate(hypothesis.tokens) if token > UNK_ID]
             done.append(
                 Decoded(
                     id=name,
                     reference=tokenizer.normalise(text),
-                    hypothesis=tokenizer.decode(found.tokens),
-                    symbols=tuple(symbols[found.tokens[i]] for i in spelled),
-                    frames=tuple(found.frames[i] for i in spelled),
+                    hypothesis=tokenizer.decode(hypothesis.tokens),
+                    symbols=tuple(symbols[hypothesis.tokens[i]] for i in spelled),
+                    frames=tuple(hypothesis.frames[i] for i in spelled),
                 )
             )
     return done
@@ -81,11 +83,11 @@ class Reference:
         return cut_samples(self.cut)
 
 
-def references(found: Artifact, corpus: Artifact, split: str, limit: int = 0) -> list[Reference]:
+def references(bundle: Artifact, corpus: Artifact, split: str, limit: int = 0) -> list[Reference]:
     """The utterances of a split.
 
     Args:
-        found: the bundle; it knows how transcripts are normalised.
+        bundle: its configuration says how transcripts are normalised.
         corpus: where the utterances are.
         split: train, dev or test.
         limit: only the first so many; 0 for all.
@@ -95,7 +97,7 @@ def references(found: Artifact, corpus: Artifact, split: str, limit: int = 0) ->
     """
     from lhotse import CutSet
 
-    rule = found.config["model"]["asr"]["data"]["tokens"]["normalise"]
+    rule = bundle.config["model"]["asr"]["data"]["tokens"]["normalise"]
     utterances = [
         Reference(cut.id, normalise(cut_text(cut)[0], rule), cut)
         for cut in CutSet.from_file(corpus.file(f"cuts_{split}.jsonl.gz"))
@@ -123,7 +125,7 @@ def decode_bundle(
     size = _BATCH if precision == "fp32" else 1
     for start in range(0, len(utterances), size):
         group = utterances[start : start + size]
-        found = recognizer.transcribe_batch([u.samples() for u in group])
+        transcripts = recognizer.transcribe_batch([u.samples() for u in group])
         done += [
             Decoded(
                 id=u.id,
@@ -132,7 +134,7 @@ def decode_bundle(
                 symbols=tuple(t.tokens),
                 frames=tuple(round(s / FRAME_SECONDS) for s in t.timestamps),
             )
-            for u, t in zip(group, found, strict=True)
+            for u, t in zip(group, transcripts, strict=True)
         ]
         if progress:
             progress(len(done), len(utterances))

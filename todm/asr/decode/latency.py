@@ -37,7 +37,7 @@ class Latency:
 
 
 def measure(
-    found: Iterable[Decoded], reference: Mapping[str, Timed], *, chunk: int
+    decoded: Iterable[Decoded], reference: Mapping[str, Timed], *, chunk: int
 ) -> Latency | None:
     """The delays of a recogniser.
 
@@ -45,7 +45,7 @@ def measure(
     correctly have a delay. A negative one means that the word was out before it ended.
 
     Args:
-        found: utterances; those without a reference are left out.
+        decoded: utterances; those without a reference are left out.
         reference: word ends by utterance.
         chunk: C of the recogniser, 0 for the whole utterance.
 
@@ -55,7 +55,7 @@ def measure(
     delays: list[float] = []
     last: list[float] = []
     total = utterances = 0
-    for utterance in found:
+    for utterance in decoded:
         timed = reference.get(utterance.id)
         if timed is None or not timed.words:
             continue
@@ -79,12 +79,12 @@ def available(frame: int, chunk: int, seconds: float) -> float:
     return (frame // chunk + 1) * chunk * FRAME_SECONDS if chunk else seconds
 
 
-def _delays(found: Sequence[Emission], timed: Timed, chunk: int) -> dict[int, float]:
+def _delays(recognised: Sequence[Emission], timed: Timed, chunk: int) -> dict[int, float]:
     """The delay of every reference word that was recognised, by its place."""
     delays, i, j = dict[int, float](), 0, 0
-    for ref, hyp in align(timed.words, [e.text for e in found]):
+    for ref, hyp in align(timed.words, [e.text for e in recognised]):
         if ref and ref == hyp:
-            delays[i] = available(found[j].frame, chunk, timed.seconds) - timed.ends[i]
+            delays[i] = available(recognised[j].frame, chunk, timed.seconds) - timed.ends[i]
         i, j = i + bool(ref), j + bool(hyp)
     return delays
 

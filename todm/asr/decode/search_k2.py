@@ -188,7 +188,7 @@ def _log_probs(model: Transducer, enc_CJ: Tensor, pred_CJ: Tensor) -> Tensor:
 
 
 def _as_device(contexts_CK: Tensor) -> Tensor:
-    """k2 begins with blanks only; a device with -1 before a single blank."""
+    """A context as a device starts it, -1 before a single blank; k2 starts with blanks only."""
     unset = (contexts_CK[:, :-1] == BLANK_ID) & (contexts_CK[:, 1:] == BLANK_ID)
     contexts_CK[:, :-1] = contexts_CK[:, :-1].masked_fill(unset, -1)
     return contexts_CK

@@ -44,9 +44,9 @@ def emissions(symbols: Sequence[str], frames: Sequence[int]) -> tuple[Emission, 
     return tuple(Emission(text, frames[end - 1]) for text, _, end in word_spans(symbols))
 
 
-def score_all(found: Sequence[Decoded]) -> Wer:
+def score_all(decoded: Sequence[Decoded]) -> Wer:
     """Errors of recognised utterances."""
-    return score([u.reference for u in found], [u.hypothesis for u in found])
+    return score([u.reference for u in decoded], [u.hypothesis for u in decoded])
 
 
 def paired(ours: Sequence[Decoded], theirs: Sequence[Decoded]) -> tuple[Wer, Wer]:
@@ -67,7 +67,7 @@ def paired(ours: Sequence[Decoded], theirs: Sequence[Decoded]) -> tuple[Wer, Wer
     return score_all([first[n] for n in order]), score_all([second[n] for n in order])
 
 
-def write_utterances(path: Path, found: Sequence[Decoded]) -> None:
+def write_utterances(path: Path, decoded: Sequence[Decoded]) -> None:
     """Every utterance as a line of JSON: id, reference, hypothesis, errors, words."""
     rows = (
         {
@@ -77,7 +77,7 @@ def write_utterances(path: Path, found: Sequence[Decoded]) -> None:
             "errors": errors,
             "words": words,
         }
-        for u, (errors, words) in zip(found, score_all(found).utterances, strict=True)
+        for u, (errors, words) in zip(decoded, score_all(decoded).utterances, strict=True)
     )
     write_text(path, "".join(f"{json.dumps(row, ensure_ascii=False)}\n" for row in rows))
 
@@ -86,7 +86,7 @@ def read_utterances(path: Path) -> list[Decoded]:
     """What `write_utterances` wrote.
 
     Raises:
-        ConfigError: no such file, or not one of these.
+        ConfigError: no such file, or another kind of file.
     """
     try:
         rows = [json.loads(line) for line in path.read_text().splitlines()]

@@ -170,10 +170,10 @@ def _align_all(refs: Sequence[str], hyps: Sequence[str]) -> list[list[Pair]]:
 def _count(alignments: Iterable[list[Pair]]) -> Wer:
     kinds, utterances = Counter[str](), []
     for pairs in alignments:
-        found = Counter(_kind(pair) for pair in pairs)
-        words = len(pairs) - found["ins"]
-        utterances.append((len(pairs) - found["ok"], words))
-        kinds += found
+        counts = Counter(_kind(pair) for pair in pairs)
+        words = len(pairs) - counts["ins"]
+        utterances.append((len(pairs) - counts["ok"], words))
+        kinds += counts
     return Wer(
         insertions=kinds["ins"],
         deletions=kinds["del"],

@@ -60,7 +60,7 @@ def reference_ends(
     Returns:
         By utterance id; utterances whose words cannot be aligned are missing.
     """
-    found, done = dict[str, Timed](), 0
+    ends, done = dict[str, Timed](), 0
     for batch in batches:
         aligned = _aligned(model, batch, tokenizer, known)
         for name, text, length, words in zip(
@@ -69,11 +69,11 @@ def reference_ends(
             wanted = tuple(tokenizer.normalise(text).split())
             if wanted and tuple(word for word, _ in words) == wanted:
                 seconds = length * FRAME_SHIFT - tail_seconds
-                found[name] = Timed(wanted, tuple(end for _, end in words), seconds)
+                ends[name] = Timed(wanted, tuple(end for _, end in words), seconds)
         done += len(batch.ids)
         if progress:
             progress(done)
-    return found
+    return ends
 
 
 def manifest_ends(cut: Any) -> WordEnds:  # noqa: ANN401 - a lhotse Cut
@@ -154,8 +154,8 @@ def _aligned(
     if all(rows):
         yield from rows
         return
-    heard = batch.to(next(model.parameters()).device)
-    enc, lens = model.encode(heard.features_BTF, heard.feature_lens_B, chunk=0)
+    on_device = batch.to(next(model.parameters()).device)
+    enc, lens = model.encode(on_device.features_BTF, on_device.feature_lens_B, chunk=0)
     for row, text, enc_TD, length in zip(rows, batch.texts, enc, lens.tolist(), strict=True):
         targets = tokenizer.encode(tokenizer.normalise(text))
         frames = None if row else force_align(model, enc_TD[:length], targets)

@@ -51,12 +51,12 @@ class _Source:
         return tuple(range(len(self.encoder.ffn)))
 
 
-def init_from(model: Rnnt, found: Artifact, symbols: list[str]) -> list[str]:
+def init_from(model: Rnnt, earlier: Artifact, symbols: list[str]) -> list[str]:
     """Put the weights of a supernet or subnet into a new supernet, in place.
 
     Args:
         model: the new supernet, on the CPU.
-        found: the earlier artifact; its weights are averaged ones already.
+        earlier: the earlier artifact; its weights are averaged ones already.
         symbols: the new vocabulary, a piece for each id.
 
     Returns:
@@ -66,11 +66,11 @@ def init_from(model: Rnnt, found: Artifact, symbols: list[str]) -> list[str]:
         ConfigError: a size that cannot be cut is another, or the new model is larger.
         ArtifactError: the artifact's weights are not those of its configuration.
     """
-    source = _read(found)
+    source = _read(earlier)
     _check_fixed(source, model)
     subnet = _prefix(source, model)
     axes = Block.axes(source.encoder)
-    state = extract_blocks(found.tensors(), "encoder.blocks.", axes, subnet)
+    state = extract_blocks(earlier.tensors(), "encoder.blocks.", axes, subnet)
     rows = {piece: i for i, piece in enumerate(source.symbols)}
     shared = [(i, rows[piece]) for i, piece in enumerate(symbols) if piece in rows]
     own, fresh_ctc = model.state_dict(), False
@@ -78,14 +78,14 @@ def init_from(model: Rnnt, found: Artifact, symbols: list[str]) -> list[str]:
         if name not in state:
             if not name.startswith("ctc."):  # a subnet has no CTC head; anything else is missing
                 raise ArtifactError(
-                    f"{found.path} has no {name}: its weights are not those of its configuration"
+                    f"{earlier.path} has no {name}: its weights are not those of its configuration"
                 )
             fresh_ctc = True
             continue
         taken = _by_piece(value, state[name], shared) if name in _BY_PIECE else state[name]
         if taken.shape != value.shape:
             raise ArtifactError(
-                f"{found.path}: {name} is {list(taken.shape)}, and {list(value.shape)} is needed: its "
+                f"{earlier.path}: {name} is {list(taken.shape)}, and {list(value.shape)} is needed: its "
                 "weights are not those of its configuration"
             )
         own[name] = taken
@@ -101,15 +101,15 @@ def init_from(model: Rnnt, found: Artifact, symbols: list[str]) -> list[str]:
     ]
 
 
-def _read(found: Artifact) -> _Source:
-    config = AsrConfig.from_json(found.config.get("asr", {}), where=f"{found.path}: asr.")
-    symbols = tokens.load(found.path, rule=config.data.tokens.normalise).symbols
+def _read(earlier: Artifact) -> _Source:
+    config = AsrConfig.from_json(earlier.config.get("asr", {}), where=f"{earlier.path}: asr.")
+    symbols = tokens.load(earlier.path, rule=config.data.tokens.normalise).symbols
     encoder = config.supernet(len(symbols)).encoder
     blocks = None
-    if found.kind == "subnet":
-        blocks = Subnet.from_json(found.info["subnet"])
+    if earlier.kind == "subnet":
+        blocks = Subnet.from_json(earlier.info["subnet"])
         encoder = encoder.narrow(blocks)
-    return _Source(found.path, config, encoder, symbols, blocks)
+    return _Source(earlier.path, config, encoder, symbols, blocks)
 
 
 def _check_fixed(source: _Source, model: Rnnt) -> None:

@@ -73,7 +73,7 @@ class Predictor(nn.Module):
     def sequence(self, targets_BU: Tensor) -> Tensor:
         """Outputs before each of the labels and after the last: [B, U + 1, J].
 
-        The context begins as the device's does: -1 ... -1, then blank.
+        The context starts as the device's does: -1 ... -1, then blank.
         """
         start = targets_BU.new_full((targets_BU.shape[0], self.context_size), -1)
         start[:, -1] = BLANK_ID
