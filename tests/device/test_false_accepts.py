@@ -46,7 +46,7 @@ def said(text, start, *confidences):
 
 def test_counting():
     found = [said("a b", 0, 0.95, 0.9), said("a b", 9, 0.95, 0.8), said("c", 20, 0.1)]
-    figures = false_accepts.rejects(found, 30.0)
+    figures = false_accepts.count(found, 30.0)
     assert (figures.accepts, figures.words, figures.sure) == (3, 5, 1)
     assert figures.per_hour == 6.0
     assert figures.common == [("a b", 2), ("c", 1)]
@@ -122,14 +122,14 @@ def test_the_verb_writes_figures_and_card(spoilable, tmp_path, capsys):
     soundfile.write(speech / "a.wav", np.zeros(80_000, np.float32), 16_000)
     arguments = ["evaluate", str(spoilable), str(speech), "--reject", "--minutes", "0.05", "--card"]
     assert main([*arguments, "--out", str(tmp_path / "out")]) == 0
-    found = json.loads((tmp_path / "out" / "rejects.json").read_text())
+    found = json.loads((tmp_path / "out" / "false_accepts.json").read_text())
     kinds = found["results"]["fp32"]
     assert list(kinds) == ["silence", *false_accepts.noises(), "speech (talk)"]
     printed = capsys.readouterr().out
     assert printed in (spoilable / "README.md").read_text()
     open_bundle(spoilable)  # with the new hash of its card
     metrics = json.loads((spoilable / "manifest.json").read_text())["metrics"]
-    assert metrics["rejects"] == found["results"]
+    assert metrics["false_accepts"] == found["results"]
     # The card is not what was scored: a second call finds the figures.
     assert main([*arguments, "--out", str(tmp_path / "out")]) == 0
     assert (spoilable / "README.md").read_text().count("## False accepts") == 1

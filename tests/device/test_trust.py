@@ -274,6 +274,13 @@ STRANGE = {
     "axes": (field(GRAPH, field(5, 99 * field(1, 1))), "larger than the file"),
     "sparse": (field(GRAPH, field(15, b"")), "sparse"),
     "deep": (field(GRAPH, nested(200)), "nested"),
+    "training": (field(20, b""), "field 20 in a message of the kind model"),
+    "default of a function": (
+        field(FUNCTION, field(11, field(5, field(13, b"")))), "field 11 in a message of the kind function"
+    ),
+    "long tag": (varint(1 << 40 | GRAPH << 3 | 2) + b"\0", "in a message of the kind model"),
+    "configuration": (field(GRAPH, field(1, field(10, b""))), "field 10 in a message of the kind node"),
+    "segment": (field(GRAPH, field(5, field(3, b""))), "field 3 in a message of the kind tensor"),
     "no message": (field(GRAPH, 3), "cannot be read"),
     "no text": (field(GRAPH, field(1, field(7, b"\xff"))), "cannot be read"),
     "early end": (varint(GRAPH << 3 | 2) + varint(99), "cannot be read"),

@@ -8,16 +8,18 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from todm.cli.progress import progress_report
 from todm.device import false_accepts
-from todm.device.audio import Samples
+from todm.device.audio import Samples, resample
 from todm.device.bundle import Bundle, Precision, forms_here, open_bundle
 from todm.device.recognizer import StreamingRecognizer
 from todm.errors import ConfigError
-from todm.export.false_accepts import table, write_rejects
+from todm.export.false_accepts import table, write_false_accepts
 from todm.files import Progress, write_text
 
-_FIGURES = "rejects.json"
+_FIGURES = "false_accepts.json"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -61,7 +63,7 @@ def run(args: argparse.Namespace) -> int:
             write_text(args.out / _FIGURES, json.dumps(found, indent=1) + "\n")
     print(table(found["results"]))
     if args.card:
-        write_rejects(args.artifact, found["results"], sure=found["sure"])
+        write_false_accepts(args.artifact, found["results"], sure=found["sure"])
     return 0
 
 
@@ -93,7 +95,25 @@ def _speech(given: Path | None) -> tuple[str, Iterator[Samples]]:
     folder = given or false_accepts.shared_speech()
     if folder is not None:
         return f"speech ({folder.name})", false_accepts.folder_of_speech(folder)
-    return "speech (espeak-ng)", false_accepts.spoken_sentences()
+    return "speech (espeak-ng)", false_accepts.spoken_sentences(_espeak())
+
+
+def _espeak() -> false_accepts.Speaker:
+    """Speaks by espeak-ng in the voices of the test split.
+
+    Raises:
+        MissingExtra: espeak-ng is not installed.
+    """
+    from todm.asr.corpora.voices import SAMPLE_RATE, Manner, Synthesizer, voices
+
+    synthesizer, speakers = Synthesizer(), voices("test", 12)
+
+    def speak(sentence: str, rng: np.random.Generator) -> Samples:
+        voice = speakers[int(rng.integers(len(speakers)))]
+        manner = Manner(int(rng.integers(140, 216)), int(rng.integers(25, 76)), 50)
+        return resample(synthesizer(sentence, voice, manner).samples_S, SAMPLE_RATE)
+
+    return speak
 
 
 def _key(bundle: Bundle) -> str:

@@ -1,17 +1,15 @@
-"""Audio as it comes: from a microphone, or from a program that writes it into a pipe.
+"""Live audio: from a microphone, or from a program that writes it into a pipe.
 
-A source is read in a thread of its own (PortAudio brings one along), so that Ctrl-C and slow decoding
-never stop the recording. A microphone is opened through the package `sounddevice` where it is installed,
-otherwise through `parec` or `arecord`, which most Linux systems have.
+A source is read in a thread of its own (PortAudio has one), so that neither Ctrl-C nor slow decoding stops
+the recording. A microphone is opened through the package `sounddevice`; without it, any program that
+records can be piped in, such as `arecord -t raw -f S16_LE -r 16000`.
 """
 
 import importlib
 import queue
-import shutil
-import subprocess
 import threading
 from collections.abc import Callable, Iterator
-from typing import Any, BinaryIO, Protocol, cast
+from typing import Any, BinaryIO, Protocol
 
 import numpy as np
 
@@ -22,32 +20,22 @@ _BLOCK_BYTES = SAMPLE_RATE // 5  # a tenth of a second of 16-bit samples
 _MOST_BLOCKS = 600  # a minute
 _LONGEST_HEADER = 1 << 16
 _PCM, _EXTENSIBLE = 1, 0xFFFE  # formats of a wav header
-_RAW = {
-    "parec": [
-        "--raw",
-        "--format=s16le",
-        f"--rate={SAMPLE_RATE}",
-        "--channels=1",
-        "--latency-msec=50",
-    ],
-    "arecord": ["-q", "-t", "raw", "-f", "S16_LE", "-r", str(SAMPLE_RATE), "-c", "1"],
-}
 
 Put = Callable[[Samples | CorpusError | None], bool]
-"""Takes a block, an error, or None for the end; False where there was no room for it."""
+"""Accepts a block, an error, or None for the end; returns False if there was no room for it."""
 
 
 class Source(Protocol):
-    """Something that gives audio by itself."""
+    """Something that produces audio by itself."""
 
     name: str
 
     def start(self, put: Put) -> None:
-        """Begin to give blocks, float32 [S] at 16 kHz each, from another thread."""
+        """Begin to put blocks, each float32 [S] at 16 kHz, from another thread."""
         ...
 
     def close(self) -> None:
-        """Give no more."""
+        """Stop producing audio."""
         ...
 
 
@@ -55,8 +43,8 @@ class Capture:
     """The blocks of a source, until it ends or `stop` is called.
 
     Attributes:
-        seconds: how much was given out.
-        lost: blocks for which there was no room, because decoding was too slow.
+        seconds: length of the audio passed on so far.
+        lost: blocks dropped for lack of room, because decoding was too slow.
     """
 
     def __init__(self, source: Source) -> None:
@@ -67,7 +55,7 @@ class Capture:
         self._blocks: queue.Queue[Samples | CorpusError | None] = queue.Queue(_MOST_BLOCKS)
 
     def stop(self) -> None:
-        """No more blocks: what was said so far is all."""
+        """End the recording; what was recorded so far stays valid."""
         self._stopped.set()
 
     def __iter__(self) -> Iterator[Samples]:
@@ -112,72 +100,31 @@ class Pipe:
     def __init__(self, stream: BinaryIO, name: str) -> None:
         self.name = name
         self._stream, self._closed = stream, False
-        self._thread: threading.Thread | None = None
 
     def start(self, put: Put) -> None:
-        """Read in a thread, which ends with the program if nothing comes any more."""
-        self._thread = threading.Thread(target=self._read, args=(put,), daemon=True)
-        self._thread.start()
+        """Read in a daemon thread: a pipe that never ends does not keep the program alive."""
+        threading.Thread(target=self._read, args=(put,), daemon=True).start()
 
     def close(self) -> None:
-        """Read no more."""
+        """Stop reading."""
         self._closed = True
 
     def _read(self, put: Put) -> None:
+        end: CorpusError | None = None
         try:
             for block in decode_pcm(self._bytes(), self.name):
-                # A pipe waits: nothing of it is lost.
+                # A pipe can wait, so none of its audio is lost.
                 while not put(block) and not self._closed:
                     continue
-            end: CorpusError | None = self._end()
         except CorpusError as error:
             end = error
         while not put(end) and not self._closed:
             continue
 
     def _bytes(self) -> Iterator[bytes]:
-        read = getattr(self._stream, "read1", self._stream.read)  # what there is, up to a block
+        read = getattr(self._stream, "read1", self._stream.read)  # whatever is available, up to a block
         while not self._closed and (data := read(_BLOCK_BYTES)):
             yield data
-
-    def _end(self) -> CorpusError | None:
-        """Why there is nothing more, if that is an error."""
-        return None
-
-
-class Recorder(Pipe):
-    """A program of the system that records, such as arecord."""
-
-    def __init__(self, program: str, device: str | None) -> None:
-        options = [*_RAW[program], *([f"--device={device}"] if device else [])]
-        # In a session of its own: Ctrl-C is for this program, which then ends that one.
-        self._process = subprocess.Popen(
-            [program, *options],
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            start_new_session=True,
-        )
-        assert self._process.stdout is not None
-        super().__init__(
-            cast(BinaryIO, self._process.stdout), f"{program} ({device or 'default device'})"
-        )
-
-    def close(self) -> None:
-        """End the program."""
-        super().close()
-        self._process.terminate()
-        if self._thread is not None:
-            self._thread.join()  # the end of the program is the end of its pipes
-        self._process.communicate()
-
-    def _end(self) -> CorpusError | None:
-        assert self._process.stderr is not None
-        said = self._process.stderr.read().decode(errors="replace").split("\n")
-        if self._closed or not self._process.wait():
-            return None
-        why = next((line.strip() for line in reversed(said) if line.strip()), "no reason given")
-        return CorpusError(f"{self.name} cannot record ({why}): name another with --device")
 
 
 class SoundDevice:
@@ -203,7 +150,7 @@ class SoundDevice:
         """
         resampler = Resampler(self._rate)
 
-        def heard(samples_SC: np.ndarray, *_: object) -> None:
+        def receive(samples_SC: np.ndarray, *_: object) -> None:
             put(resampler.feed(samples_SC.mean(axis=1)))
 
         try:
@@ -213,7 +160,7 @@ class SoundDevice:
                 device=self._device,
                 channels=self._channels,
                 dtype="float32",
-                callback=heard,
+                callback=receive,
             )
             self._stream.start()
         except self._library.PortAudioError as error:
@@ -230,8 +177,8 @@ class SoundDevice:
         inputs = [d["name"] for d in self._library.query_devices() if d["max_input_channels"]]
         if not inputs:
             return "this machine has no microphone: connect one, or pipe audio into  todm transcribe BUNDLE -"
-        asked = "a default microphone" if self._device is None else f"a microphone {self._device!r}"
-        return f"there is not {asked}: give --device a name of {', '.join(map(repr, inputs))}"
+        wanted = "default microphone" if self._device is None else f"microphone {self._device!r}"
+        return f"there is no {wanted}: give --device one of {', '.join(map(repr, inputs))}"
 
 
 def open_microphone(device: str | None = None) -> Source:
@@ -239,37 +186,25 @@ def open_microphone(device: str | None = None) -> Source:
 
     Raises:
         CorpusError: no such device, or PortAudio is missing.
-        MissingExtra: nothing that records is installed.
+        MissingExtra: the package `sounddevice` is not installed.
     """
-    library, why = _sounddevice()
-    if library is not None:
-        return SoundDevice(library, device)
-    if program := next((name for name in _RAW if shutil.which(name)), None):
-        return Recorder(program, device)
-    if why:
-        raise CorpusError(
-            f"the package 'sounddevice' finds no PortAudio ({why}): install libportaudio2, arecord or parec"
-        )
-    raise MissingExtra(
-        "sounddevice", "mic", "todm transcribe --mic, where neither parec nor arecord is installed,"
-    )
-
-
-def _sounddevice() -> tuple[Any, str]:
-    """The module; or None, and what it says of PortAudio if it is installed without."""
     try:
-        return importlib.import_module("sounddevice"), ""
+        library = importlib.import_module("sounddevice")
     except ModuleNotFoundError:
-        return None, ""
+        raise MissingExtra("sounddevice", "mic", "todm transcribe --mic") from None
     except OSError as error:
-        return None, str(error)
+        raise CorpusError(
+            f"the package 'sounddevice' finds no PortAudio ({error}): install libportaudio2, or pipe audio "
+            "into  todm transcribe BUNDLE -"
+        ) from None
+    return SoundDevice(library, device)
 
 
 def decode_pcm(data: Iterator[bytes], name: str) -> Iterator[Samples]:
     """16-bit PCM to blocks: raw mono at 16 kHz, unless a wav header says otherwise.
 
     Args:
-        data: the bytes, cut anywhere.
+        data: the bytes, split at any place.
         name: of the source, for messages.
 
     Yields:
@@ -299,7 +234,7 @@ def decode_pcm(data: Iterator[bytes], name: str) -> Iterator[Samples]:
 
 
 def _header(read: bytes, data: Iterator[bytes], name: str) -> tuple[int, int, bytes]:
-    """The rate and channels that a wav header states, and what was read beyond it."""
+    """The rate and channels that a wav header states, and the bytes read beyond it."""
     rate = channels = bits = form = 0
     at = 12
     while True:
@@ -316,7 +251,7 @@ def _header(read: bytes, data: Iterator[bytes], name: str) -> tuple[int, int, by
     right = kind == b"data" and form in (_PCM, _EXTENSIBLE) and bits == 16
     if not right or not 1 <= channels <= 64 or not 1000 <= rate <= 1_000_000:
         raise CorpusError(
-            f"{name} brings wav audio of {bits} bits, {channels} channels and {rate} Hz: record 16-bit PCM, "
+            f"{name} sends wav audio of {bits} bits, {channels} channels and {rate} Hz: record 16-bit PCM, "
             "as with  arecord -f S16_LE -r 16000"
         )
     return rate, channels, read[at + 8 :]

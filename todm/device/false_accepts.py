@@ -1,8 +1,8 @@
-"""What a bundle hears where nothing was said to it: false accepts an hour.
+"""False accepts per hour: what a bundle recognises when nobody spoke to it.
 
-Silence, noises and speech outside its grammar run through the streaming recogniser as one long
-recording each, as they would through a microphone that is always open. A false accept is a segment with
-any word. That is what counts for a bundle of commands, which acts on whatever it believes to hear.
+Silence, noises and speech outside its grammar run through the streaming recogniser, each as one long
+recording, as from a microphone that is always open. A false accept is a segment with any word: a bundle
+of commands acts on whatever it recognises.
 
 Letters: S samples.
 """
@@ -16,7 +16,7 @@ from pathlib import Path
 
 import numpy as np
 
-from todm.device.audio import SAMPLE_RATE, Samples, read_audio, resample
+from todm.device.audio import SAMPLE_RATE, Samples, read_audio
 from todm.device.recognizer import StreamingRecognizer
 from todm.device.segments import Segment, transcribe_blocks
 from todm.errors import CorpusError
@@ -38,20 +38,22 @@ _SENTENCES = (
 
 Progress = Callable[[int, int], None]
 Noise = Callable[[np.random.Generator, int], Samples]
+Speaker = Callable[[str, np.random.Generator], Samples]
+"""Speaks a sentence in a voice drawn from the generator: float32 [S] at 16 kHz."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Rejects:
+class FalseAccepts:
     """False accepts in one kind of sound.
 
     Attributes:
-        minutes: of sound.
+        minutes: duration of the sound.
         accepts: segments with any word.
-        words: in all of them.
+        words: words in all of them.
         sure: segments of which every word has a confidence of `SURE` or more.
-        per_hour: accepts by hours, and `low` and `high`, its 95 % interval (Poisson, exact).
+        per_hour: accepts per hour; `low` and `high` are its 95 % interval (Poisson, exact).
         levels: accepts by the level of the noise, if it has levels.
-        common: the texts heard most often, and how often.
+        common: the most frequent texts, and their counts.
     """
 
     minutes: float
@@ -66,7 +68,7 @@ class Rejects:
 
 
 def noises() -> dict[str, Noise]:
-    """The kinds of noise; each gives a clip of so many samples, at no particular level."""
+    """The kinds of noise; each makes a clip of a given number of samples, at no particular level."""
     return {
         "white noise": lambda rng, num: _coloured(rng, num, 0.0),
         "pink noise": lambda rng, num: _coloured(rng, num, 0.5),
@@ -79,13 +81,13 @@ def noises() -> dict[str, Noise]:
 
 def score_noise(
     recognizer: StreamingRecognizer, kind: str, *, minutes: float, progress: Progress | None = None
-) -> Rejects:
+) -> FalseAccepts:
     """False accepts in silence or a kind of noise, at the levels of `LEVELS` in turn.
 
     Args:
-        recognizer: of the bundle.
+        recognizer: the bundle's.
         kind: `silence`, or one of `noises()`.
-        minutes: of sound.
+        minutes: duration of the sound.
         progress: called with clips done and clips in all.
     """
     num = math.ceil(60 * minutes / _CLIP_SECONDS)
@@ -102,7 +104,7 @@ def score_noise(
     found = list(transcribe_blocks(recognizer, clips()))
     levels = Counter(f"{_level(int(s.start) // _CLIP_SECONDS):.0f}" for s in found)
     by_level = {} if make is None else {f"{x:.0f}": levels[f"{x:.0f}"] for x in LEVELS}
-    return rejects(found, num * _CLIP_SECONDS / 60, levels=by_level)
+    return count(found, num * _CLIP_SECONDS / 60, levels=by_level)
 
 
 def score_speech(
@@ -111,8 +113,8 @@ def score_speech(
     *,
     minutes: float,
     progress: Progress | None = None,
-) -> Rejects:
-    """False accepts in speech, an utterance after the other until the minutes are full.
+) -> FalseAccepts:
+    """False accepts in speech, one utterance after another until the minutes are full.
 
     Raises:
         CorpusError: an utterance cannot be read, or there are none.
@@ -133,16 +135,16 @@ def score_speech(
     found = list(transcribe_blocks(recognizer, blocks()))
     if not heard:
         raise CorpusError("there is no speech to score with: name a folder of recordings")
-    return rejects(found, heard / SAMPLE_RATE / 60)
+    return count(found, heard / SAMPLE_RATE / 60)
 
 
-def rejects(
+def count(
     found: list[Segment], minutes: float, *, levels: dict[str, int] | None = None
-) -> Rejects:
-    """The figures of the segments found in so many minutes."""
+) -> FalseAccepts:
+    """The figures of the segments recognised in a number of minutes."""
     hours, accepts = minutes / 60, len(found)
     low, high = poisson_interval(accepts)
-    return Rejects(
+    return FalseAccepts(
         minutes=round(minutes, 2),
         accepts=accepts,
         words=sum(len(s.words) for s in found),
@@ -156,7 +158,7 @@ def rejects(
 
 
 def poisson_interval(count: int, *, confidence: float = 0.95) -> tuple[float, float]:
-    """The exact interval of a Poisson rate of which `count` events were seen.
+    """The exact interval of a Poisson rate, given the number of events seen.
 
     Source: Garwood, "Fiducial limits for the Poisson distribution", Biometrika 28 (1936).
     """
@@ -167,7 +169,7 @@ def poisson_interval(count: int, *, confidence: float = 0.95) -> tuple[float, fl
 
 
 def folder_of_speech(folder: Path) -> Iterator[Samples]:
-    """Every recording in a folder and those in it, speakers in turn: float32 [S] at 16 kHz.
+    """Every recording below a folder, in a fixed random order: float32 [S] at 16 kHz.
 
     Raises:
         CorpusError: no recordings, or one that cannot be read.
@@ -175,38 +177,28 @@ def folder_of_speech(folder: Path) -> Iterator[Samples]:
     files = sorted(p for p in folder.rglob("*") if p.suffix.lower() in _AUDIO)
     if not files:
         raise CorpusError(
-            f"{folder} holds no recordings ({', '.join(_AUDIO)}): name a folder that does"
+            f"{folder} holds no recordings ({', '.join(_AUDIO)}): name a folder of recordings"
         )
     np.random.default_rng(0).shuffle(files)  # pyright: ignore[reportArgumentType] - a list, in place
     return (read_audio(file) for file in files)
 
 
 def shared_speech() -> Path | None:
-    """The test and dev speech of LibriSpeech-mini, where the environment says that it is."""
+    """The speech of LibriSpeech-mini, if the environment variable says where it is."""
     root = Path(os.environ[SHARED]) / "librispeech-mini" if SHARED in os.environ else None
     return root if root is not None and root.is_dir() else None
 
 
-def spoken_sentences() -> Iterator[Samples]:
-    """Sentences that are no commands, by espeak-ng in the voices of the test split, without end.
-
-    Raises:
-        MissingExtra: espeak-ng is not installed.
-    """
-    from todm.asr.corpora.voices import SAMPLE_RATE as VOICE_RATE
-    from todm.asr.corpora.voices import Manner, Synthesizer, voices
-
-    speak, rng, who = Synthesizer(), np.random.default_rng(0), voices("test", 12)
+def spoken_sentences(speak: Speaker) -> Iterator[Samples]:
+    """Sentences that are not commands, spoken again and again without end."""
+    rng = np.random.default_rng(0)
     while True:
         for sentence in _SENTENCES:
-            voice = who[int(rng.integers(len(who)))]
-            manner = Manner(int(rng.integers(140, 216)), int(rng.integers(25, 76)), 50)
-            samples = resample(speak(sentence, voice, manner).samples_S, VOICE_RATE)
-            yield _at_level(samples, -25.0)
+            yield _at_level(speak(sentence, rng), -25.0)
 
 
 def _bisect(above: Callable[[float], bool], most: float) -> float:
-    """Where `above` turns from true to false, or from one to the other, in [0, most]."""
+    """The point in [0, most] where `above` turns from true to false."""
     low, high = 0.0, most
     for _ in range(60):
         middle = (low + high) / 2
@@ -227,7 +219,7 @@ def _level(number: int) -> float:
 
 
 def _at_level(samples_S: Samples, decibels: float) -> Samples:
-    """The samples at a root mean square of so many dB, clipped as a microphone would."""
+    """The samples scaled to a root mean square in dB, clipped as by a microphone."""
     now = math.sqrt(float(np.mean(np.square(samples_S, dtype=np.float64))) + 1e-20)
     return np.clip(samples_S * (10 ** (decibels / 20) / now), -1, 1).astype(np.float32)
 

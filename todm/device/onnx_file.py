@@ -1,8 +1,9 @@
-"""An ONNX file looked over before a runtime loads it: a bundle is data from a stranger.
+"""Check an ONNX file before a runtime loads it: a bundle comes from a stranger.
 
-The file is read here as the protobuf message that it is, without the package `onnx`, and only for what
-could reach beyond it or beyond its size: weights in other files, operators of other domains, operators
-that load things or run without end, and tensors that claim to be larger than the file.
+The protobuf message is read here without the package `onnx`, which a device does not have. Refused are
+weights in other files, operators of other domains, operators that load things or run without end,
+tensors that claim to be larger than the file, and every field that the exporter does not write: what this
+file does not know, it does not let pass.
 """
 
 import math
@@ -19,7 +20,8 @@ _REFUSED = {
 }
 _DEPTH = 24  # of graphs in nodes in graphs; those of `todm export` reach 6
 _AXES = 16
-# Which fields of which message hold which message: those of onnx.proto that are followed.
+# Fields of onnx.proto that hold a message which is followed, and fields that are passed over. Of a
+# tensor, external data is not among them; of a function, default attributes are not.
 _CHILDREN = {
     "model": {7: "graph", 8: "opset", 25: "function"},
     "graph": {1: "node", 5: "tensor", 15: "sparse"},
@@ -27,16 +29,25 @@ _CHILDREN = {
     "node": {5: "attribute"},
     "attribute": {5: "tensor", 6: "graph", 10: "tensor", 11: "graph", 22: "sparse", 23: "sparse"},
 }
+_PLAIN = {
+    "model": {1, 2, 3, 4, 5, 6, 14},
+    "graph": {2, 10, 11, 12, 13, 16},
+    "function": {1, 4, 5, 6, 8, 10, 13, 14},
+    "node": {1, 2, 3, 4, 6, 7, 8, 9},
+    "attribute": {1, 2, 3, 4, 7, 8, 9, 13, 20, 21},
+    "opset": {1, 2},
+    "tensor": {1, 2, 4, 5, 6, 7, 8, 9, 10, 11, 12, 14, 16},
+}
 _DIMS, _EXTERNAL_DATA, _DATA_LOCATION = 1, 13, 14  # of a tensor
 _OP_TYPE, _NODE_DOMAIN, _OPSET_DOMAIN = 4, 7, 1
 _VARINT, _EIGHT_BYTES, _BYTES, _FOUR_BYTES = 0, 1, 2, 5
 
 
 def check_onnx(path: Path) -> None:
-    """Refuse an ONNX file that is more than a graph and its weights.
+    """Refuse an ONNX file that holds more than a graph and its weights.
 
     Raises:
-        BundleError: it is no ONNX file, or it holds something no bundle has.
+        BundleError: it is not an ONNX file, or it holds something that no bundle has.
     """
     try:
         _walk("model", memoryview(path.read_bytes()), path, 0)
@@ -47,7 +58,7 @@ def check_onnx(path: Path) -> None:
 
 
 def _walk(kind: str, message: memoryview, path: Path, depth: int) -> None:
-    """Follow a message and those in it."""
+    """Check a message and the messages in it."""
     if depth > _DEPTH:
         raise _refusal(path, "graphs nested too deeply")
     if kind == "sparse":
@@ -59,7 +70,9 @@ def _walk(kind: str, message: memoryview, path: Path, depth: int) -> None:
     for number, value in _fields(message):
         if number in children:
             _walk(children[number], _message(value), path, depth + 1)
-        elif (kind, number) in (("node", _NODE_DOMAIN), ("opset", _OPSET_DOMAIN)):
+            continue
+        _check_known(kind, number, path)
+        if (kind, number) in (("node", _NODE_DOMAIN), ("opset", _OPSET_DOMAIN)):
             if (domain := _text(value)) not in _DOMAINS:
                 raise _refusal(path, f"operators of the domain {domain!r}")
         elif (kind, number) == ("node", _OP_TYPE) and (name := _text(value)) in _REFUSED:
@@ -67,11 +80,12 @@ def _walk(kind: str, message: memoryview, path: Path, depth: int) -> None:
 
 
 def _check_tensor(message: memoryview, path: Path) -> None:
-    """Refuse weights in another file, and more elements than two a byte."""
+    """Refuse weights in another file, and more than two elements per byte."""
     dims: list[int] = []
     for number, value in _fields(message):
         if number == _EXTERNAL_DATA or (number == _DATA_LOCATION and value != 0):
             raise _refusal(path, "weights in another file")
+        _check_known("tensor", number, path)
         if number == _DIMS:
             dims += [value] if isinstance(value, int) else _varints(value)
     # A negative size is a varint of 2^63 or more.
@@ -79,12 +93,17 @@ def _check_tensor(message: memoryview, path: Path) -> None:
         raise _refusal(path, "a tensor that is larger than the file")
 
 
+def _check_known(kind: str, number: int, path: Path) -> None:
+    if number not in _PLAIN[kind]:
+        raise _refusal(path, f"field {number} in a message of the kind {kind}")
+
+
 def _fields(message: memoryview) -> Iterator[tuple[int, int | memoryview]]:
     """The number and the value of every field.
 
     Raises:
         IndexError: the message ends early.
-        ValueError: it is no protobuf message.
+        ValueError: it is not a protobuf message.
     """
     at = 0
     while at < len(message):
@@ -132,4 +151,4 @@ def _text(value: int | memoryview) -> str:
 
 
 def _refusal(path: Path, what: str) -> BundleError:
-    return BundleError(f"{path} holds {what}: no bundle of todm does, and it is not loaded")
+    return BundleError(f"{path} holds {what}, which no bundle of todm does: it is not loaded")

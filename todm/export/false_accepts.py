@@ -1,4 +1,4 @@
-"""False accepts in the card of a bundle that is there already: README.md and manifest, all or nothing."""
+"""Add false accepts to the card and the manifest of an existing bundle, all or nothing."""
 
 import re
 import shutil
@@ -12,7 +12,7 @@ from todm.device.bundle import KIND, open_bundle
 _HEAD = "## False accepts"
 _SECTION = """\
 {head}
-How often an hour it writes a word where nothing was said to it: sound of each kind without a pause,
+How often per hour it outputs a word although nobody spoke to it: each kind of sound without a pause,
 decoded greedily, with the 95 % interval. {sure}.
 
 {table}
@@ -20,12 +20,12 @@ decoded greedily, with the 95 % interval. {sure}.
 """
 
 
-def write_rejects(path: Path, results: Mapping[str, Mapping[str, Any]], *, sure: float) -> None:
-    """Put false accepts into the card and the manifest of a bundle; a second time replaces them.
+def write_false_accepts(path: Path, results: Mapping[str, Mapping[str, Any]], *, sure: float) -> None:
+    """Put false accepts into the card and the manifest of a bundle, replacing earlier ones.
 
     Args:
         path: the bundle.
-        results: by form, by kind of sound, the figures of `todm.device.false_accepts.Rejects` as a table.
+        results: by form, by kind of sound, the figures of `todm.device.false_accepts.FalseAccepts` as a dict.
         sure: the confidence from which a segment counts as sure.
 
     Raises:
@@ -49,7 +49,7 @@ def write_rejects(path: Path, results: Mapping[str, Mapping[str, Any]], *, sure:
         parent=found.parent,
         metrics={
             **found.metrics,
-            "rejects": {form: dict(kinds) for form, kinds in results.items()},
+            "false_accepts": {form: dict(kinds) for form, kinds in results.items()},
         },
         info=found.info,
         write=write,
@@ -57,15 +57,15 @@ def write_rejects(path: Path, results: Mapping[str, Mapping[str, Any]], *, sure:
 
 
 def section(results: Mapping[str, Mapping[str, Any]], *, sure: float) -> str:
-    """What the card says of them."""
-    words = f"Sure are segments of which every word has a confidence of at least {sure:g}"
+    """The section of the card."""
+    words = f"A segment is sure if every word in it has a confidence of at least {sure:g}"
     return _SECTION.format(head=_HEAD, sure=words, table=table(results))
 
 
 def table(results: Mapping[str, Mapping[str, Any]]) -> str:
-    """The figures in Markdown, a row for each kind of sound in each form."""
+    """The figures in Markdown, one row for each form and kind of sound."""
     rows = [
-        ["", "kind", "minutes", "an hour", "95 % interval", "sure, an hour", "heard most often"]
+        ["", "kind", "minutes", "per hour", "95 % interval", "sure, per hour", "most frequent"]
     ]
     rows.append(["---"] * len(rows[0]))
     for form, kinds in results.items():
@@ -79,7 +79,7 @@ def table(results: Mapping[str, Mapping[str, Any]]) -> str:
 
 
 def with_section(card: str, text: str) -> str:
-    """A card with the section in it, before how to run the bundle, in the place of an older one."""
+    """A card with the section put before `Run it`, replacing an older one."""
     card = re.sub(rf"^{_HEAD}\n.*?(?=^## |\Z)", "", card, flags=re.MULTILINE | re.DOTALL)
     place = re.search(r"^## ", card, re.MULTILINE)
     at = place.start() if place else len(card)
