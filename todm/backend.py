@@ -47,23 +47,28 @@ class Graph:
 class GraphParts:
     """A stack of blocks in parts, from which the graph of any subnet can be composed.
 
-    Every block is the same chain of parts, and each part has one elastic width. A part takes `x` and its
-    own states [B, S], and returns `out` and the new states.
+    Every block is the same chain of sublayers, each with one elastic width. A sublayer takes `x` and its
+    own states [B, S], and returns `out` and the states after it.
 
     Attributes:
-        whole: the graph of some subnet; its first input and output belong to the front and the back,
+        whole: the graph of some subnet; its first input and output belong to the stem and the head,
             its second ones are all states of all blocks, concatenated along the last axis.
-        front: the whole's inputs without the states of blocks -> `out`, and its other outputs.
-        halves: by the name of the width, in the order of a block, and by the width.
-        back: `x` -> the whole's first output.
+        stem: the whole's inputs without the states of blocks -> `out`, and its other outputs.
+        sublayers: by the name of the width, in the order of a block, and by the width.
+        head: `x` -> the whole's first output.
         others: graphs that are the same for all subnets.
     """
 
     whole: Graph
-    front: Graph
-    halves: Mapping[str, Mapping[int, Graph]]
-    back: Graph
+    stem: Graph
+    sublayers: Mapping[str, Mapping[int, Graph]]
+    head: Graph
     others: tuple[Graph, ...]
+
+    def graphs(self) -> list[Graph]:
+        """Every part, the others included."""
+        sublayers = [graph for widths in self.sublayers.values() for graph in widths.values()]
+        return [self.stem, self.head, *self.others, *sublayers]
 
 
 class Batches(Protocol):

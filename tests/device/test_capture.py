@@ -230,9 +230,7 @@ def test_a_microphone_at_its_own_rate(portaudio, device):
 
 
 def test_no_such_microphone(portaudio):
-    with pytest.raises(
-        CorpusError, match="no microphone 'Roof': give --device one of 'Desk mic'"
-    ):
+    with pytest.raises(CorpusError, match="no microphone 'Roof': give --device one of 'Desk mic'"):
         open_microphone("Roof")
 
 
@@ -265,7 +263,7 @@ def test_the_package_without_its_library(monkeypatch):
 
 @pytest.fixture
 def microphone(monkeypatch, tmp_path, pcm):
-    """A package `sounddevice` for other processes, that records the bundle's sample, then silence for ever."""
+    """A package `sounddevice` for other processes: the bundle's sample, then silence without end."""
     (tmp_path / "sound").write_bytes(pcm)
     (tmp_path / "sounddevice.py").write_text(
         "import threading, time\n"

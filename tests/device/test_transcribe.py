@@ -50,7 +50,6 @@ def expected(golden):
         "device.segments",
         "device.formats",
         "device.timing",
-        "device.runtime",
         "cli.transcribe",
         "artifact",
     ],

@@ -25,7 +25,7 @@ class LeakyEncoder(nn.Module):
     def __init__(self, chunk=CHUNK, channels=12, joiner_dim=JOINER_DIM):
         super().__init__()
         self.chunk, self.channels = chunk, channels
-        self.front = nn.Linear(5 * 80, channels)
+        self.stem = nn.Linear(5 * 80, channels)
         self.out = nn.Linear(channels, joiner_dim)
         decay = torch.linspace(0.3, 0.95, channels)
         ticks = torch.arange(chunk)
@@ -38,7 +38,7 @@ class LeakyEncoder(nn.Module):
         x = (x_BTF + 8) / 6
         stretched = torch.cat([state1[0].unsqueeze(1), x], 1)
         blocks = torch.cat([stretched[:, 1:].reshape(-1, self.chunk, 320), stretched[:, :-4:4]], 2)
-        h = torch.tanh(self.front(blocks)).transpose(1, 2).unsqueeze(-1)
+        h = torch.tanh(self.stem(blocks)).transpose(1, 2).unsqueeze(-1)
         y = (self.within @ h).squeeze(-1) + self.carry * state0[0].unsqueeze(-1)
         return self.out(y.transpose(1, 2)), y[..., -1].unsqueeze(0), x[:, -1].unsqueeze(0)
 

@@ -148,11 +148,27 @@ def test_a_static_layer_is_qdq(made):
     assert made[2][quantize.input[2]] == 128
 
 
+def unpack(constants, *, bits):
+    """The packed weight of a node's constants; a symmetric one with its zero points written out."""
+
+    def single(bytes_NP):
+        return torch.stack([bytes_NP & 15, bytes_NP >> 4], -1).flatten(1)
+
+    blob, scale_NG, zero_NP = constants
+    return matmul_w4.pack(
+        single(blob.flatten(1))[:, :K].contiguous(),
+        scale_NG.half(),
+        zero_NG=single(zero_NP)[:, : scale_NG.shape[1]].contiguous(),
+        bits=bits,
+        group=2 * blob.shape[2],
+    )
+
+
 @pytest.mark.parametrize("name", [n for n in LAYERS if n.startswith("w")])
 def test_4_bit_codes_go_into_the_file_and_come_back(made, name):
     layer = LAYERS[name]
     stored = [torch.from_numpy(constant(made, name, p).copy()) for p in nbits.NBits._fields]
-    found = nbits.from_nbits(nbits.NBits(*stored), num_inputs=K, bits=layer.bits)
+    found = unpack(nbits.NBits(*stored), bits=layer.bits)
     written = layer.weight_w4
     assert torch.equal(found.codes_NK(), written.codes_NK())
     assert torch.equal(found.words_NJ, written.words_NJ)

@@ -22,9 +22,9 @@ pytestmark = pytest.mark.runtime
 def graphs(toy_graphs):
     """The toy transducer: an int8 encoder, a decoder of 3 bits, the joiner as it was."""
     encoder, decoder, joiner = (copy.deepcopy(graph.module) for graph in toy_graphs)
-    front = encoder.front
-    codes, scale = matmul_int8.quantise_weight(front.weight)
-    encoder.front = packed.Int8Linear(codes, scale, front.bias)
+    stem = encoder.stem
+    codes, scale = matmul_int8.quantise_weight(stem.weight)
+    encoder.stem = packed.Int8Linear(codes, scale, stem.bias)
     codes, scale = matmul_int8.quantise_weight(encoder.out.weight)
     act_scale = torch.tensor(0.05)
     encoder.out = packed.Int8Linear(codes, scale, encoder.out.bias, act_scale=act_scale)

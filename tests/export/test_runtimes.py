@@ -110,15 +110,3 @@ def test_run_script_of_the_target(repo, toy_bundle, target, options, key):
         command, cwd=repo / "export" / target, capture_output=True, text=True, check=True
     )
     assert done.stdout.strip() == f"{wav}\t{expected[key[0]][key[1]]['text']}"
-
-
-def test_export_folder_is_not_a_package(repo):
-    done = subprocess.run(
-        [sys.executable, "-c", "import export"],
-        cwd=repo,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 1
-    assert "is read by people and devices" in done.stderr

@@ -53,8 +53,8 @@ def plain(backend, stack):
     shared = stack.whole.module.model
     state = {k: v for k, v in shared.state_dict().items() if not k.startswith("encoder.blocks.")}
     for i in range(3):
-        mixer = stack.halves["pairs"][subnet.width("pairs", i)].module
-        ffn = stack.halves["ffn"][subnet.width("ffn", i)].module.block
+        mixer = stack.sublayers["pairs"][subnet.width("pairs", i)].module
+        ffn = stack.sublayers["ffn"][subnet.width("ffn", i)].module.block
         at = f"encoder.blocks.{i}."
         state |= {f"{at}mixer.{k}": v for k, v in mixer.mixer.mixer.state_dict().items()}
         state |= {f"{at}mixer_norm.{k}": v for k, v in mixer.norm.state_dict().items()}

@@ -228,8 +228,8 @@ def _of_bundle(
     """
     from todm.asr.decode.evaluate import decode_bundle, references
     from todm.device.bundle import forms_here, open_bundle
-    from todm.device.runtime import Runtime, machine, megabytes
-    from todm.device.timing import time_bundle
+    from todm.device.profiler import machine
+    from todm.device.timing import Runtime, megabytes, time_bundle
 
     bundle = open_bundle(found.path)
     utterances = references(found, corpus, args.split, args.limit)

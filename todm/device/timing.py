@@ -1,15 +1,16 @@
-"""How fast a bundle decodes on this machine: latency of a chunk and real-time factor."""
+"""What a bundle costs on this machine: latency of a chunk, real-time factor, bytes."""
 
 import dataclasses
 import time
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
 from todm.device.audio import SAMPLE_RATE, Samples
-from todm.device.bundle import Bundle, Precision
+from todm.device.bundle import Bundle, Precision, graph_files
 from todm.device.features import FRAMES_PER_SECOND
-from todm.device.recognizer import Stream, StreamingRecognizer, pad_tail
+from todm.device.recognizer import StreamingRecognizer, pad_tail
 
 _WARM_UP_CHUNKS = 3
 
@@ -20,12 +21,12 @@ class Timing:
 
     Attributes:
         precision: of the graphs.
-        num_threads: that onnxruntime was given.
-        chunk_seconds: audio a chunk stands for.
+        num_threads: of onnxruntime.
+        chunk_seconds: audio in a chunk.
         p50_ms: median time from a chunk's last frame to its symbols, in milliseconds.
         p95_ms: the same, 95th percentile.
-        rtf: decoding time by audio time, features included.
-        audio_seconds: audio measured, over all repeats.
+        rtf: decoding time per audio time, features included.
+        audio_seconds: audio decoded, over all repeats.
     """
 
     precision: Precision
@@ -37,6 +38,21 @@ class Timing:
     audio_seconds: float
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Runtime:
+    """What a bundle costs at run time in one precision.
+
+    Attributes:
+        timing: latency and real-time factor.
+        megabytes: encoder, decoder and joiner of this precision, in units of 10^6 bytes.
+        machine: processor, cores, and versions (`todm.device.profiler.machine`).
+    """
+
+    timing: Timing
+    megabytes: float
+    machine: dict[str, Any]
+
+
 def time_bundle(
     bundle: Bundle,
     recordings: Sequence[Samples],
@@ -45,21 +61,24 @@ def time_bundle(
     num_threads: int = 1,
     repeats: int = 3,
 ) -> Timing:
-    """Decode recordings one by one, several times over, and take the time.
+    """Time the decoding of recordings, one by one, several times over.
 
     Args:
         bundle: an opened bundle.
         recordings: each float32 [S] at 16 kHz; the bundle's tail is added.
         precision: which graphs.
         num_threads: of onnxruntime.
-        repeats: passes over all recordings; the fastest pass counts for the real-time factor.
+        repeats: passes over all recordings; the real-time factor is that of the fastest.
 
     Raises:
         BundleError: the bundle cannot be loaded.
     """
     recognizer = StreamingRecognizer(bundle, precision=precision, num_threads=num_threads)
     padded = [pad_tail(samples, bundle.tail_seconds) for samples in recordings]
-    _warm_up(recognizer)
+    warm_up = (
+        (_WARM_UP_CHUNKS + 1) * recognizer.spec.chunk_frames * SAMPLE_RATE // FRAMES_PER_SECOND
+    )
+    _time_chunks(recognizer, np.zeros(warm_up, np.float32))
     seconds = sum(len(samples) for samples in padded) / SAMPLE_RATE
     passes, chunks = [], []
     for _ in range(repeats):
@@ -78,24 +97,19 @@ def time_bundle(
     )
 
 
+def megabytes(bundle: Bundle, precision: Precision = "fp32") -> float:
+    """Size of encoder, decoder and joiner of one precision, in units of 10^6 bytes."""
+    files = graph_files(precision).values()
+    return sum(bundle.file(name).stat().st_size for name in files) / 1e6
+
+
 def _time_chunks(recognizer: StreamingRecognizer, samples_S: Samples) -> list[float]:
-    stream = _fed(recognizer, samples_S)
+    stream = recognizer.create_stream()
+    stream.accept(samples_S)
+    stream.finish()
     times = []
     while True:
         start = time.perf_counter()
         if not recognizer.step([stream]):
             return times
         times.append(time.perf_counter() - start)
-
-
-def _warm_up(recognizer: StreamingRecognizer) -> None:
-    frames = (_WARM_UP_CHUNKS + 1) * recognizer.spec.chunk_frames
-    silence = np.zeros(frames * SAMPLE_RATE // FRAMES_PER_SECOND, np.float32)
-    _time_chunks(recognizer, silence)
-
-
-def _fed(recognizer: StreamingRecognizer, samples_S: Samples) -> Stream:
-    stream = recognizer.create_stream()
-    stream.accept(samples_S)
-    stream.finish()
-    return stream

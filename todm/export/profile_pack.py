@@ -45,21 +45,21 @@ The graphs hold no trained weights: what a matrix product costs does not depend 
 
 
 class ProfileBuilder:
-    """The lowered pieces of a search space, from which graphs to measure are made."""
+    """The lowered parts of a search space, from which graphs to measure are made."""
 
     def __init__(
         self,
-        pieces: GraphParts,
+        parts: GraphParts,
         key: str,
         *,
         chunk_seconds: float,
         frames: int,
         cache: Path | None = None,
     ) -> None:
-        """Export the pieces, which takes some tens of seconds, or read them where they are kept.
+        """Export the parts, which takes some tens of seconds, or read them where they are kept.
 
         Args:
-            pieces: of the stack.
+            parts: of the stack.
             key: names the search space and the sizes around it; a table of another key is refused.
             chunk_seconds: audio that a chunk stands for.
             frames: of the encoder in a chunk, for each of which the joiner runs.
@@ -68,14 +68,14 @@ class ProfileBuilder:
         Raises:
             MissingExtra: a package for export is not installed.
         """
-        self.pieces, self.key = pieces, key
+        self.parts, self.key = parts, key
         self.chunk_seconds, self.frames = chunk_seconds, frames
-        stamp = stamp_of(pieces)
+        stamp = stamp_of(parts)
         models = _kept(cache) if cache and is_fresh(cache, stamp) else None
-        self._models = models or lower(pieces, int8=True)
+        self._models = models or lower(parts, int8=True)
         if cache and models is None:
             _keep(cache, self._models, stamp)
-        self._stitchers = {name: Stitcher(pieces, m) for name, m in self._models.items()}
+        self._stitchers = {name: Stitcher(parts, m) for name, m in self._models.items()}
 
     def graph(self, subnet: Subnet, precision: str) -> "onnx.ModelProto":
         """The graph of a subnet in fp32 or int8."""
@@ -83,7 +83,7 @@ class ProfileBuilder:
 
     def num_bytes(self, subnet: Subnet, precision: str) -> int:
         """Bytes of all graphs of a subnet's bundle, as files."""
-        others = (self._models[precision][other.name] for other in self.pieces.others)
+        others = (self._models[precision][other.name] for other in self.parts.others)
         whole = (self.graph(subnet, precision), *others)
         return sum(model.ByteSize() for model in whole)
 
@@ -117,7 +117,7 @@ class ProfileBuilder:
         search: dict[str, dict[str, str]] = {}
         for precision, models in self._models.items():
             search[precision] = {}
-            for other in self.pieces.others:
+            for other in self.parts.others:
                 file = search[precision][other.name] = f"{GRAPHS}/{other.name}.{precision}.onnx"
                 self._write(folder / file, models[other.name])
         shutil.copy(profiler.__file__, folder / PROGRAM)
@@ -126,7 +126,7 @@ class ProfileBuilder:
         (folder / PLAN).write_text(plan + "\n", encoding="utf-8")  # last: with it the pack is whole
 
     def _plan(self) -> Mapping[str, Any]:
-        decoder, joiner = self.pieces.others
+        decoder, joiner = self.parts.others
         return {
             "kind": profiler.PACK_KIND,
             "format_version": profiler.FORMAT_VERSION,
@@ -144,11 +144,9 @@ class ProfileBuilder:
         return model.ByteSize()
 
 
-def stamp_of(pieces: GraphParts) -> str:
-    """Changes with the code that makes and lowers the pieces, so that no old graphs are measured."""
-    graphs = [pieces.front, pieces.back, *pieces.others]
-    graphs += [graph for half in pieces.halves.values() for graph in half.values()]
-    names = {type(m).__module__ for graph in graphs for m in graph.module.modules()}
+def stamp_of(parts: GraphParts) -> str:
+    """Changes with the code that makes and lowers the parts, so that no old graphs are measured."""
+    names = {type(m).__module__ for graph in parts.graphs() for m in graph.module.modules()}
     names = {name for name in names if name.startswith("todm.")}
     files = [sys.modules[name].__file__ for name in sorted(names)]
     digest = hashlib.sha256(__version__.encode())
@@ -158,12 +156,12 @@ def stamp_of(pieces: GraphParts) -> str:
 
 
 def is_fresh(cache: Path, stamp: str) -> bool:
-    """Whether all pieces are kept there, as the present code makes them."""
+    """Whether all parts are kept there, as the present code makes them."""
     return (cache / _WHOLE).is_file() and (cache / _WHOLE).read_text().strip() == stamp
 
 
 def _keep(cache: Path, models: Mapping[str, Mapping[str, "onnx.ModelProto"]], stamp: str) -> None:
-    """Write the pieces; the last file says that all are there."""
+    """Write the parts; the last file says that all are there."""
     for precision, named in models.items():
         (cache / precision).mkdir(parents=True, exist_ok=True)
         for name, model in named.items():
@@ -172,7 +170,7 @@ def _keep(cache: Path, models: Mapping[str, Mapping[str, "onnx.ModelProto"]], st
 
 
 def _kept(cache: Path) -> dict[str, dict[str, "onnx.ModelProto"]]:
-    """The pieces as they were kept."""
+    """The parts as they were kept."""
     import onnx
 
     found: dict[str, dict[str, onnx.ModelProto]] = {}

@@ -1,40 +1,30 @@
 """Post-training forms of exported graphs: int8 per output channel, and 8 or 4 bits in blocks.
 
-    int8, int8.rr   MatMulInteger, a scale per output channel, activations in 8 bits as they come
-    int8.block      MatMulNBits of 8 bits, a scale per 32 inputs: 12 dB less noise where weights have
-                    outliers, at twice the time; for onnxruntime of 2025 or newer
+    int8, int8.rr   MatMulInteger, a scale per output channel, activations quantized dynamically
+    int8.block      MatMulNBits of 8 bits, a scale and a zero point per 32 inputs: 12 dB less noise where
+                    weights have outliers, at twice the time; for onnxruntime of 2025 or newer
     int4            MatMulNBits of 4 bits, a scale and a zero point per 32 inputs: the smallest file
 
-In blocks, `accuracy_level=4` lets the product be one of int8: with less, it is as slow as float32.
+In blocks, `accuracy_level=4` allows an int8 product: lower levels are as slow as float32.
 
 Only a MatMul with a constant matrix on the right is quantized, and the decoder's embedding. The
 SSM's chunk operators stand on the left, act on carried state, and stay float32: an error in them
 would last as long as the state does. Stacks of small matrices (one per head) stay float32 too:
-onnxruntime's per-channel scales are for a single matrix, and a stack of them fails when it is run.
-
-Letters: N outputs, K inputs, G blocks of inputs.
+onnxruntime's per-channel scales are for a single matrix, and a stack of them fails at run time.
 """
 
 import tempfile
-from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import torch
-from torch import Tensor
-from torch.nn import functional as F
-
 from todm.errors import BundleError
-from todm.export.nbits import to_nbits
 from todm.export.to_onnx import quiet, save_model, set_metadata
-from todm.kernels import matmul_w4
 
 if TYPE_CHECKING:
     import onnx
 
 _OPS = ("MatMul", "Gather")
 BLOCK = 32
-_DOMAIN = "com.microsoft"
 
 
 def quantize_int8(source: Path, target: Path, *, reduce_range: bool = False) -> int:
@@ -69,7 +59,7 @@ def quantize_int8(source: Path, target: Path, *, reduce_range: bool = False) -> 
             extra_options={"MatMulConstBOnly": True},
         )
         model = onnx.load(str(scratch))
-    done = Counter(node.op_type for node in model.graph.node)["MatMulInteger"]
+    done = _count(model, "MatMulInteger")
     if done == 0:
         raise BundleError(f"{source.name} has no matrix that int8 could be applied to")
     del model.graph.value_info[:]
@@ -94,55 +84,31 @@ def quantize_blocks(source: Path, target: Path, *, bits: int) -> int:
         BundleError: the graph has no matrix that can be put into blocks.
     """
     import onnx
-    from onnx import helper, numpy_helper
+    from onnxruntime.quantization.matmul_nbits_quantizer import MatMulNBitsQuantizer
 
     model = onnx.load(str(source))
-    matrices = {c.name: c for c in model.graph.initializer if len(c.dims) == 2}
-    nodes = [n for n in model.graph.node if n.op_type == "MatMul" and n.input[1] in matrices]
-    if not nodes:
+    with quiet():
+        quantizer = MatMulNBitsQuantizer(
+            model,
+            bits=bits,
+            block_size=BLOCK,
+            accuracy_level=4,
+            nodes_to_exclude=_excluded(model),
+        )
+        quantizer.process()
+    done = _count(model, "MatMulNBits")
+    if done == 0:
         raise BundleError(f"{source.name} has no matrix that could be put into blocks of weights")
-    for name in dict.fromkeys(node.input[1] for node in nodes):
-        weight_NK = torch.from_numpy(numpy_helper.to_array(matrices[name]).T.copy())
-        for key, value in block_constants(weight_NK, bits).items():
-            constant = numpy_helper.from_array(value.numpy(), f"{name}.{key}")
-            model.graph.initializer.append(constant)
-    for node in nodes:
-        _to_blocks(node, tuple(matrices[node.input[1]].dims), bits)
-    used = {name for node in model.graph.node for name in node.input}
-    kept = [constant for constant in model.graph.initializer if constant.name in used]
+    # It writes a weight once for every product that shares it.
+    constants = {constant.name: constant for constant in model.graph.initializer}
     del model.graph.initializer[:]
-    model.graph.initializer.extend(kept)
-    if _DOMAIN not in {entry.domain for entry in model.opset_import}:
-        model.opset_import.append(helper.make_opsetid(_DOMAIN, 1))
+    model.graph.initializer.extend(constants.values())
     save_model(model, target)
-    return len(nodes)
+    return done
 
 
-def block_constants(weight_NK: Tensor, bits: int) -> dict[str, Tensor]:
-    """The constants of MatMulNBits by name, for a weight [N, K] in blocks of 32 inputs.
-
-    Of 8 bits they are `B` uint8 [N, G, 32] and `scales` [N, G] about a middle of 128; of 4 bits see
-    `nbits.py`.
-    """
-    if bits == 4:
-        return to_nbits(matmul_w4.quantise_rtn(weight_NK, group=BLOCK))._asdict()
-    assert bits == 8
-    w_NGI = F.pad(weight_NK, (0, -weight_NK.shape[1] % BLOCK)).unflatten(1, (-1, BLOCK))
-    scale_NG = w_NGI.abs().amax(2).clamp(min=torch.finfo(torch.float32).tiny) / 127
-    codes_NGI = (w_NGI / scale_NG[..., None]).round() + 128
-    return {"B": codes_NGI.to(torch.uint8), "scales": scale_NG}
-
-
-def _to_blocks(node: "onnx.NodeProto", shape_KN: tuple[int, ...], bits: int) -> None:
-    """A MatMul becomes a MatMulNBits with the constants of its weight."""
-    from onnx import helper
-
-    names = ("B", "scales", "zero_points") if bits == 4 else ("B", "scales")
-    node.input[:] = [node.input[0], *(f"{node.input[1]}.{name}" for name in names)]
-    node.op_type, node.domain = "MatMulNBits", _DOMAIN
-    sizes = {"K": shape_KN[0], "N": shape_KN[1], "bits": bits, "block_size": BLOCK}
-    for key, value in {**sizes, "accuracy_level": 4}.items():
-        node.attribute.append(helper.make_attribute(key, value))
+def _count(model: "onnx.ModelProto", op: str) -> int:
+    return sum(node.op_type == op for node in model.graph.node)
 
 
 def _unshare_weights(model: "onnx.ModelProto") -> None:

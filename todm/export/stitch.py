@@ -1,8 +1,8 @@
-"""Graphs of subnets put together of exported pieces, without an export of each.
+"""Graphs of subnets assembled from exported parts, without an export of each subnet.
 
-The operators are those of a real export, node by node (held against one in a test); the constants are
-those of the pieces, the same in every block. Numbers do not change what a matrix product costs, so
-`hollow` can also leave them out of the file: a row is kept, and onnxruntime spreads it when it loads.
+The operators are those of a real export, node by node (a test compares them); the constants are those of
+the parts, the same in every block. Their values do not change what a matrix product costs, so `hollow`
+leaves them out of the file: one row is kept, and onnxruntime expands it when it loads the graph.
 """
 
 import tempfile
@@ -21,39 +21,39 @@ if TYPE_CHECKING:
     import onnx
 
 _HOLLOW = 1024
-"""Constants of fewer numbers stay as they are: the decay of a state must stay below one."""
+"""Smaller constants stay as they are: the decay of a state must stay below one."""
 
 
 class Stitcher:
-    """Exported pieces of one precision, and graphs of any subnet made of them."""
+    """Assembles the graph of any subnet from exported parts of one precision."""
 
-    def __init__(self, pieces: GraphParts, models: Mapping[str, "onnx.ModelProto"]) -> None:
+    def __init__(self, parts: GraphParts, models: Mapping[str, "onnx.ModelProto"]) -> None:
         """See `lower`."""
-        self._pieces, self._models = pieces, models
+        self._parts, self._models = parts, models
 
     def assemble(self, subnet: Subnet) -> "onnx.ModelProto":
         """The graph of a subnet, with the inputs and outputs of the whole."""
         import onnx
         from onnx import helper
 
-        whole = self._pieces.whole
+        whole = self._parts.whole
         build = _Builder(self._models)
         features, states = whole.inputs[0].name, whole.inputs[1].name
         fixed = [port.name for port in whole.inputs[2:]]
-        x, *kept = build.add(self._pieces.front.name, "front", [features, *fixed])
-        parts = [
-            (f"{position}.{name}", self._pieces.halves[name][subnet.width(name, position)])
+        x, *kept = build.add(self._parts.stem.name, "stem", [features, *fixed])
+        chain = [
+            (f"{position}.{name}", self._parts.sublayers[name][subnet.width(name, position)])
             for position in range(subnet.depth)
-            for name in self._pieces.halves
+            for name in self._parts.sublayers
         ]
-        sizes = [port.example.shape[1] for _, part in parts for port in part.inputs[1:]]
+        sizes = [port.example.shape[1] for _, part in chain for port in part.inputs[1:]]
         before = build.split(states, sizes)
         after: list[str] = []
-        for prefix, part in parts:
+        for prefix, part in chain:
             own = [before.pop(0) for _ in part.inputs[1:]]
             x, *left = build.add(part.name, prefix, [x, *own])
             after += left
-        (out,) = build.add(self._pieces.back.name, "back", [x])
+        (out,) = build.add(self._parts.head.name, "head", [x])
         joined = build.join(after)
         found = [out, joined, *kept]
         for name, port in zip(found, whole.outputs, strict=True):
@@ -73,21 +73,19 @@ class Stitcher:
         return model
 
 
-def lower(pieces: GraphParts, *, int8: bool) -> dict[str, dict[str, "onnx.ModelProto"]]:
-    """Export every piece once: by precision and by name, the others among them.
+def lower(parts: GraphParts, *, int8: bool) -> dict[str, dict[str, "onnx.ModelProto"]]:
+    """Export every part once: by precision and by name.
 
     Raises:
         MissingExtra: a package for export is not installed.
     """
     import onnx
 
-    graphs = [pieces.front, pieces.back, *pieces.others]
-    graphs += [graph for half in pieces.halves.values() for graph in half.values()]
     found: dict[str, dict[str, onnx.ModelProto]] = {"fp32": {}}
     if int8:
         found["int8"] = {}
     with tempfile.TemporaryDirectory() as folder:
-        for graph in graphs:
+        for graph in parts.graphs():
             plain, small = Path(folder) / "plain.onnx", Path(folder) / "int8.onnx"
             graph_to_onnx(graph, plain)
             found["fp32"][graph.name] = onnx.load(str(plain))
@@ -98,7 +96,7 @@ def lower(pieces: GraphParts, *, int8: bool) -> dict[str, dict[str, "onnx.ModelP
 
 
 def hollow(model: "onnx.ModelProto") -> "onnx.ModelProto":
-    """The same graph without its large constants: one row of each is kept and spread at load time."""
+    """The same graph without its large constants: one row of each is kept and expanded at load time."""
     import onnx
     from onnx import helper, numpy_helper
 
@@ -136,27 +134,16 @@ class _Builder:
         self.constants: list[onnx.TensorProto] = []
 
     def add(self, model: str, prefix: str, inputs: list[str]) -> list[str]:
-        """Append a piece that reads these values; returns the names of its outputs."""
-        import onnx
+        """Append a part that reads these values; returns the names of its outputs."""
+        from onnx import compose
 
-        graph = self._models[model].graph
+        graph = compose.add_prefix_graph(self._models[model].graph, f"{prefix}/")
         names = {port.name: given for port, given in zip(graph.input, inputs, strict=True)}
-        for constant in graph.initializer:
-            copy = onnx.TensorProto()
-            copy.CopyFrom(constant)
-            copy.name = names[constant.name] = f"{prefix}/{constant.name}"
-            self.constants.append(copy)
         for node in graph.node:
-            copy = onnx.NodeProto()
-            copy.CopyFrom(node)
-            copy.name = f"{prefix}/{node.name}"
-            ours = [names.setdefault(n, f"{prefix}/{n}") if n else "" for n in node.input]
-            theirs = [names.setdefault(n, f"{prefix}/{n}") if n else "" for n in node.output]
-            del copy.input[:], copy.output[:]
-            copy.input.extend(ours)
-            copy.output.extend(theirs)
-            self.nodes.append(copy)
-        return [names[port.name] for port in graph.output]
+            node.input[:] = [names.get(name, name) for name in node.input]
+        self.nodes += graph.node
+        self.constants += graph.initializer
+        return [port.name for port in graph.output]
 
     def split(self, states: str, sizes: list[int]) -> list[str]:
         """[1, B, S] into [B, S] of every part, as a whole export does it."""

@@ -1,7 +1,7 @@
 """The graphs of a model: whole, and in parts that compose to the graph of any subnet without an export.
 
-An export of a whole encoder takes ten seconds, and a profile measures dozens of subnets. A block's two
-halves depend on one width each, so a graph for every width of each half is enough.
+An export of a whole encoder takes ten seconds, and a profile measures dozens of subnets. Each of a block's
+two sublayers depends on one width, so one graph per sublayer and width is enough.
 
 Letters: B batch, T frames of a chunk after subsampling, D width of the model, S numbers of a state,
 R numbers of the feature history, J joiner width.
@@ -19,7 +19,7 @@ from todm.backend import Graph, GraphParts, Port
 from todm.supernet.space import SearchSpace
 
 
-class Front(nn.Module):
+class Stem(nn.Module):
     """Features to the first block: [B, 4T, 80] and the history -> [B, T, D] and the new history."""
 
     def __init__(self, encoder: StreamingEncoder) -> None:
@@ -28,10 +28,10 @@ class Front(nn.Module):
 
     def forward(self, x_BTF: Tensor, state1: Tensor) -> tuple[Tensor, Tensor]:
         """See the class."""
-        return self.encoder.front(x_BTF, state1)
+        return self.encoder.stem(x_BTF, state1)
 
 
-class MixerHalf(nn.Module):
+class MixerSublayer(nn.Module):
     """x + Mixer(LN(x)) of one chunk, with its two states flat, [B, S] each."""
 
     def __init__(self, block: Block, mixer: StreamingMixer) -> None:
@@ -46,7 +46,7 @@ class MixerHalf(nn.Module):
         return (x_BTD + mixed, *(state.flatten(1) for state in after))
 
 
-class FfnHalf(nn.Module):
+class FfnSublayer(nn.Module):
     """x + FFN(LN(x))."""
 
     def __init__(self, block: Block) -> None:
@@ -58,7 +58,7 @@ class FfnHalf(nn.Module):
         return self.block.feed_forward(x_BTD, self.block.ffn)
 
 
-class Back(nn.Module):
+class Head(nn.Module):
     """The final norm and the projection into the joiner's space: [B, T, D] -> [B, T, J]."""
 
     def __init__(self, encoder: StreamingEncoder) -> None:
@@ -67,7 +67,7 @@ class Back(nn.Module):
 
     def forward(self, x_BTD: Tensor) -> Tensor:
         """See the class."""
-        return self.encoder.back(x_BTD)
+        return self.encoder.head(x_BTD)
 
 
 def graphs(model: Rnnt, chunk: int) -> list[Graph]:
@@ -109,9 +109,9 @@ def graph_parts(config: RnntConfig, space: SearchSpace, chunk: int) -> GraphPart
         subnet = space.uniform(space.config.depths[0], {**narrowest, **widths})
         return Rnnt(config.narrow(subnet))
 
-    halves = {
+    sublayers = {
         name: {
-            width: _half(StreamingEncoder(plain(**{name: width}), chunk).eval(), name, width)
+            width: _sublayer(StreamingEncoder(plain(**{name: width}), chunk).eval(), name, width)
             for width in space.config.widths[name]
         }
         for name in ("pairs", "ffn")
@@ -122,35 +122,35 @@ def graph_parts(config: RnntConfig, space: SearchSpace, chunk: int) -> GraphPart
     x, out = (_port(name, chunk, config.encoder.d_model) for name in ("x", "out"))
     return GraphParts(
         whole=whole,
-        front=Graph(
-            name="front",
-            module=Front(encoder),
+        stem=Graph(
+            name="stem",
+            module=Stem(encoder),
             inputs=(features, history),
             outputs=(out, whole.outputs[2]),
         ),
-        halves=halves,
-        back=Graph(name="back", module=Back(encoder), inputs=(x,), outputs=(whole.outputs[0],)),
+        sublayers=sublayers,
+        head=Graph(name="head", module=Head(encoder), inputs=(x,), outputs=(whole.outputs[0],)),
         others=(decoder, joiner),
     )
 
 
-def _half(encoder: StreamingEncoder, name: str, width: int) -> Graph:
+def _sublayer(encoder: StreamingEncoder, name: str, width: int) -> Graph:
     block, mixer = encoder.model.encoder.blocks[0], encoder.mixers[0]
     assert isinstance(block, Block)
     assert isinstance(mixer, StreamingMixer)
     d_model = encoder.model.config.encoder.d_model
     x, out = (_port(port, encoder.chunk, d_model) for port in ("x", "out"))
     if name == "ffn":
-        return Graph(name=f"ffn-{width}", module=FfnHalf(block), inputs=(x,), outputs=(out,))
+        return Graph(name=f"ffn-{width}", module=FfnSublayer(block), inputs=(x,), outputs=(out,))
     sizes = encoder.sizes[: Mixer.STAGES]
     return Graph(
         name=f"pairs-{width}",
-        module=MixerHalf(block, mixer),
+        module=MixerSublayer(block, mixer),
         inputs=(x, *(_port(f"state{i}", size) for i, size in enumerate(sizes))),
         outputs=(out, *(_port(f"new_state{i}", size) for i, size in enumerate(sizes))),
     )
 
 
 def _port(name: str, *shape: int) -> Port:
-    """A float port with a batch of any size in front."""
+    """A float port with a batch of any size as its first axis."""
     return Port(name=name, example=torch.randn(2, *shape), dynamic={0: "N"})

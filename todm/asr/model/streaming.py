@@ -111,7 +111,7 @@ class StreamingEncoder(nn.Module):
         Returns:
             encoder_out [B, C, J] and both states after the chunk.
         """
-        x, history = self.front(x_BTF, state1)
+        x, history = self.stem(x_BTF, state1)
         parts = torch.split(state0[0], self.sizes, 1)
         states = [p.reshape(-1, *shape) for p, shape in zip(parts, self.shapes, strict=True)]
         after: list[Tensor] = []
@@ -120,9 +120,9 @@ class StreamingEncoder(nn.Module):
             mixed, left = mixer(block.mixer_norm(x), own)
             x = block.feed_forward(x + mixed, block.ffn)
             after += left
-        return self.back(x), torch.cat([a.flatten(1) for a in after], 1).unsqueeze(0), history
+        return self.head(x), torch.cat([a.flatten(1) for a in after], 1).unsqueeze(0), history
 
-    def front(self, x_BTF: Tensor, state1: Tensor) -> tuple[Tensor, Tensor]:
+    def stem(self, x_BTF: Tensor, state1: Tensor) -> tuple[Tensor, Tensor]:
         """Features to the first block: [B, C, D], and the feature history after the chunk."""
         subsampling = self.model.encoder.subsampling
         normal = subsampling.normalise(x_BTF)
@@ -131,7 +131,7 @@ class StreamingEncoder(nn.Module):
         x = subsampling(normal, state1[0].reshape(-1, self.history, NUM_BINS))
         return x, normal[:, -self.history :].flatten(1).unsqueeze(0)
 
-    def back(self, x_BTD: Tensor) -> Tensor:
+    def head(self, x_BTD: Tensor) -> Tensor:
         """The final norm and the projection into the joiner's space: [B, C, J]."""
         return self.model.project(self.model.encoder.norm(x_BTD))
 

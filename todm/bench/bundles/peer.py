@@ -27,7 +27,7 @@ from todm.asr.model.transducer import Rnnt
 from todm.backend import Graph, Port
 from todm.bench.bundles.conformer import StreamingConformer, of_size
 from todm.device.bundle import load_session
-from todm.device.runtime import machine
+from todm.device.profiler import machine
 from todm.errors import ConfigError, TodmError
 from todm.export.quantize import quantize_int8
 from todm.export.to_onnx import graph_to_onnx

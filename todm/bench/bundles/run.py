@@ -17,8 +17,9 @@ from todm.bench.bundles.engines import Decoded, Engine, open_engine
 from todm.bench.bundles.footprint import Footprint, footprint
 from todm.device.audio import SAMPLE_RATE, Samples, read_audio
 from todm.device.bundle import PRECISIONS, Bundle, Precision, forms_here, open_bundle
+from todm.device.profiler import machine
 from todm.device.recognizer import pad_tail
-from todm.device.runtime import machine, megabytes
+from todm.device.timing import megabytes
 from todm.errors import ConfigError
 from todm.files import Progress, write_text
 

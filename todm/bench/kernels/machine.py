@@ -15,7 +15,7 @@ import torch
 import todm
 from todm.bench.kernels.case import Work
 from todm.bench.kernels.clock import cpu_time
-from todm.device import runtime
+from todm.device import profiler
 
 _PACKAGES = ("torch", "triton", "torchaudio", "k2", "torchao", "numpy")
 
@@ -64,7 +64,7 @@ def device_name(device: str) -> str:
     """The GPU's name, or the processor's."""
     if device == "cuda":
         return torch.cuda.get_device_name()
-    return str(runtime.machine()["processor"])
+    return str(profiler.machine()["processor"])
 
 
 def roofs_of(device: str) -> Roofs:
@@ -78,7 +78,7 @@ def roofs_of(device: str) -> Roofs:
 
 def describe(device: str) -> dict[str, Any]:
     """Machine and versions, for the record."""
-    found = {"device": device_name(device), **runtime.machine()}
+    found = {"device": device_name(device), **profiler.machine()}
     found["threads"] = torch.get_num_threads()
     if device == "cuda":
         found["cuda"] = torch.version.cuda
