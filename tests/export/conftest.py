@@ -139,8 +139,8 @@ def write_assets():
 @pytest.fixture(scope="session")
 def toy_bundle(tmp_path_factory, toy_graphs, write_assets):
     """A whole bundle for sherpa-onnx, made once; tests copy it before they spoil it."""
-    from todm.export.bundle import ExportConfig, Sample, write_bundle
-    from todm.export.verify import sample_signal
+    from todm.export.bundle import ExportConfig, write_bundle
+    from todm.export.sample import Sample, sample_signal
 
     path = tmp_path_factory.mktemp("bundle") / "toy"
     sample = Sample(samples_S=sample_signal(3.0), reference="NOTHING WAS SAID")

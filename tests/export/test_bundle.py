@@ -14,9 +14,10 @@ from torch import nn
 from todm.device.audio import read_audio
 from todm.device.bundle import open_bundle
 from todm.errors import ArtifactError, BundleError, ConfigError
-from todm.export.bundle import ExportConfig, Sample, _shipped, write_bundle
+from todm.export.bundle import ExportConfig, _shipped, write_bundle
+from todm.export.sample import Sample, sample_signal
 from todm.export.to_onnx import graph_to_onnx
-from todm.export.verify import Report, sample_signal, verify
+from todm.export.verify import Report, verify
 
 
 def test_bundle_holds_what_the_contract_names(toy_bundle):

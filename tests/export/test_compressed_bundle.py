@@ -12,7 +12,8 @@ from todm.compress import packed
 from todm.device.bundle import open_bundle
 from todm.errors import BundleError, ConfigError
 from todm.export.bundle import ExportConfig, write_bundle
-from todm.export.verify import Report, sample_signal, verify
+from todm.export.sample import sample_signal
+from todm.export.verify import Report, verify
 from todm.kernels import matmul_int8, matmul_w4
 
 pytestmark = pytest.mark.runtime

@@ -11,7 +11,8 @@ from todm.device.audio import read_audio
 from todm.device.bundle import open_bundle
 from todm.device.recognizer import OfflineRecognizer, StreamingRecognizer, pad_tail
 from todm.export import sherpa
-from todm.export.verify import sample_signal, three_streams
+from todm.export.sample import sample_signal
+from todm.export.verify import three_streams
 
 
 @pytest.fixture(scope="module")

@@ -10,8 +10,8 @@ from todm.asr.model.transducer import Rnnt, RnntConfig
 from todm.device.bundle import open_bundle
 from todm.device.features import fbank
 from todm.device.recognizer import OfflineRecognizer
-from todm.export.bundle import ExportConfig, Sample, write_bundle
-from todm.export.verify import sample_signal
+from todm.export.bundle import ExportConfig, write_bundle
+from todm.export.sample import Sample, sample_signal
 
 CHUNK = 16
 

@@ -13,7 +13,7 @@ from todm.cli.progress import progress_report
 if TYPE_CHECKING:
     from todm.artifact import Artifact
     from todm.asr.backend import AsrBackend
-    from todm.export.bundle import Sample
+    from todm.export.sample import Sample
 
 _TARGETS = {
     "asr": ("onnx", "sherpa-onnx", "web", "executorch"),
@@ -177,7 +177,7 @@ def _show(made: "Artifact") -> None:
 
 def _sample(path: Path | None, backend: "AsrBackend") -> "Sample":
     """The given recording, or the first test utterance of at least two seconds."""
-    from todm.export.bundle import Sample
+    from todm.export.sample import Sample
 
     if path is not None:
         return Sample.read(path)

@@ -4,7 +4,6 @@ The bundle is filled and verified in a temporary directory and appears only when
 """
 
 import dataclasses
-import json
 import math
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -14,25 +13,25 @@ from todm import __version__, artifact
 from todm.artifact import Artifact
 from todm.backend import Graph
 from todm.config import Config
-from todm.device.audio import Samples, read_audio, write_wav
 from todm.device.bundle import KIND, Bundle, Precision, graph_name, read_tokens
 from todm.device.contract import STREAMING_MODEL_TYPE
 from todm.device.features import FRAMES_PER_SECOND
-from todm.device.recognizer import OfflineRecognizer, StreamingRecognizer, Transcript, pad_tail
+from todm.device.recognizer import OfflineRecognizer, StreamingRecognizer
 from todm.device.timing import time_bundle
 from todm.errors import BundleError, ConfigError
 from todm.export.card import card
 from todm.export.compressed import summary
 from todm.export.quantize import quantize_blocks, quantize_int8
+from todm.export.sample import Sample, expected_of, sample_signal, write_expected
 from todm.export.sparsity import require_24
 from todm.export.to_onnx import graph_to_onnx
-from todm.export.verify import Report, sample_signal, verify
+from todm.export.verify import Report, verify
 from todm.export.web import check_page, write_page
 
 Progress = Callable[[int, int], None]
 _LATE_SECONDS = 0.36  # how long after the end of a word its symbol may come
 _ASSETS = ("tokens.txt", "bpe.model", "bpe.vocab")
-_GRAPHS = ("encoder", "decoder", "joiner")
+GRAPHS = ("encoder", "decoder", "joiner")
 _TIMED_SECONDS = 10.0
 _REPEATS = 15  # short passes, of which the fastest counts: forms are compared
 _BITS = {"int8.block": 8, "int4": 4}
@@ -66,23 +65,6 @@ class ExportConfig(Config):
             raise ConfigError(f"tail_seconds is {self.tail_seconds}: it must be 0 to 10")
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Sample:
-    """A recording that travels with the bundle, and what is said in it, if known."""
-
-    samples_S: Samples
-    reference: str | None = None
-
-    @classmethod
-    def read(cls, path: Path, reference: str | None = None) -> "Sample":
-        """From an audio file.
-
-        Raises:
-            CorpusError: it cannot be read.
-        """
-        return cls(samples_S=read_audio(path), reference=reference)
-
-
 def write_bundle(
     path: str | Path,
     graphs: Sequence[Graph],
@@ -110,9 +92,9 @@ def write_bundle(
         ArtifactError: `path` exists and is not an artifact.
     """
     by_name = {graph.name: graph for graph in graphs}
-    missing = [name for name in _GRAPHS if name not in by_name]
+    missing = [name for name in GRAPHS if name not in by_name]
     if missing:
-        raise BundleError(f"a transducer needs the graphs {', '.join(_GRAPHS)}: no {missing[0]}")
+        raise BundleError(f"a transducer needs the graphs {', '.join(GRAPHS)}: no {missing[0]}")
     if len(config.precisions) > 1 and (found := summary([graph.module for graph in graphs])):
         raise ConfigError(
             f"these graphs are compressed already ({', '.join(found)}): give precisions fp32 alone; other "
@@ -194,7 +176,7 @@ class _Job:
         return figures
 
     def _write_graphs(self, folder: Path) -> None:
-        for name in _GRAPHS:
+        for name in GRAPHS:
             graph = self._graphs[name]
             metadata = {**_COMMON, **_METADATA[name](self._graphs)}
             graph_to_onnx(graph, folder / f"{name}.onnx", metadata=metadata)
@@ -208,7 +190,7 @@ class _Job:
                 quantize_blocks(*files, bits=_BITS[precision])
             else:
                 quantize_int8(*files, reduce_range=precision == "int8.rr")
-        for name in _GRAPHS[1:] if len(self._config.precisions) > 1 else ():
+        for name in GRAPHS[1:] if len(self._config.precisions) > 1 else ():
             files = folder / f"{name}.onnx", folder / graph_name(name, "int8")
             quantize_int8(*files, reduce_range=True)
 
@@ -231,11 +213,7 @@ class _Job:
 
     def _write_sample(self, bundle: Bundle) -> dict[str, Any]:
         """The recording, and what each form of the bundle makes of it."""
-        folder = bundle.path / "test_wavs"
-        folder.mkdir()
-        # With its tail, so that a program that adds none gives the whole transcript too.
-        write_wav(folder / "0.wav", pad_tail(self._sample.samples_S, self.tail_seconds))
-        samples = read_audio(folder / "0.wav")  # 16 bits, as others will read it
+        samples = self._sample.write(bundle.path, self.tail_seconds)
         expected: dict[str, Any] = {"reference": self._sample.reference}
         for precision in self._config.precisions:
             recognizer = StreamingRecognizer(bundle, precision=precision)
@@ -244,8 +222,7 @@ class _Job:
                 offline = OfflineRecognizer(bundle, precision=precision)
                 found["offline"] = expected_of(offline.transcribe(samples))
             expected[precision] = found
-        text = json.dumps(expected, indent=1, ensure_ascii=False)
-        (folder / "expected.json").write_text(text + "\n", encoding="utf-8")
+        write_expected(bundle.path, expected)
         return expected
 
 
@@ -312,13 +289,3 @@ _METADATA = {
     "decoder": _decoder_metadata,
     "joiner": _joiner_metadata,
 }
-
-
-def expected_of(transcript: Transcript) -> dict[str, Any]:
-    """What stands in `test_wavs/expected.json` for one form."""
-    return {
-        "text": transcript.text,
-        "tokens": list(transcript.tokens),
-        "timestamps": list(transcript.timestamps),
-        "log_probs": [round(p, 5) for p in transcript.log_probs],
-    }

@@ -20,7 +20,9 @@ decoded greedily, with the 95 % interval. {sure}.
 """
 
 
-def write_false_accepts(path: Path, results: Mapping[str, Mapping[str, Any]], *, sure: float) -> None:
+def write_false_accepts(
+    path: Path, results: Mapping[str, Mapping[str, Any]], *, sure: float
+) -> None:
     """Put false accepts into the card and the manifest of a bundle, replacing earlier ones.
 
     Args:
@@ -64,9 +66,7 @@ def section(results: Mapping[str, Mapping[str, Any]], *, sure: float) -> str:
 
 def table(results: Mapping[str, Mapping[str, Any]]) -> str:
     """The figures in Markdown, one row for each form and kind of sound."""
-    rows = [
-        ["", "kind", "minutes", "per hour", "95 % interval", "sure, per hour", "most frequent"]
-    ]
+    rows = [["", "kind", "minutes", "per hour", "95 % interval", "sure, per hour", "most frequent"]]
     rows.append(["---"] * len(rows[0]))
     for form, kinds in results.items():
         for kind, row in kinds.items():

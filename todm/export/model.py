@@ -13,11 +13,11 @@ from torch import Tensor
 from todm import artifact
 from todm.artifact import Artifact
 from todm.backend import Graph, Port
-from todm.device.bundle import load_session, run
+from todm.device.bundle import load_session
 from todm.errors import BundleError
 from todm.export.compressed import is_rounding, summary
 from todm.export.to_onnx import graph_to_onnx
-from todm.export.verify import Report
+from todm.export.verify import Report, compare_graph
 
 KIND = "onnx"
 FILE = "model.onnx"
@@ -95,14 +95,7 @@ def check_model(graph: Graph, file: Path, *, first: int = 0) -> Report:
     report = Report(rounds=is_rounding(graph.module))
     for size in _SIZES:
         inputs = [_random(port, size) for port in graph.inputs]
-        with torch.inference_mode():
-            found = graph.module(*inputs)
-        outputs = found if isinstance(found, tuple) else (found,)
-        theirs = run(session, [x.numpy() for x in inputs], graph.name, file)
-        theirs = theirs[first : first + len(outputs)]
-        for port, ours, their in zip(graph.outputs, outputs, theirs, strict=True):
-            name = f"{port.name}, torch and onnxruntime"
-            report.close(name, ours.numpy(), their, report.tolerance)
+        compare_graph(report, graph, session, inputs, where=file, first=first)
     return report
 
 

@@ -13,10 +13,8 @@ Needs the extra `executorch`, which pairs with one release of torch: 1.2 with 2.
 Letters: C encoder frames of a chunk, J joiner width, K context, R and S sizes of the states.
 """
 
-import contextlib
 import dataclasses
 import importlib.util
-import json
 import os
 import shutil
 import sys
@@ -24,7 +22,6 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -32,23 +29,21 @@ from todm import artifact
 from todm.artifact import Artifact
 from todm.backend import Graph
 from todm.config import Config
-from todm.device.audio import Samples, read_audio, write_wav
+from todm.device.audio import Samples
 from todm.device.contract import start_context
-from todm.device.decode import log_softmax, silent_ids
-from todm.device.features import FRAMES_PER_SECOND, Frames, fbank
-from todm.device.recognizer import FRAME_SECONDS, Transcript, detokenize, pad_tail
+from todm.device.features import FRAMES_PER_SECOND, fbank
+from todm.device.recognizer import pad_tail
 from todm.errors import BundleError, MissingExtra
-from todm.export.bundle import Sample, check_assets, default_tail, expected_of
+from todm.export.bundle import GRAPHS, check_assets, default_tail
 from todm.export.compressed import summary
+from todm.export.reference import decibels, encode, greedy, in_torch, split
+from todm.export.sample import Sample, expected_of, sample_signal, write_expected
 from todm.export.to_onnx import quiet
-from todm.export.verify import INT8_TOKENS, TOLERANCE, Report, sample_signal
+from todm.export.verify import INT8_TOKENS, TOLERANCE, Report
 
 KIND = "executorch"
 Form = Literal["fp32", "int8"]
-Call = Callable[..., tuple[Tensor, ...]]
-"""A graph, in torch or lowered: tensors in the order of its inputs to the tensors of its outputs."""
 
-_GRAPHS = ("encoder", "decoder", "joiner")
 _CALIBRATION = 20  # chunks of the sample; of dynamic scales nothing is kept, shapes are traced
 
 _CARD = """\
@@ -183,17 +178,16 @@ class _Job:
     def fill(self, folder: Path) -> dict[str, Any]:
         """Write all files into a directory that holds the assets; returns the measured figures."""
         tokens = check_assets(folder, self._graphs["joiner"])
-        samples = self._write_sample(folder)
-        for name in _GRAPHS:
+        samples = self._sample.write(folder, self.tail_seconds)
+        for name in GRAPHS:
             lower(self._graphs[name], folder / f"{name}.pte")
         if self._config.int8:
-            chunks = split(fbank(samples), self.sizes["T"])[:_CALIBRATION]
+            chunks = self._chunks(samples)[:_CALIBRATION]
             lower(self._graphs["encoder"], folder / "encoder.int8.pte", calibrate=chunks)
         report, expected = Report(), {}
         for form in ("fp32", "int8") if self._config.int8 else ("fp32",):
             expected[form] = {"streaming": self._verify(report, folder, form, samples, tokens)}
-        text = json.dumps(expected, indent=1, ensure_ascii=False)
-        (folder / "test_wavs" / "expected.json").write_text(text + "\n", encoding="utf-8")
+        write_expected(folder, expected)
         figures = {
             "checks": report.figures,
             "bytes": {p.name: p.stat().st_size for p in sorted(folder.glob("*.pte"))},
@@ -201,26 +195,23 @@ class _Job:
         (folder / "README.md").write_text(self._card(figures, expected), encoding="utf-8")
         return figures
 
-    def _write_sample(self, folder: Path) -> Samples:
-        wav = folder / "test_wavs" / "0.wav"
-        wav.parent.mkdir()
-        write_wav(wav, pad_tail(self._sample.samples_S, self.tail_seconds))
-        return read_audio(wav)  # 16 bits, as others will read it
+    def _chunks(self, samples_S: Samples) -> list[Tensor]:
+        return split(fbank(samples_S), self.sizes["T"], self.sizes["T"])
 
     def _verify(
         self, report: Report, folder: Path, form: Form, samples_S: Samples, tokens: tuple[str, ...]
     ) -> dict[str, Any]:
         """Chunk by chunk with carried states, and by transcript; what the form makes of the sample."""
-        ours = [_in_torch(self._graphs[name]) for name in _GRAPHS]
-        theirs = [Pte(folder / file_name(name, form)) for name in _GRAPHS]
-        frames = fbank(pad_tail(samples_S, self.tail_seconds))  # as every runner does
-        exact = encode(ours[0], frames, self.sizes)
-        lowered = encode(theirs[0], frames, self.sizes)
+        ours = [in_torch(self._graphs[name]) for name in GRAPHS]
+        theirs = [Pte(folder / file_name(name, form)) for name in GRAPHS]
+        chunks = self._chunks(pad_tail(samples_S, self.tail_seconds))  # as every runner does
+        states = [torch.zeros(1, 1, self.sizes[name]) for name in "SR"]
+        exact, lowered = (torch.cat(encode(call, chunks, states)) for call in (ours[0], theirs[0]))
         name = f"{form}, encoder chunk by chunk, torch and ExecuTorch"
         if form == "fp32":
             report.close(name, exact.numpy(), lowered.numpy(), TOLERANCE)
         else:
-            report.figures[f"{form} encoder, signal-to-noise in dB"] = _decibels(exact, lowered)
+            report.figures[f"{form} encoder, signal-to-noise in dB"] = decibels(exact, lowered)
         wanted = greedy(ours[1], ours[2], exact, tokens, self.sizes["K"])
         found = greedy(theirs[1], theirs[2], lowered, tokens, self.sizes["K"])
         report_as = report.same if form == "fp32" else report.similar
@@ -288,60 +279,9 @@ def _rounded(
     return convert_pt2e(prepared)
 
 
-def encode(encoder: Call, frames_TF: Frames, sizes: Mapping[str, int]) -> Tensor:
-    """Encoder output over a recording, chunk by chunk from zero states: [frames, J]."""
-    states = [torch.zeros(1, 1, sizes["S"]), torch.zeros(1, 1, sizes["R"])]
-    outs = []
-    for chunk in split(frames_TF, sizes["T"]):
-        out, *states = encoder(chunk, *states)
-        outs.append(out[0])
-    return torch.cat(outs) if outs else torch.zeros(0, sizes["J"])
-
-
-def split(frames_TF: Frames, size: int) -> list[Tensor]:
-    """The chunks that are decoded, each [1, T, 80]: one frame more must have come in, as on a device."""
-    starts = range(0, len(frames_TF) - size, size)
-    return [torch.from_numpy(frames_TF[None, i : i + size].copy()) for i in starts]
-
-
-def greedy(
-    decoder: Call, joiner: Call, encoded: Tensor, tokens: tuple[str, ...], context_size: int
-) -> Transcript:
-    """Search with at most one symbol a frame: see `todm.device.decode`."""
-    silent = silent_ids(tokens)
-    ids, when, log_probs = [int(i) for i in start_context(context_size)], [], []
-    (predicted,) = decoder(torch.tensor([ids]))
-    for number, frame in enumerate(encoded):
-        (logits,) = joiner(frame[None], predicted)
-        scores = log_softmax(logits.numpy())[0]
-        best = int(scores.argmax())
-        if best not in silent:
-            ids.append(best)
-            when.append(number)
-            log_probs.append(float(scores[best]))
-            (predicted,) = decoder(torch.tensor([ids[-context_size:]]))
-    found = ids[context_size:]
-    return Transcript(
-        text=detokenize([tokens[i] for i in found]),
-        ids=tuple(found),
-        tokens=tuple(tokens[i] for i in found),
-        timestamps=tuple(round(FRAME_SECONDS * number, 2) for number in when),
-        log_probs=tuple(log_probs),
-    )
-
-
 def file_name(name: str, form: Form) -> str:
     """The file of a graph: only the encoder has an int8 form."""
     return f"{name}.int8.pte" if form == "int8" and name == "encoder" else f"{name}.pte"
-
-
-def _in_torch(graph: Graph) -> Call:
-    def call(*inputs: Tensor) -> tuple[Tensor, ...]:
-        with torch.inference_mode():
-            found = graph.module(*inputs)
-        return found if isinstance(found, tuple) else (found,)
-
-    return call
 
 
 def _examples(graph: Graph) -> tuple[Tensor, ...]:
@@ -360,12 +300,6 @@ def _plain(x: Tensor) -> Tensor:
     return torch.empty(x.shape, dtype=x.dtype).copy_(x)
 
 
-def _decibels(exact: Tensor, rounded: Tensor) -> float:
-    noise = float((rounded - exact).square().sum())
-    return float(10 * np.log10(float(exact.square().sum()) / max(noise, 1e-12)))
-
-
-@contextlib.contextmanager
 def _flatc() -> Iterator[None]:
     """Its compiler lies beside the interpreter, which need not be on the PATH."""
     before = os.environ.get("PATH", "")

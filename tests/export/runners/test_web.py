@@ -141,8 +141,8 @@ def test_transcript_in_node_equals_the_devices(site, golden_bundle, precision):
 
 
 def test_export_writes_a_page_and_checks_it(npm_packages, toy_graphs, write_assets, tmp_path):
-    from todm.export.bundle import ExportConfig, Sample, write_bundle
-    from todm.export.verify import sample_signal
+    from todm.export.bundle import ExportConfig, write_bundle
+    from todm.export.sample import Sample, sample_signal
 
     sample = Sample(samples_S=sample_signal(2.0))
     config = ExportConfig(target="web", precisions=("fp32", "int8"))
