@@ -1,4 +1,4 @@
-"""Files and the small things every stage shares: whole writes, appended records, locks, progress.
+"""Files and the small things every stage shares: whole writes, appended records, tables, locks, progress.
 
 Imports no torch and no package at module level: it is part of what a device runs.
 """
@@ -8,7 +8,7 @@ import errno
 import logging
 import os
 import socket
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 
 from todm.errors import CorpusError
@@ -38,6 +38,12 @@ def write_bytes(path: Path, data: bytes | memoryview) -> None:
 def write_text(path: Path, text: str) -> None:
     """`write_bytes` of a text, in UTF-8."""
     write_bytes(path, text.encode())
+
+
+def markdown_table(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """A table in Markdown."""
+    lines = [heads, ["---"] * len(heads), *rows]
+    return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
 
 
 def append(path: Path, data: bytes) -> None:

@@ -18,12 +18,12 @@ from pathlib import Path
 
 import numpy as np
 
-from benchmarks.studies.results import keep, markdown, read, write
+from benchmarks.studies.results import keep, read, write
 from todm import artifact
 from todm.asr.decode.wer import Comparison, Wer, compare, score
 from todm.asr.loading import backend_of, load_model
 from todm.errors import ConfigError, TodmError, TrainingError
-from todm.files import write_text
+from todm.files import markdown_table, write_text
 from todm.recipe import named
 from todm.supernet.space import SearchSpace, Subnet
 
@@ -212,7 +212,7 @@ def table(results: Results) -> Iterator[str]:
         "relative difference",
         "95 % interval",
     )
-    yield markdown(heads, [_size_cells(results, size) for size in SIZES])
+    yield markdown_table(heads, [_size_cells(results, size) for size in SIZES])
     yield ""
     cost = {n: results.cpu_minutes(n) for n in ("supernet", *(f"alone-{s}" for s in SIZES))}
     yield f"CPU minutes: {', '.join(f'{n} {m:.1f}' for n, m in cost.items())}; "
@@ -221,7 +221,9 @@ def table(results: Results) -> Iterator[str]:
     if names:
         yield ""
         heads = ("supernet with", *SIZES, "mean over sizes against the full recipe", "CPU minutes")
-        yield markdown(heads, [_ablation_cells(results, name) for name in ("supernet", *names)])
+        yield markdown_table(
+            heads, [_ablation_cells(results, name) for name in ("supernet", *names)]
+        )
 
 
 def _size_cells(results: Results, size: str) -> list[str]:

@@ -21,7 +21,7 @@ from typing import Any
 
 import torch
 
-from benchmarks.studies.results import markdown, read, write
+from benchmarks.studies.results import read, write
 from todm import artifact
 from todm.artifact import Artifact
 from todm.asr.adapter import adapter_of
@@ -31,7 +31,7 @@ from todm.compress.driver import Result as Compressed
 from todm.compress.driver import compress
 from todm.compress.report import table as layer_table
 from todm.errors import ConfigError
-from todm.files import write_text
+from todm.files import markdown_table, write_text
 
 _TUNED = ("prune.tune.updates=3000", "prune.tune.lr=2e-3")
 _QAT8 = ("int8.activations=static", "int8.tune.updates=500", "int8.tune.lr=3e-4")
@@ -212,7 +212,7 @@ def table(results: Sequence[Result]) -> Iterator[str]:
     yield ""
     heads = ("way", "WER", "95 %", "relative to fp32", "95 %", "p", "target", "bytes")
     heads += ("times smaller", "size ratio", "ops ratio", "minutes")
-    yield markdown(heads, [_cells(result, first.row.num_bytes) for result in results])
+    yield markdown_table(heads, [_cells(result, first.row.num_bytes) for result in results])
     yield ""
     yield from (f"- {r.row.way}: `{' '.join(r.row.settings)}`" for r in results if r.row.settings)
 

@@ -21,7 +21,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from benchmarks.studies.results import keep, markdown, write
+from benchmarks.studies.results import keep, write
 from benchmarks.studies.small_llama import SPLITS, SmallLlama, read_chapters, train
 from todm import artifact
 from todm.artifact import Artifact
@@ -29,7 +29,7 @@ from todm.compress.calibrate import Block, Call, Means, collect
 from todm.compress.config import CompressConfig
 from todm.compress.driver import compress
 from todm.errors import ConfigError
-from todm.files import write_text
+from todm.files import markdown_table, write_text
 from todm.kernels.matmul_w4 import quantise_rtn
 from todm.llm.adapter import LlmAdapter
 from todm.llm.data import read_texts
@@ -319,7 +319,7 @@ def _table(
         against = "" if found[case] is plain else _change(compare(found[case], plain))
         rows.append((*cells(case), f"{found[case].perplexity:.3f}", above, against))
     heads = (head, "", "perplexity", "above float32", "against rounding to nearest")
-    return markdown(heads, rows)
+    return markdown_table(heads, rows)
 
 
 def _aims(found: Mapping[Case, Losses]) -> list[str]:

@@ -19,11 +19,11 @@ import numpy as np
 import torch
 from torch.nn import functional as F
 
-from benchmarks.studies.results import markdown, read, write
+from benchmarks.studies.results import read, write
 from todm import artifact
 from todm.compress.config import CompressConfig
 from todm.compress.driver import compress
-from todm.files import write_text
+from todm.files import markdown_table, write_text
 from todm.vision.adapter import VisionAdapter
 from todm.vision.config import VisionConfig, build
 from todm.vision.scores import mean_iou
@@ -240,7 +240,9 @@ def table(results: Results) -> Iterator[str]:
     yield ""
     ratios = {t: f"{results.totals['digits', t, '']['size_ratio']:.2f}" for t in TARGETS}
     means = {t: [f"{results.errors('digits', t, k).mean():.2%}" for k in TERMS] for t in TARGETS}
-    yield markdown(("target", "size ratio", *TERMS), [(t, ratios[t], *means[t]) for t in TARGETS])
+    yield markdown_table(
+        ("target", "size ratio", *TERMS), [(t, ratios[t], *means[t]) for t in TARGETS]
+    )
     yield ""
     yield "Differences, of error and of cross entropy on the test split, with 95 % intervals:"
     yield ""
@@ -260,7 +262,7 @@ def table(results: Results) -> Iterator[str]:
             error = results.difference(ours, theirs)
             entropy = _entropy_cells(results, ours, theirs)
             rows.append((target, better, worse, _change(error), _verdict(error), *entropy))
-    yield markdown(heads, rows)
+    yield markdown_table(heads, rows)
     yield ""
     base = results.dense("canvas")
     yield f"Segmentation, seeds {results.seeds['canvas']}, dense: mIoU {_rates(1 - base)}."
@@ -278,7 +280,7 @@ def table(results: Results) -> Iterator[str]:
     first = [
         r for r in results.runs if (r.network, r.seed) == ("canvas", results.seeds["canvas"][0])
     ]
-    yield markdown(heads, [_canvas_cells(results, run) for run in first])
+    yield markdown_table(heads, [_canvas_cells(results, run) for run in first])
 
 
 def _canvas_cells(results: Results, run: Run) -> tuple[str, ...]:

@@ -1,7 +1,7 @@
-"""What the studies share: results kept on disk, so that a study resumes, and tables in Markdown."""
+"""What the studies share: results kept on disk, so that a study resumes."""
 
 import json
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -26,9 +26,3 @@ def keep(path: Path, measure: Callable[[], Any]) -> Any:  # noqa: ANN401 - JSON
         found = measure()
         write(path, found)
     return found
-
-
-def markdown(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """A table in Markdown."""
-    lines = [heads, ["---"] * len(heads), *rows]
-    return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)

@@ -21,9 +21,9 @@ from typing import Any
 
 import torch
 
-from benchmarks.studies.results import markdown
 from todm.bench.kernels.clock import clock_of
 from todm.bench.kernels.op_rnnt_loss import DISTILLED, PEERS, SHAPES, Problem
+from todm.files import markdown_table
 
 CASES = ("torch", f"torch{DISTILLED}", *PEERS)
 GPU_CASES = ("triton", f"triton{DISTILLED}")
@@ -99,7 +99,7 @@ def run_case(case: str, shape: str, *, settings: Mapping[str, Any]) -> dict[str,
 def format_table(rows: Sequence[Mapping[str, Any]]) -> str:
     """Rows of `run_case` in Markdown."""
     heads = ("B,T,U,V,J", "loss", "threads", "s", "CPU s", "peak MB above inputs")
-    return markdown(heads, [_cells(row) for row in rows])
+    return markdown_table(heads, [_cells(row) for row in rows])
 
 
 def _cells(row: Mapping[str, Any]) -> list[str]:

@@ -23,9 +23,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from benchmarks.studies.results import keep, markdown
+from benchmarks.studies.results import keep
 from todm.compress.train.sr_ste import SrSte, SrSteConfig
-from todm.files import write_text
+from todm.files import markdown_table, write_text
 from todm.train.optim import OptimConfig, build_optimizer, set_lr
 
 DECAYS = (0.0, 2e-5, 6e-5, 2e-4, 2e-3, 2e-2, 0.1, 0.5)
@@ -237,7 +237,7 @@ def table(rows: Sequence[dict[str, Any]]) -> str:
         else:
             cells += [""] * 4
         lines.append(cells)
-    return markdown(heads, lines)
+    return markdown_table(heads, lines)
 
 
 def _cases(rows: Sequence[dict[str, Any]]) -> list[list[dict[str, Any]]]:

@@ -2,6 +2,8 @@
 
 from typing import Any
 
+from todm.files import markdown_table
+
 
 def show(found: dict[str, Any]) -> None:
     """Print an evaluation: a table if chunk sizes or latency were asked for, else a line a result."""
@@ -24,12 +26,12 @@ def _table(rows: dict[str, dict[str, Any]]) -> str:
     delayed = any("latency" in row for row in rows.values())
     if delayed:
         heads += ["word delay, s", "p50", "p90", "last word, s", "p50", "p90", "words measured"]
-    lines = [heads, ["---"] * len(heads)]
+    lines = []
     for name, row in rows.items():
         cells = [name, f"{row['error']:.2%}", f"{row['low']:.2%} to {row['high']:.2%}"]
         cells += _difference(row.get("against_first"))
         lines.append(cells + (_latency(row.get("latency")) if delayed else []))
-    return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
+    return markdown_table(heads, lines)
 
 
 def _difference(found: dict[str, Any] | None) -> list[str]:

@@ -12,6 +12,8 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
+from todm.files import markdown_table
+
 SIZE_FORMULA = "size ratio = sum 32 n / sum (density (bits + index bits) n), n parameters"
 OPS_FORMULA = (
     "ops ratio = sum 32 * 32 MACs / sum density weight_bits activation_bits MACs, float32 at first"
@@ -130,14 +132,9 @@ def totals(rows: Sequence[Row]) -> Totals:
 
 def table(report: PassReport) -> str:
     """The report in Markdown: a line a layer, totals and their formulas."""
-    lines = [
-        f"pass {report.name}",
-        "",
-        "| layer | kind | done, or why not | error before | error after | bytes before | bytes after |",
-        "| --- | --- | --- | --- | --- | --- | --- |",
-    ]
-    for row in report.rows:
-        cells = (
+    heads = ("layer", "kind", "done, or why not", "error before", "error after")
+    rows = [
+        (
             row.name,
             row.kind,
             row.done or f"not done: {row.why_not}",
@@ -146,9 +143,13 @@ def table(report: PassReport) -> str:
             str(row.bytes_before),
             str(row.bytes_after),
         )
-        lines.append(f"| {' | '.join(cells)} |")
+        for row in report.rows
+    ]
     found = report.totals
-    lines += [
+    lines = [
+        f"pass {report.name}",
+        "",
+        markdown_table((*heads, "bytes before", "bytes after"), rows),
         "",
         f"{found.layers_done} layers done, {found.layers_left} left; bytes {found.bytes_before} -> "
         f"{found.bytes_after} ({found.bytes_before / max(found.bytes_after, 1):.2f} times smaller)",

@@ -8,6 +8,7 @@ from typing import Any
 
 from todm import artifact
 from todm.device.bundle import KIND, open_bundle
+from todm.files import markdown_table
 
 _HEAD = "## False accepts"
 _SECTION = """\
@@ -66,8 +67,8 @@ def section(results: Mapping[str, Mapping[str, Any]], *, sure: float) -> str:
 
 def table(results: Mapping[str, Mapping[str, Any]]) -> str:
     """The figures in Markdown, one row for each form and kind of sound."""
-    rows = [["", "kind", "minutes", "per hour", "95 % interval", "sure, per hour", "most frequent"]]
-    rows.append(["---"] * len(rows[0]))
+    heads = ("", "kind", "minutes", "per hour", "95 % interval", "sure, per hour", "most frequent")
+    rows = []
     for form, kinds in results.items():
         for kind, row in kinds.items():
             common = ", ".join(f"{text} ({count})" for text, count in row["common"])
@@ -75,7 +76,7 @@ def table(results: Mapping[str, Mapping[str, Any]]) -> str:
             sure = f"{60 * row['sure'] / row['minutes']:.1f}"
             rate = f"{row['per_hour']:.1f}"
             rows.append([form, kind, f"{row['minutes']:.1f}", rate, interval, sure, common])
-    return "\n".join(f"| {' | '.join(cells)} |" for cells in rows)
+    return markdown_table(heads, rows)
 
 
 def with_section(card: str, text: str) -> str:

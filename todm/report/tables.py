@@ -8,6 +8,7 @@ from typing import Any
 from todm import artifact
 from todm.artifact import Artifact
 from todm.errors import ArtifactError
+from todm.files import markdown_table
 
 TABLE, PLOT = "report.md", "report.png"
 HEADS = ("bundle", "precision", "parameters", "MB", "WER", "95 % interval", "real-time factor")
@@ -113,8 +114,7 @@ def _row(bundle: Artifact, precision: str, row: dict[str, Any]) -> Row:
 
 def table(rows: list[Row]) -> str:
     """The rows in Markdown."""
-    lines = [HEADS, ("---",) * len(HEADS), *(r.cells() for r in rows)]
-    return "".join(f"| {' | '.join(cells)} |\n" for cells in lines)
+    return markdown_table(HEADS, [row.cells() for row in rows]) + "\n"
 
 
 def plot(rows: list[Row], out: Path) -> None:

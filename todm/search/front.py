@@ -8,6 +8,7 @@ from typing import Any
 from todm import artifact
 from todm.artifact import Artifact
 from todm.errors import ArtifactError
+from todm.files import markdown_table
 from todm.search.budget import quantity
 from todm.search.choice import Choice
 from todm.search.evolve import SearchConfig
@@ -86,7 +87,7 @@ def table(found: Found) -> str:
     limits = _limits(found)
     heads = ["budget", "chosen", *(name for name in limits), "dev WER", "95 % interval"]
     heads += ["evolution", "random search", "uniform scaling"]
-    lines = [heads, ["---"] * len(heads)]
+    lines = []
     for answer in found.answers:
         chosen, figures = answer.chosen, found.figures[answer.chosen]
         costs = [quantity(name, found.costs[chosen][name]) for name in limits]
@@ -96,11 +97,10 @@ def table(found: Found) -> str:
         lines.append(
             [answer.budget.text, str(chosen), *costs, f"{figures['error']:.2%}", interval, *wers]
         )
-    rows = "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
     return (
-        f"{rows}\n\n{len(found.figures)} choices evaluated, {found.answers[0].evaluations} by "
-        "evolution and as many by random search for each budget; the best has the least geometric "
-        "mean of WER and transducer loss on the dev split."
+        f"{markdown_table(heads, lines)}\n\n{len(found.figures)} choices evaluated, "
+        f"{found.answers[0].evaluations} by evolution and as many by random search "
+        "for each budget; the best has the smallest geometric mean of WER and transducer loss on dev."
     )
 
 

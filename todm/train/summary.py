@@ -12,7 +12,7 @@ from todm import artifact
 from todm.artifact import WEIGHTS, Artifact
 from todm.compress.int8_emulation import layer_outliers
 from todm.errors import ArtifactError
-from todm.files import write_text
+from todm.files import markdown_table, write_text
 from todm.train.curves import INT8
 from todm.train.monitor import CURVES, METRICS, read_metrics
 
@@ -43,9 +43,10 @@ def write_summary(out: Path, *, standard: Mapping[str, Any] | None = None) -> Pa
     train = [r for r in rows if r["kind"] == "train"]
     parts = [
         f"# {out.name}: a training of `{net.config.get('name', 'unnamed')}`",
-        _table(("what", "value"), _facts(net, train)),
+        markdown_table(("what", "value"), _facts(net, train)),
         f"![curves]({CURVES})" if (out / CURVES).is_file() else "",
-        "## Dev WER\n\n" + _table(("net", "WER", "95 % interval", "in int8"), _errors(rows)),
+        "## Dev WER\n\n"
+        + markdown_table(("net", "WER", "95 % interval", "in int8"), _errors(rows)),
         "## Weights for int8\n\n" + _outliers(net, rows),
         _sparsity(net, rows),
         _events([r for r in rows if r["kind"] == "event"]),
@@ -131,7 +132,7 @@ def _outliers(net: Artifact, rows: Sequence[Row]) -> str:
     if watched:
         text += f" The worst was {watched[0]:.1f} at first and {watched[-1]:.1f} at last."
     layers = ((f"`{name}`", f"{ratio:.1f}") for name, ratio in worst)
-    return f"{text}\n\n{_table(('worst layers', 'peak over rms'), layers)}"
+    return f"{text}\n\n{markdown_table(('worst layers', 'peak over rms'), layers)}"
 
 
 def _sparsity(net: Artifact, rows: Sequence[Row]) -> str:
@@ -158,7 +159,7 @@ def _sparsity(net: Artifact, rows: Sequence[Row]) -> str:
     worst = sorted(renewals[-1]["layers"].items(), key=lambda item: -item[1]["flip_rate"])[:_WORST]
     cells = ((f"`{n}`", f"{f['flip_rate']:.2%}", f"{f['sad_first']:.0f}") for n, f in worst)
     head = ("layers that changed most at the end", "flip rate", "SAD against the first mask")
-    return f"## Sparsity\n\n{text}\n\n{_table(head, list(cells))}"
+    return f"## Sparsity\n\n{text}\n\n{markdown_table(head, list(cells))}"
 
 
 def _events(events: Sequence[Row]) -> str:
@@ -185,7 +186,7 @@ def _settings(config: Mapping[str, Any], standard: Mapping[str, Any] | None) -> 
         for name, theirs, ours in differences(config, standard)
     ]
     heading = f"## Settings other than those of `{standard.get('name', 'the recipe')}`\n\n"
-    return heading + (_table(("setting", "recipe", "here"), found) if found else "None.")
+    return heading + (markdown_table(("setting", "recipe", "here"), found) if found else "None.")
 
 
 def _commands(out: Path, net: Artifact) -> str:
@@ -205,11 +206,6 @@ def _commands(out: Path, net: Artifact) -> str:
 
 def _parameters(net: Artifact) -> float:
     return net.file(WEIGHTS).stat().st_size / _BYTES
-
-
-def _table(head: Sequence[str], rows: Iterator[Sequence[str]] | Sequence[Sequence[str]]) -> str:
-    lines = [head, ["---"] * len(head), *rows]
-    return "\n".join("| " + " | ".join(cells) + " |" for cells in lines)
 
 
 def _clock(seconds: float) -> str:

@@ -31,7 +31,7 @@ from todm.device.profiler import machine
 from todm.errors import ConfigError, TodmError
 from todm.export.quantize import quantize_int8
 from todm.export.to_onnx import graph_to_onnx
-from todm.files import write_text
+from todm.files import markdown_table, write_text
 from todm.recipe import named
 from todm.supernet.space import SearchSpace
 
@@ -125,24 +125,25 @@ def compare(ours: StreamingEncoder, *, rounds: int = 9, calls: int = 40) -> list
 
 def table(rows: Sequence[Row]) -> str:
     """The rows in Markdown, and the ratios of the aims."""
-    lines = [
-        "| encoder | form | parameters | MB | state, numbers | CPU ms per second of audio (rounds) |",
-        "| --- | --- | --- | --- | --- | --- |",
-    ]
-    for row in rows:
-        lines.append(
-            f"| {row.name} | {row.form} | {row.params / 1e6:.2f}M | {row.megabytes:.2f} | {row.state} | "
-            f"{row.ms:.2f} ({row.low:.2f} to {row.high:.2f}) |"
+    heads = ("encoder", "form", "parameters", "MB", "state, numbers")
+    cells = [
+        (
+            row.name,
+            row.form,
+            f"{row.params / 1e6:.2f}M",
+            f"{row.megabytes:.2f}",
+            str(row.state),
+            f"{row.ms:.2f} ({row.low:.2f} to {row.high:.2f})",
         )
+        for row in rows
+    ]
     by = {(row.name, row.form): row for row in rows}
     ours, theirs = by["MH-SSM", "int8"], by["Conformer", "int8"]
-    lines += [
-        "",
-        f"in int8 the MH-SSM is {theirs.ms / ours.ms:.2f} times as fast, with a state "
-        f"{theirs.state / ours.state:.1f} times smaller; its int8 is "
-        f"{by['MH-SSM', 'fp32'].ms / ours.ms:.2f} times as fast as its fp32",
-    ]
-    return "\n".join(lines)
+    return (
+        f"{markdown_table((*heads, 'CPU ms per second of audio (rounds)'), cells)}\n\nin int8 the MH-SSM is "
+        f"{theirs.ms / ours.ms:.2f} times as fast, with a state {theirs.state / ours.state:.1f} times "
+        f"smaller; its int8 is {by['MH-SSM', 'fp32'].ms / ours.ms:.2f} times as fast as its fp32"
+    )
 
 
 def save(rows: Sequence[Row], out: Path, command: Sequence[str]) -> None:

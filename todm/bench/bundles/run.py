@@ -21,7 +21,7 @@ from todm.device.profiler import machine
 from todm.device.recognizer import pad_tail
 from todm.device.timing import megabytes
 from todm.errors import ConfigError
-from todm.files import Progress, write_text
+from todm.files import Progress, markdown_table, write_text
 
 RESULTS, PLOT = "bench.json", "latency.png"
 Setup = tuple[str, Precision, int]
@@ -142,29 +142,22 @@ def save(rows: Sequence[Row], request: Request, out: Path) -> None:
 
 def table(rows: Sequence[Row]) -> str:
     """The rows in Markdown; times in milliseconds."""
-    lines = [
-        "| runtime | form | threads | MB | load, ms | memory, MB | p50 | p95 | p99 | RTF (rounds) | "
-        "first symbol after |",
-        "| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |",
-    ]
-    for row in rows:
-        size = row.footprint
-        first = "none" if row.first_seconds is None else f"{row.first_seconds:.2f} s"
-        cells = (
+    heads = ("runtime", "form", "threads", "MB", "load, ms", "memory, MB", "p50", "p95", "p99")
+    cells = [
+        (
             row.runtime,
             row.precision,
             str(row.num_threads),
             f"{row.megabytes:.2f}",
-            f"{1000 * size.load_seconds:.0f}",
-            f"{size.peak_mb:.0f} ({size.start_mb:.0f} before)",
-            f"{row.p50_ms:.2f}",
-            f"{row.p95_ms:.2f}",
-            f"{row.p99_ms:.2f}",
+            f"{1000 * row.footprint.load_seconds:.0f}",
+            f"{row.footprint.peak_mb:.0f} ({row.footprint.start_mb:.0f} before)",
+            *(f"{ms:.2f}" for ms in (row.p50_ms, row.p95_ms, row.p99_ms)),
             f"{row.rtf:.4f} ({row.rtf_low:.4f} to {row.rtf_high:.4f})",
-            first,
+            "none" if row.first_seconds is None else f"{row.first_seconds:.2f} s",
         )
-        lines.append(f"| {' | '.join(cells)} |")
-    return "\n".join(lines)
+        for row in rows
+    ]
+    return markdown_table((*heads, "RTF (rounds)", "first symbol after"), cells)
 
 
 def plot(rows: Sequence[Row], out: Path) -> None:

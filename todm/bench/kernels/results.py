@@ -9,7 +9,7 @@ from typing import Any, Literal
 from todm.bench.kernels.case import Case, Checked, Work
 from todm.bench.kernels.clock import Figures
 from todm.bench.kernels.machine import Roofs
-from todm.files import write_text
+from todm.files import markdown_table, write_text
 
 FORMAT = 1
 State = Literal["measured", "absent", "failed", "not timed"]
@@ -55,14 +55,12 @@ def table(op: str, rows: Sequence[Row], *, roofs: Roofs, baseline: str) -> str:
     the device's roofs allow by the time taken.
     """
     head = "sizes", "", "ms", "p10 to p90", f"x {baseline}", "peak MB", "of roof", "error"
-    lines = [f"{op}", "", _line(head), _line(["--"] * len(head))]
-    for case, group in groups([r for r in rows if r.case.op == op]):
-        base = group.get(baseline)
-        lines += [
-            _line([case.label() if i == 0 else "", *_cells(row, base, roofs)])
-            for i, row in enumerate(group.values())
-        ]
-    return "\n".join(lines)
+    lines = [
+        [case.label() if i == 0 else "", *_cells(row, group.get(baseline), roofs)]
+        for case, group in groups([r for r in rows if r.case.op == op])
+        for i, row in enumerate(group.values())
+    ]
+    return f"{op}\n\n{markdown_table(head, lines)}"
 
 
 def _cells(row: Row, base: Row | None, roofs: Roofs) -> list[str]:
@@ -86,10 +84,6 @@ def _cells(row: Row, base: Row | None, roofs: Roofs) -> list[str]:
         f"{1e3 * roofs.seconds(work) / found.median_ms:.0%}",
         error,
     ]
-
-
-def _line(cells: Sequence[str]) -> str:
-    return f"| {' | '.join(cells)} |"
 
 
 def save(path: Path, rows: Sequence[Row], *, head: dict[str, Any], roofs: Roofs) -> None:
