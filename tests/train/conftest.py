@@ -25,6 +25,12 @@ def fake():
 
 
 @pytest.fixture(scope="session")
+def golden():
+    """The module that makes golden losses."""
+    return _load("golden_losses")
+
+
+@pytest.fixture(scope="session")
 def two():
     """The module of what two processes do."""
     return _load("two_processes")
@@ -49,10 +55,10 @@ def two_done(two, tmp_path_factory):
     logs = [out / f"log-{rank}.txt" for rank in range(2)]
     processes, ports = [], _free_ports(11)
     for rank, log in enumerate(logs):
-        with log.open("w") as told:
+        with log.open("w") as handle:
             own = {**env, "RANK": str(rank), "LOCAL_RANK": str(rank)}
             command = [sys.executable, two.__file__, str(out), *ports]
-            processes.append(subprocess.Popen(command, env=own, stdout=told, stderr=told))
+            processes.append(subprocess.Popen(command, env=own, stdout=handle, stderr=handle))
     try:
         statuses = [p.wait(timeout=300) for p in processes]
     finally:
