@@ -207,7 +207,7 @@ def test_an_impossible_budget_names_the_smallest_subnet(run):
         (["--set", "asr.modle.joiner_dim=5"], "'asr.modle': did you mean 'model'?"),
         (["--set", "train.num_updates=many"], "train.num_updates is 'many': a value of type int"),
         (["--set", "train.num_updates"], "has no '='"),
-        (["--config", "huge"], "there is no config 'huge': choose one of debug"),
+        (["--config", "huge"], "unknown config 'huge': choose one of debug"),
     ],
     ids=["key", "table", "type", "no value", "config"],
 )

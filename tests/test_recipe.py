@@ -35,7 +35,7 @@ def test_a_recipe_is_json_and_back(name):
 
 
 def test_a_recipe_that_does_not_exist_is_named():
-    with pytest.raises(ConfigError, match="no config 'huge': choose one of debug, commands"):
+    with pytest.raises(ConfigError, match="unknown config 'huge': choose one of debug, commands"):
         named("huge")
 
 
@@ -122,30 +122,19 @@ def _kept(recipe):
 ABLATIONS = [
     ("asr.objective.distill=kl", _divergence, Divergence(kind="kl")),
     ("asr.objective.distill=collapsed", _divergence, Divergence(kind="collapsed")),
-    ("asr.objective.distill=encoder", lambda r: r.asr.objective.distill, "encoder"),
     ("asr.objective.distill=none", _divergence, None),
     ("asr.objective.divergence.alpha_min=-0.5", _divergence, Divergence(alpha_min=-0.5)),
     ("asr.objective.divergence.alpha_max=2", _divergence, Divergence(alpha_max=2.0)),
     ("asr.objective.divergence.clip=20", _divergence, Divergence(clip=20.0)),
     ("asr.objective.divergence.weighting=uniform", _divergence, Divergence(weighting="uniform")),
     ("asr.objective.divergence.min_weight=0.01", _divergence, Divergence(min_weight=0.01)),
-    ("asr.objective.student_rnnt=false", lambda r: r.asr.objective.student_rnnt, False),
-    ("asr.objective.topology=standard", lambda r: r.asr.objective.topology, "standard"),
-    ("asr.objective.fastemit=0.005", lambda r: r.asr.objective.fastemit, 0.005),
-    ("asr.objective.delay_penalty=0.01", lambda r: r.asr.objective.delay_penalty, 0.01),
     ("asr.model.encoder.dropout_rule=constant", _rule, ["constant"] * 5),
     ("asr.model.encoder.dropout_rule=off_for_students", _rule, ["off_for_students"] * 5),
     ("asr.model.encoder.dropout_rule=none", _rule, ["none"] * 5),
     ("train.optim.name=scaled_adam", _optimizer, ScaledAdam),
     ("train.optim.name=adamw", _optimizer, ClippedAdamW),
-    ("train.num_random=2", lambda r: r.train.num_random, 2),
     ("asr.space.drop_order=even", _kept, (0, 2, 4)),
     ("asr.space.drop_order=first", _kept, (0, 1, 2)),
-    ("asr.space.shared_ratio=0", lambda r: r.asr.space.shared_ratio, 0.0),
-    ("asr.chunks=[0]", lambda r: r.asr.chunks, (0,)),
-    ("asr.chunks=[8, 16, 32, 0]", lambda r: r.asr.chunks, (8, 16, 32, 0)),
-    ("asr.model.encoder.lookahead=none", lambda r: r.asr.model.encoder.lookahead, "none"),
-    ("train.sandwich=false", lambda r: r.train.sandwich, False),
 ]
 
 

@@ -1,9 +1,9 @@
-"""Artifacts: the directory that a stage reads or writes. No other file writes weights.
+"""Artifacts: the directories that stages read and write. No other module writes weights.
 
 `manifest.json` holds the kind, format version, full config, parent's hash, metrics, versions and
 seed, and the size and SHA-256 of every other file. Weights are safetensors; no pickle is ever read.
-A directory is written beside its final place, synced and renamed, so a half-written one is never
-taken for a whole one. Imports no torch at module level.
+A directory is written beside its final place, synced and renamed, so an incomplete one is never taken
+for an artifact. Imports no torch at module level.
 """
 
 import dataclasses
@@ -45,7 +45,7 @@ _TRACKED = ("todm", "torch", "numpy", "onnxruntime", "sherpa-onnx", "lhotse")
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Artifact:
-    """A verified artifact on disk; `files` are the names of all that its manifest lists."""
+    """A verified artifact on disk; `files` are the names in its manifest."""
 
     path: Path
     kind: str
@@ -101,11 +101,11 @@ def save(
         path: the directory to make.
         kind: corpus, supernet, subnet, bundle ...
         config: the full configuration, as JSON types.
-        parent: `Artifact.hash` of what this was made from.
+        parent: `Artifact.hash` of the artifact this was made from.
         metrics: measured figures.
         info: anything else a later stage needs (a subnet's choice, a seed).
         tensors: weights, written as safetensors.
-        write: called with the temporary directory, to put further files there.
+        write: called with the temporary directory, to add further files.
 
     Raises:
         ArtifactError: `path` exists and is not an artifact.
@@ -126,7 +126,7 @@ def save(
     temporary.mkdir()
     try:
         if tensors is not None:
-            # Not its save_file, whose errors on a full disk are no OSError.
+            # Not its save_file, which raises no OSError on a full disk.
             from safetensors.torch import save as serialise
 
             weights = {k: v.detach().cpu().contiguous() for k, v in tensors.items()}
@@ -203,7 +203,7 @@ def _read_manifest(path: Path) -> tuple[str, dict[str, Any]]:
         raise damaged
     if fields["format_version"] != FORMAT_VERSION:
         raise ArtifactError(
-            f"{path} has format {fields['format_version']}, this todm reads {FORMAT_VERSION}"
+            f"{path} has format {fields['format_version']}, this version of todm reads {FORMAT_VERSION}"
         )
     if not all(_is_entry(entry) for entry in fields["files"].values()):
         raise damaged
@@ -224,9 +224,7 @@ def _is_entry(entry: object) -> bool:
 def _check(root: Path, name: str, entry: Mapping[str, Any]) -> None:
     file = root / name
     if Path(name).is_absolute() or ".." in Path(name).parts or not name.isprintable():
-        raise ArtifactError(
-            f"{root} names a file outside itself ({name!r}): it is not to be trusted"
-        )
+        raise ArtifactError(f"{root} names a file outside itself ({name!r}): do not trust it")
     if not file.is_file():
         raise ArtifactError(
             f"{root} is incomplete: {name} is missing; remove it and run the command that makes it again"
@@ -252,9 +250,9 @@ def _hash(file: Path) -> str:
 
 
 def _swap(temporary: Path, path: Path) -> None:
-    """Put `temporary` in the place of `path`; a crash in between is mended by `_tidy`.
+    """Replace `path` by `temporary`; `_tidy` repairs a crash in between.
 
-    Where the disk has no room for the new name, the old artifact is put back.
+    If the disk has no room for the new name, the old artifact is put back.
     """
     old = path.with_name(f".{path.name}.{os.getpid()}.old")
     if path.exists():
@@ -270,7 +268,7 @@ def _swap(temporary: Path, path: Path) -> None:
 
 
 def _tidy(path: Path) -> None:
-    """Mend what a killed writer left: a half-written copy, or the old artifact moved out of the way."""
+    """Repair what a killed writer left: an incomplete copy, or the old artifact under another name."""
     for left in path.parent.glob(f".{path.name}.*"):
         pid, _, suffix = left.name.removeprefix(f".{path.name}.").partition(".")
         if not pid.isdigit() or suffix not in ("tmp", "old") or _alive(int(pid)):

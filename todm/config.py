@@ -1,7 +1,7 @@
 """Configuration: frozen dataclasses, to and from JSON, strict about keys, types and values.
 
-A config lives beside what it configures and derives from `Config`. A run is a Python function that
-returns a complete one; the artifact carries it as JSON.
+A config lives beside what it configures and derives from `Config`. A recipe is a Python function that
+returns a complete one; artifacts carry it as JSON.
 """
 
 import dataclasses
@@ -9,6 +9,7 @@ import difflib
 import json
 import types
 import typing
+from collections.abc import Callable, Sequence
 from typing import Any, Self
 
 from todm.errors import ConfigError
@@ -18,7 +19,7 @@ from todm.errors import ConfigError
 class Config:
     """Base of every configuration. Subclasses are frozen, keyword-only dataclasses.
 
-    `__post_init__` of a subclass checks values and raises `ConfigError`.
+    `__post_init__` of a subclass checks values, with `check` or by raising `ConfigError`.
     """
 
     def to_json(self) -> dict[str, Any]:
@@ -45,6 +46,19 @@ class Config:
             return cls(**values)
         except TypeError as error:
             raise ConfigError(f"{where or cls.__name__}: {error}") from None
+
+    def check(
+        self, where: str, names: Sequence[str], *, holds: Callable[[Any], bool], allowed: str
+    ) -> None:
+        """For `__post_init__`: refuse those of the fields `names` whose value does not hold.
+
+        Raises:
+            ConfigError: naming `where`, the field, its value and what is allowed.
+        """
+        for name in names:
+            value = getattr(self, name)
+            if not holds(value):
+                raise ConfigError(f"{where}.{name} is {value}: {allowed}")
 
     def replace(self, **changes: Any) -> Self:
         """A copy with some fields changed; checked as if built anew."""

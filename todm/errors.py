@@ -1,8 +1,8 @@
-"""What a user can get wrong. The CLI prints the message of a `TodmError` as one sentence and exits with 2."""
+"""Errors that a user can correct. The CLI prints the message of a `TodmError` and exits with status 2."""
 
 
 class TodmError(Exception):
-    """Something the user can mend: the message says what was given, what is allowed, what to do."""
+    """An error the user can correct: the message says what was given, what is allowed, what to do."""
 
 
 class ConfigError(TodmError):
@@ -14,15 +14,15 @@ class CorpusError(TodmError):
 
 
 class BudgetError(TodmError):
-    """A budget that no subnet meets, or that cannot be read."""
+    """A budget that no subnet meets, or that cannot be parsed."""
 
 
 class ArtifactError(TodmError):
-    """A directory that is not the whole, undamaged artifact it should be."""
+    """A directory that is not a complete, undamaged artifact of the needed kind."""
 
 
 class BundleError(TodmError):
-    """A bundle that is damaged, foreign, or not what a runtime loads."""
+    """A bundle that is damaged, not from todm, or not loadable by a runtime."""
 
 
 class TrainingError(TodmError):

@@ -47,7 +47,7 @@ def markdown_table(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
 
 
 def append(path: Path, data: bytes) -> None:
-    """Add a record to a file, or nothing: half a record would spoil those that come after it.
+    """Add a record to a file, all or nothing: half a record would spoil those that follow.
 
     Raises:
         OSError: the record cannot be written; the file is as it was.
@@ -55,7 +55,7 @@ def append(path: Path, data: bytes) -> None:
     with path.open("ab", buffering=0) as handle:
         size = handle.tell()
         try:
-            while data:  # a full disk takes a part first, and then raises
+            while data:  # a full disk takes a part first, then raises
                 data = data[handle.write(data) :]
         except OSError:
             os.truncate(path, size)
@@ -63,7 +63,7 @@ def append(path: Path, data: bytes) -> None:
 
 
 def is_full(error: OSError) -> bool:
-    """Whether a write failed because the disk, the quota or the largest size of a file is used up."""
+    """Whether a write failed because the disk, a quota or the limit of file sizes is exhausted."""
     return error.errno in _FULL
 
 
@@ -84,17 +84,17 @@ def sync_directory(path: Path) -> None:
 
 @contextlib.contextmanager
 def only_one(path: Path, what: str) -> Iterator[None]:
-    """Hold the lock of a place; waits while another process has it.
+    """Hold the lock of a path; waits while another process has it.
 
-    The lock is the kernel's, on the hidden file beside `path`, so it ends with its owner, however that
-    dies. A second hidden file holds the owner's name, for the message to those who wait.
+    It is a kernel lock on a hidden file beside `path`, so it is released however its owner dies. A second
+    hidden file names the owner, for the message to processes that wait.
 
     Args:
-        path: the place; its parent is made if need be.
-        what: what is done there, for the message to those who wait.
+        path: the file or directory; its parent is created.
+        what: the work, for the message to processes that wait.
 
     Raises:
-        CorpusError: the file system knows no locks.
+        CorpusError: the file system does not support locks.
     """
     from filelock import FileLock, Timeout
 

@@ -1,7 +1,7 @@
 """Recipes: one complete configuration of all stages, by name.
 
-The one place where the settings of a modality and those of the stages come together. Where a number
-comes from stands beside it; "icefall" is its LibriSpeech recipe for Zipformer (arXiv 2310.11230,
+The one module that combines the settings of a modality with those of the stages. Each number has its
+source beside it; "icefall" is its LibriSpeech recipe for Zipformer (arXiv 2310.11230,
 egs/librispeech/ASR), the best open one at these sizes.
 """
 
@@ -40,17 +40,17 @@ def named(name: str) -> Recipe:
         ConfigError: no such recipe.
     """
     if name not in RECIPES:
-        raise ConfigError(f"there is no config {name!r}: choose one of {', '.join(RECIPES)}")
+        raise ConfigError(f"unknown config {name!r}: choose one of {', '.join(RECIPES)}")
     return RECIPES[name]()
 
 
 def commands() -> Recipe:
-    """A voice-command recogniser from synthetic speech, sized for two CPU cores and half an hour."""
+    """A voice-command recogniser trained on synthetic speech: half an hour on two CPU cores."""
     return Recipe(
         name="commands",
         asr=AsrConfig(
             data=DataConfig(
-                # Noise costs updates more than anything else (docs/log.md): half an hour affords this.
+                # Noise needs more updates than anything else (docs/log.md): this fits half an hour.
                 room=RoomConfig(
                     clean=0.5,
                     room=0.5,
@@ -59,7 +59,7 @@ def commands() -> Recipe:
                     rt60=(0.1, 0.3),
                     direct_db=(3.0, 15.0),
                 ),
-                # Whole words: a closed vocabulary of 76, each said 55 times or more (docs/log.md).
+                # Whole words: a closed vocabulary of 76, each spoken at least 55 times (docs/log.md).
                 tokens=TokensConfig(vocab_size=160, max_piece_length=16),
             ),
             loader=LoaderConfig(batch_size=8),
@@ -98,7 +98,7 @@ def commands() -> Recipe:
 
 
 def debug() -> Recipe:
-    """Every stage in a minute or two; the result is no recogniser."""
+    """Runs every stage in a minute or two; too small to recognise anything."""
     base = commands()
     data = base.asr.data.replace(num_train=160, num_dev=24, num_test=24)
     asr = base.asr.replace(
@@ -124,15 +124,15 @@ def clean100() -> Recipe:
                 min_seconds=1.0,  # icefall; also longer than 20 s is left out
                 tokens=TokensConfig(vocab_size=500, max_piece_length=16),  # icefall: 500 pieces
             ),
-            # 1000 s of audio a GPU: icefall's --max-duration. The features of 300 h (three speeds of
-            # 100 h) are 17 GB on disk.
+            # 1000 s of audio a GPU: icefall's --max-duration. Features of 300 h (three speeds of 100 h)
+            # take 17 GB on disk.
             loader=LoaderConfig(
                 feature_mode="map", speeds=(0.9, 1.0, 1.1), batch_size=None, max_frames=100_000
             ),
             augment=long_augmentation(),
             model=RnntConfig(
                 joiner_dim=512,  # icefall, for predictor and joiner
-                # 0.1 to 0.2 is usual in the largest net (AlphaNet 0.2); more where data are few.
+                # 0.1 to 0.2 is usual in the largest net (AlphaNet 0.2); more with little data.
                 encoder=EncoderConfig(d_model=256, state=16, dropout=0.15),
             ),
             # From a third to the size of Conformer-S (10.3M).
@@ -140,8 +140,8 @@ def clean100() -> Recipe:
                 depths=(6, 8, 10, 12), widths={"ffn": (256, 512, 768, 1024), "pairs": (4, 6, 8)}
             ),
             objective=ObjectiveConfig(
-                # With 500 pieces at 25 frames a second one symbol a frame is no limit: icefall's
-                # greedy search has one WER for 1, 2 and 3 (RESULTS-100hours.md, 6.34 and 16.7 %).
+                # With 500 pieces, one symbol for each of 25 frames a second is enough: icefall's greedy
+                # search has one WER for 1, 2 and 3 (RESULTS-100hours.md, 6.34 and 16.7 %).
                 topology="standard",
                 ctc_start=1.0,
                 ctc_end=0.2,  # icefall's --ctc-loss-scale
@@ -153,11 +153,11 @@ def clean100() -> Recipe:
             chunk=16,
         ),
         train=TrainConfig(
-            num_updates=54_000,  # 50 passes over 300 h; icefall's 100 h results change little after 40
+            num_updates=54_000,  # 50 epochs of 300 h; icefall's 100 h results change little after 40
             sandwich_from=0.05,
-            num_random=1,  # one more net adds half of the largest's cost to each update
+            num_random=1,  # one more net adds half of the largest's cost to an update
             average_last=0.3,  # icefall averages the last 9 of 30 and 16 of 40 epochs
-            eval_every=0.02,  # once in a pass
+            eval_every=0.02,  # once an epoch
             eval_limit=500,
             log_every=50,
             checkpoint_minutes=10,
@@ -171,11 +171,11 @@ def full960() -> Recipe:
     """LibriSpeech 960 h, on several GPUs.
 
     42.2M parameters in the largest net, 7.6M in the smallest. The number of updates is for four GPUs
-    of 1000 s each; on N, 520,000 / N updates hear the same audio.
+    of 1000 s each; on N GPUs, 520,000 / N updates see the same audio.
     """
     base = clean100()
     asr = base.asr.replace(
-        # 2,880 h of features do not fit a usual disk: loader processes compute them.
+        # Features of 2,880 h do not fit a usual disk: loader processes compute them.
         loader=base.asr.loader.replace(feature_mode="on_the_fly", num_workers=8),
         model=RnntConfig(joiner_dim=512, encoder=EncoderConfig(d_model=512, state=16, dropout=0.1)),
         # Around Zipformer-S (23.3M) and Conformer-M (30.9M).
@@ -185,14 +185,14 @@ def full960() -> Recipe:
         ),
     )
     train = base.train.replace(
-        num_updates=130_000,  # 50 passes, as Zipformer-M (2.22 / 4.87 %)
+        num_updates=130_000,  # 50 epochs, as Zipformer-M (2.22 / 4.87 %)
         optim=OptimConfig(lr=0.045),  # icefall's base-lr
     )
     return Recipe(name="full960", asr=asr, train=train)
 
 
 def long_augmentation() -> AugmentConfig:
-    """What long trainings on read speech do to it; `asr.noise` names a folder of noise, such as MUSAN."""
+    """Augmentation of long trainings on read speech; `asr.noise` is a folder of noise, such as MUSAN."""
     return AugmentConfig(
         # SpecAugment as in icefall (lhotse's, p 0.9).
         spec_prob=0.9,
@@ -206,7 +206,7 @@ def long_augmentation() -> AugmentConfig:
         noise_prob=0.5,
         snr_db=(10.0, 20.0),
         # A device neither normalises nor segments: any level, silence around the speech, several
-        # utterances in a row, and now and then nothing to recognise (docs/log.md).
+        # utterances in a row, and sometimes no speech at all (docs/log.md).
         gain_db=(-15.0, 10.0),
         max_tail=130,
         max_offset=64,

@@ -91,7 +91,7 @@ def test_every_kind_of_figure_has_its_panel(run, monkeypatch):
     monkeypatch.setattr(Figure, "savefig", keep)
     plot_curves(run / METRICS, run / CURVES)
     assert drawn == {
-        "loss per label (largest net unless said)": ("divergence", 0.2),
+        "loss per label (largest net unless named)": ("divergence", 0.2),
         "dev WER, %": ("largest int8, 1200.00% at the end", 100.0),
         "gradient norm": ("1 skipped", 1.0),
         "learning rate": ("lr", 0.01),
@@ -110,16 +110,16 @@ def test_curves_are_a_picture(run, rows):
     assert (run / CURVES).read_bytes().startswith(b"\x89PNG\r\n")
 
 
-def test_the_last_update_is_told_where_there_is_no_terminal(tmp_path, capsys):
+def test_the_last_update_is_printed_where_there_is_no_terminal(tmp_path, capsys):
     with Monitor(tmp_path, 3) as monitor:
         monitor.resume(0)
         _train(monitor, 1, 2)
         monitor.log_eval(2, {"largest": {"error": 0.125}})
         assert "update" not in capsys.readouterr().err
         _train(monitor, 3)
-    told = capsys.readouterr().err
-    assert "update 3 of 3  loss 2.500  dev WER largest 12.5%" in told
-    assert "0:00 left" in told
+    err = capsys.readouterr().err
+    assert "update 3 of 3  loss 2.500  dev WER largest 12.5%" in err
+    assert "0:00 left" in err
 
 
 @pytest.mark.parametrize("damage", ["", '{"update": 7, "ids": ["x'], ids=["whole", "cut line"])

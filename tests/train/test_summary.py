@@ -64,7 +64,7 @@ def _summary(run, **options):
         "| throughput | 20 hours of audio per hour (median) |",
         "| largest | 25.00% | 24.00% to 26.00% | 60.00% at update 20 |",
         "| smallest | 37.50% | 36.50% to 38.50% |  |",
-        "The worst was 5.0 at first and 5.0 at last.",
+        "The worst was 5.0 at the start and 5.0 at the end.",
         "| `encoder.up` | 1.9 |",
         "extract-subnet ",
         "todm export ",
@@ -74,13 +74,13 @@ def test_the_page_says(run, line):
     assert line in _summary(run)
 
 
-def test_what_it_began_from_is_told(run):
-    assert "begun from" not in _summary(run)
+def test_the_artifact_it_was_initialised_from_is_named(run):
+    assert "initialised from" not in _summary(run)
     net = artifact.load(run / "supernet")
     info = {**net.info, "init": "0123456789abcdef"}
     given = {"config": net.config, "metrics": net.metrics, "parent": net.parent}
     artifact.save(net.path, kind=net.kind, info=info, tensors=net.tensors(), **given)
-    assert "| begun from | an artifact with hash `0123456789ab` |" in _summary(run)
+    assert "| initialised from | an artifact with hash `0123456789ab` |" in _summary(run)
 
 
 def test_the_picture_is_shown_where_there_is_one(run):
@@ -89,8 +89,8 @@ def test_the_picture_is_shown_where_there_is_one(run):
     assert f"![curves]({CURVES})" in _summary(run)
 
 
-def test_what_happened_is_told_up_to_ten_lines(run):
-    assert "What happened" not in _summary(run)
+def test_up_to_ten_events_are_listed(run):
+    assert "## Events" not in _summary(run)
     with Monitor(run, 40) as monitor:
         monitor.log_event("restart", lost="process 1")
         for update in range(11):
@@ -110,7 +110,7 @@ def test_settings_that_differ_from_the_recipe(run):
     assert "Settings" not in _summary(run)
 
 
-def test_settings_of_only_one_side_are_told():
+def test_settings_of_only_one_side_differ():
     assert list(differences({"a": 1, "b": {"c": 2}}, {"b": {"d": 3}})) == [
         ("b.d", 3, None),
         ("b.c", None, 2),
@@ -127,7 +127,7 @@ def test_a_corpus_that_is_no_longer_the_same_gives_no_hours(run, change):
         artifact.save(corpus, kind="corpus", config={"other": 1}, info={"splits": {"train": {}}})
     page = _summary(run)
     assert "hours in" not in page
-    assert ("(no longer there)" if change == "gone" else "(another one by now)") in page
+    assert ("(no longer there)" if change == "gone" else "(replaced by another since)") in page
 
 
 def test_a_run_without_metrics_has_a_page(run):

@@ -72,8 +72,8 @@ def drop(x: Tensor, p: float) -> Tensor:
     return x * (keep.to(x.dtype) * (256 / (256 - dropped)))
 
 
-# For every parameter of a block: which axes are elastic, by which width, and how many entries one
-# unit of that width takes.
+# For every parameter of a block: its elastic axes, each with the name of its width and the entries
+# that one unit of that width takes.
 Axes = Mapping[str, Mapping[int, tuple[str, int]]]
 
 
@@ -84,7 +84,7 @@ def extract_blocks(
 
     Args:
         state: the supernet's state dict.
-        prefix: where the blocks live, such as "encoder.blocks.".
+        prefix: of the blocks' names, such as "encoder.blocks.".
         axes: elastic axes of the parameters of a block.
         subnet: what to keep.
     """

@@ -6,7 +6,6 @@ width inside every kept block (widths by name: "ffn", "pairs", ...). Nothing her
 
 import dataclasses
 import itertools
-import math
 import random
 from collections.abc import Iterator, Mapping
 from typing import Any, Literal
@@ -17,9 +16,9 @@ from todm.errors import ConfigError
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Subnet:
-    """One point of a search space: which blocks are kept, and how wide each of them is.
+    """One point of a search space: the blocks that are kept, and their widths.
 
-    `widths[name][i]` belongs to the block `blocks[i]` of the supernet. Hashable; JSON both ways.
+    `widths[name][i]` belongs to the block `blocks[i]` of the supernet. Hashable; to and from JSON.
     """
 
     blocks: tuple[int, ...]
@@ -149,20 +148,10 @@ class SearchSpace:
 
     def uniforms(self) -> Iterator[Subnet]:
         """Every subnet with the same widths in all blocks (for checks, baselines and plots)."""
-        names = list(self.config.widths)
+        names = list(reversed(self.config.widths))  # the first varies fastest
         for depth in self.config.depths:
-            for index in range(math.prod(len(self.config.widths[n]) for n in names)):
-                widths: dict[str, int] = {}
-                for name in names:
-                    index, at = divmod(index, len(self.config.widths[name]))
-                    widths[name] = self.config.widths[name][at]
-                yield self.uniform(depth, widths)
-
-    @property
-    def size(self) -> int:
-        """The number of different subnets."""
-        per_block = math.prod(len(v) for v in self.config.widths.values())
-        return sum(per_block**depth for depth in self.config.depths)
+            for widths in itertools.product(*(self.config.widths[n] for n in names)):
+                yield self.uniform(depth, dict(zip(names, widths, strict=True)))
 
 
 def _removal_order(num_blocks: int, order: str) -> list[int]:

@@ -1,4 +1,4 @@
-"""The curves of a run as one picture of six panels (eight if it learns N:M masks), against updates."""
+"""The curves of a run over its updates, as a picture of six panels (eight if it learns N:M masks)."""
 
 import math
 from collections.abc import Sequence
@@ -9,7 +9,7 @@ Row = dict[str, Any]
 
 _LOSSES = ("rnnt", "rnnt smallest", "ctc", "flat_start", "divergence")
 INT8 = " int8"  # ends the name of an int8 copy's figures
-# Okabe and Ito: told apart by most people who see colours differently.
+# Okabe and Ito: distinguishable with most colour vision deficiencies.
 _COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#555555")
 _STYLE: dict[Any, Any] = {
     "axes.spines.top": False,
@@ -69,7 +69,7 @@ def draw(rows: Sequence[Row], out: Path) -> None:
 
 def _losses(axis: Any, train: Sequence[Row]) -> None:  # noqa: ANN401 - matplotlib
     _curves(axis, train, _LOSSES, smooth=True)
-    axis.set(title="loss per label (largest net unless said)", yscale="log")
+    axis.set(title="loss per label (largest net unless named)", yscale="log")
 
 
 def _errors(axis: Any, evals: Sequence[Row]) -> None:  # noqa: ANN401 - matplotlib
@@ -92,12 +92,12 @@ def _errors(axis: Any, evals: Sequence[Row]) -> None:  # noqa: ANN401 - matplotl
 
 
 def _percent(error: float) -> float:
-    """What the axis can show: early nets invent words, and are beyond 100 %."""
+    """Clipped to the axis: early nets insert words, and are beyond 100 %."""
     return min(100.0, max(_FLOOR, 100 * error))
 
 
 def _gradients(axis: Any, train: Sequence[Row]) -> None:  # noqa: ANN401 - matplotlib
-    """The norm before and after clipping; updates that were skipped as crosses."""
+    """The norm before and after clipping; skipped updates as crosses."""
     good = [r for r in train if r.get("clip", 1.0) > 0 and "grad_norm" in r]
     bad = [r["update"] for r in train if r.get("clip", 1.0) == 0]
     clipped = [{**r, "after clipping": r["grad_norm"] * r.get("clip", 1.0)} for r in good]
@@ -110,16 +110,16 @@ def _gradients(axis: Any, train: Sequence[Row]) -> None:  # noqa: ANN401 - matpl
 
 
 def _masks(axes: Any, rows: Sequence[Row]) -> None:  # noqa: ANN401 - matplotlib
-    """Entries of N:M masks that change at a renewal, and that differ from the first masks.
+    """Share of N:M mask entries that change at a renewal, and that differ from the first masks.
 
-    All layers together as a line, and the range of single layers around it.
+    All layers together as a line; the band is the range of single layers.
     """
     train = [r for r in rows if r["kind"] == "train"]
     renewals = [r for r in rows if r["kind"] == "masks"]
     _curves(axes[0], train, ("flip_rate",))
     axes[0].set_title("share of mask entries that change at a renewal")
     _curves(axes[1], train, ("mask_drift",))
-    axes[1].set_title("share of mask entries unlike the first masks (SAD)")
+    axes[1].set_title("share of mask entries that differ from the first masks (SAD)")
     if not renewals:
         return
     updates = [r["update"] for r in renewals]
@@ -138,9 +138,9 @@ def _curves(
     alpha: float = 1.0,
     first: int = 0,
 ) -> None:
-    """One line per key that occurs; smoothed, over the figures as they are in the same colour."""
-    there = [k for k in keys if any(k in r for r in rows)]
-    for place, key in enumerate(there, first):
+    """One line per key that occurs; a smoothed one lies over its raw figures."""
+    present = [k for k in keys if any(k in r for r in rows)]
+    for place, key in enumerate(present, first):
         shown = [r for r in rows if math.isfinite(r.get(key, math.nan))]
         updates, values = [r["update"] for r in shown], [r[key] for r in shown]
         colour = _COLOURS[place % len(_COLOURS)]
@@ -152,14 +152,14 @@ def _curves(
 
 
 def _smoothed(values: Sequence[float]) -> list[float]:
-    """The running mean over a twentieth of the curve, as much before as after."""
+    """The centred running mean over a twentieth of the curve."""
     half = len(values) // 40
     windows = (values[max(0, i - half) : i + half + 1] for i in range(len(values)))
     return [sum(window) / len(window) for window in windows]
 
 
 def _finish(axis: Any) -> None:  # noqa: ANN401 - matplotlib
-    """Legend and plain numbers; a panel without a line says so."""
+    """Legend and plain numbers; a panel without lines is labelled so."""
     if axis.lines:
         if axis.get_yscale() == "log":
             axis.yaxis.set_major_formatter(lambda value, _: f"{value:g}")

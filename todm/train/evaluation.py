@@ -1,6 +1,5 @@
-"""Evaluation of the two ends of a supernet during training, and of the largest net in int8."""
+"""Evaluation of the largest and the smallest net during training, and of the largest in int8."""
 
-import contextlib
 from typing import Any
 
 from torch import nn
@@ -19,12 +18,10 @@ def is_due(update: int, total: int, fraction: float) -> bool:
 
 
 def int8_is_due(update: int, config: TrainConfig) -> bool:
-    """Whether this is the first evaluation at or after a multiple of `quant.every`, or the last."""
-    if config.quant.every > 1:
-        return False
+    """Whether an evaluation is the first at or after a multiple of `quant.every`."""
     every = max(1, round(config.quant.every * config.num_updates))
     step = max(1, round(config.eval_every * config.num_updates))
-    return update == config.num_updates or update // every > (update - step) // every
+    return config.quant.every <= 1 and update // every > (update - step) // every
 
 
 def evaluate(
@@ -34,18 +31,20 @@ def evaluate(
 
     Args:
         backend: the modality.
-        model: the supernet, with the weights to be judged.
-        sandwich: whether there is more than the largest net.
+        model: the supernet, with the weights to evaluate.
+        sandwich: whether there are other nets than the largest.
         int8: whether to evaluate an int8 copy as well.
         limit: dev examples; 0 for all.
     """
-    nets = {"largest": backend.space.largest, "smallest": backend.space.smallest}
-    if not sandwich:
-        nets.pop("smallest")
+    nets = {"largest": backend.space.largest}
+    if sandwich:
+        nets["smallest"] = backend.space.smallest
 
     def figures(net: Subnet) -> dict[str, Any]:
         return backend.evaluate(model, subnet=net, split="dev", limit=limit)
 
-    found = {name: figures(net) for name, net in nets.items()}
-    with int8_copy(model) if int8 else contextlib.nullcontext():
-        return found | ({INT8: figures(backend.space.largest)} if int8 else {})
+    results = {name: figures(net) for name, net in nets.items()}
+    if int8:
+        with int8_copy(model):
+            results[INT8] = figures(backend.space.largest)
+    return results

@@ -16,7 +16,7 @@ _ENOUGH = 20  # figures that a median needs before it sets a limit
 
 
 class MedianClip:
-    """How much to scale gradients down: to `scale` times the median norm of the last 100 steps.
+    """Clips gradients to `scale` times the median norm of the last 100 steps.
 
     The threshold is first set at steps 10, 20 and 40 with a slack of two, then every 100 steps.
     """
@@ -28,7 +28,7 @@ class MedianClip:
         self.norms: list[float] = []
 
     def factor(self, norm: float) -> float:
-        """Record a finite norm; the factor in (0, 1] for this step's gradients."""
+        """Record a finite norm; returns the factor in (0, 1] for this step's gradients."""
         self.norms = [*self.norms[1 - PERIOD :], norm]
         if self.step in FIRST or (self.step and self.step % PERIOD == 0):
             slack = SLACK if self.step in FIRST else 1.0
@@ -88,14 +88,13 @@ class SpikeGuard:
 
 
 class GuardedOptimizer(torch.optim.Optimizer):
-    """Abstract: a step whose gradient norm is not finite or above `max_norm` changes nothing.
+    """Abstract: skips a step whose gradient norm is not finite or above `max_norm`.
 
-    `num_skipped` counts such steps, `num_skipped_in_row` those since the last good one. `last_norm`
-    is the gradient norm of the last step, before clipping; `last_clip` the factor its gradients
-    were scaled with (0 if it was skipped). A group's `base_lr` is its peak learning rate. `max_norm`
-    is set by whoever knows what is usual (`SpikeGuard`), anew for each step. `after_clip` may change
-    gradients and weights of a step that will be made: it is called with what the gradients will still
-    be multiplied with.
+    `num_skipped` counts skipped steps, `num_skipped_in_row` those since the last good one. `last_norm`
+    is the gradient norm of the last step, before clipping; `last_clip` the factor its gradients were
+    scaled with (0 if it was skipped). A group's `base_lr` is its peak learning rate. `max_norm` is set
+    before each step, from a `SpikeGuard`. `after_clip` may change gradients and weights of a step that
+    is not skipped: it is called with the factor that the gradients will still be multiplied with.
     """
 
     _counters = ("num_skipped", "num_skipped_in_row", "last_norm", "last_clip")
@@ -111,7 +110,7 @@ class GuardedOptimizer(torch.optim.Optimizer):
             group["base_lr"] = group["lr"]
 
     def skip(self, norm: float) -> None:
-        """Count a step that is not made; `norm` is that of its gradients."""
+        """Count a skipped step; `norm` is that of its gradients."""
         self.num_skipped += 1
         self.num_skipped_in_row += 1
         self.last_norm, self.last_clip = norm, 0.0
@@ -124,7 +123,7 @@ class GuardedOptimizer(torch.optim.Optimizer):
         self.last_norm, self.last_clip = norm, clip
 
     def state_dict(self) -> dict[str, Any]:
-        """As torch's, but keyed by parameter name, so that the order of parameters is free."""
+        """As torch's, but keyed by parameter name, so that the order of parameters does not matter."""
         state = super().state_dict()
         names = _names(state["param_groups"])
         state["state"] = {names[index]: value for index, value in state["state"].items()}
@@ -132,7 +131,7 @@ class GuardedOptimizer(torch.optim.Optimizer):
         return state
 
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
-        """Take over a state written by `state_dict`, by name; tensors are taken, not copied.
+        """Restore a state of `state_dict`, by name; its tensors are used, not copied.
 
         Raises:
             TrainingError: it belongs to other parameters or groups.
@@ -157,7 +156,7 @@ class GuardedOptimizer(torch.optim.Optimizer):
 
 
 def _names(groups: list[dict[str, Any]]) -> dict[int, str]:
-    """Index of torch's state to parameter name; unnamed parameters are called by their index."""
+    """Parameter names by the index of torch's state; an unnamed parameter is named by its index."""
     for group in groups:
         group.setdefault("param_names", [str(index) for index in group["params"]])
     return {i: n for g in groups for i, n in zip(g["params"], g["param_names"], strict=True)}

@@ -1,8 +1,9 @@
-"""Several data-parallel processes on a CPU, watched, and started again when one is lost.
+"""Several data-parallel processes on a CPU, watched, and restarted when one is lost.
 
-What `torchrun --max-restarts` does for GPUs and clusters, for `train.num_processes` of one machine:
-two processes of one thread are faster than one of two threads, as they meet once a step instead of
-at every operation, and lose little when something else wants a core.
+Does for `train.num_processes` on one machine what `torchrun --max-restarts` does for GPUs and clusters,
+but does not restart after a user's error and keeps its exit status. Two processes of one thread are
+faster than one of two threads: they synchronise once a step instead of at every operation, and lose
+little when another program takes a core.
 """
 
 import contextlib
@@ -23,7 +24,7 @@ LOST = 75
 """Exit status of a process that ends because another one is gone (EX_TEMPFAIL)."""
 _CRASHED = 1
 _INTERRUPTED = 130
-_GRACE = 10.0  # seconds in which the others see by themselves that one is gone
+_GRACE = 10.0  # seconds in which the others notice by themselves that one is gone
 _POLL = 0.05
 
 
@@ -32,20 +33,20 @@ def launch(
 ) -> int:
     """Run a training in several processes to its end.
 
-    A process that is killed or crashes takes the others with it, and all start again from the last
-    checkpoint. One that ends with an error that the user can mend does not start again.
+    A process that is killed or crashes takes the others with it, and all restart from the last
+    checkpoint. After an error that the user can correct, or Ctrl-C, nothing restarts.
 
     Args:
-        command: what every process runs, with a RANK and WORLD_SIZE of its own.
-        num_processes: processes in all; rank 0 speaks on the terminal.
-        log_dir: what the others say goes to `process-N.log` there.
-        max_restarts: how often to start again.
+        command: what every process runs, with its own RANK and WORLD_SIZE in the environment.
+        num_processes: number of processes; rank 0 writes to the terminal.
+        log_dir: the others write to `process-N.log` there.
+        max_restarts: how often to restart.
 
     Returns:
-        The exit status of rank 0. After Ctrl-C nothing starts again.
+        The exit status of rank 0.
 
     Raises:
-        TrainingError: a process stopped, once too often or for a reason of its own.
+        TrainingError: a process stopped once too often, or with an error that rank 0 has not shown.
     """
     log_dir.mkdir(parents=True, exist_ok=True)
     for attempt in range(max_restarts + 1):
@@ -54,34 +55,29 @@ def launch(
             _forwarded(processes[0]) as pressed,
         ):
             statuses = _watch(processes)
-        if pressed and any(statuses.values()):  # a process that has hardly begun dies of it
+        if pressed and any(statuses.values()):  # Python dies of SIGINT while it starts
             return statuses[0] if statuses[0] > 0 else _INTERRUPTED
         causes = {rank: status for rank, status in statuses.items() if status not in (0, LOST)}
         lost = [rank for rank, status in causes.items() if status < 0 or status == _CRASHED]
         if not causes and not any(statuses.values()):
             return 0
-        if causes and not lost:  # said by the process itself, and no better the next time
-            return _spoken(causes, log_dir)
+        if causes and not lost:  # the process has printed an error that a restart would repeat
+            return _own_error(causes, log_dir)
         rank = lost[0] if lost else 0
         if attempt == max_restarts:
             raise TrainingError(
                 f"training process {rank} {_end(statuses[rank])}{_where(rank, log_dir)}; run the same "
                 "command again to go on from the last checkpoint"
             )
-        _say(
+        sys.stderr.write(
             f"training process {rank} {_end(statuses[rank])}{_where(rank, log_dir)}: all start again "
-            f"from the last checkpoint ({attempt + 1} of {max_restarts} times)"
+            f"from the last checkpoint ({attempt + 1} of {max_restarts} times)\n"
         )
     raise AssertionError("the last attempt returns or raises")
 
 
-def _say(text: str) -> None:
-    """A line on the terminal, beside what rank 0 says there."""
-    sys.stderr.write(f"{text}\n")
-
-
-def _spoken(causes: Mapping[int, int], log_dir: Path) -> int:
-    """The status of rank 0 if it has said what is wrong; else an error that names who has."""
+def _own_error(causes: Mapping[int, int], log_dir: Path) -> int:
+    """The status of rank 0 if it has shown its error; else an error that names the log with it."""
     if 0 in causes:
         return causes[0]
     rank, status = next(iter(causes.items()))
@@ -102,8 +98,8 @@ def _where(rank: int, log_dir: Path) -> str:
 def _started(
     command: Sequence[str], num_processes: int, log_dir: Path
 ) -> Iterator[list["subprocess.Popen[bytes]"]]:
-    """The processes; none is left afterwards."""
-    place = {
+    """The processes; none is left running afterwards."""
+    environment = {
         "MASTER_ADDR": "127.0.0.1",
         "MASTER_PORT": str(_free_port()),
         "WORLD_SIZE": str(num_processes),
@@ -118,23 +114,31 @@ def _started(
                 processes.append(
                     subprocess.Popen(
                         command,
-                        env={**os.environ, **place, "RANK": str(rank)},
+                        env={**os.environ, **environment, "RANK": str(rank)},
                         stdin=subprocess.DEVNULL,
                         stdout=log,
                         stderr=log,
-                        start_new_session=True,  # the terminal's Ctrl-C comes through this process
+                        start_new_session=True,  # this process forwards the terminal's Ctrl-C
                     )
                 )
         yield processes
     finally:
-        _end_all(processes)
+        for process in processes:
+            if process.poll() is None:
+                process.terminate()
+        for process in processes:
+            try:
+                process.wait(5)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
 
 
 @contextlib.contextmanager
 def _forwarded(lead: "subprocess.Popen[bytes]") -> Iterator[list[int]]:
-    """SIGINT goes to rank 0, which writes a checkpoint and tells the others; SIGTERM ends all at once.
+    """SIGINT goes to rank 0, which writes a checkpoint and stops the others; SIGTERM ends all at once.
 
-    Yields the list that each SIGINT is added to.
+    Yields a list to which each SIGINT is added.
     """
     pressed: list[int] = []
 
@@ -157,9 +161,9 @@ def _forwarded(lead: "subprocess.Popen[bytes]") -> Iterator[list[int]]:
 
 
 def _watch(processes: Sequence["subprocess.Popen[bytes]"]) -> dict[int, int]:
-    """Wait for the end of all; once one has failed, the others have some seconds. Status by rank.
+    """Wait for the end of all; once one has failed, the others get `_GRACE`. Returns status by rank.
 
-    A process that has to be ended here has the status LOST.
+    A process that does not end by then has the status LOST.
     """
     deadline = float("inf")
     while True:
@@ -170,18 +174,6 @@ def _watch(processes: Sequence["subprocess.Popen[bytes]"]) -> dict[int, int]:
         if len(ended) == len(processes) or time.monotonic() > deadline:
             return {rank: ended.get(rank, LOST) for rank in statuses}
         time.sleep(_POLL)
-
-
-def _end_all(processes: Sequence["subprocess.Popen[bytes]"]) -> None:
-    for process in processes:
-        if process.poll() is None:
-            process.terminate()
-    for process in processes:
-        try:
-            process.wait(5)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
 
 
 def _free_port() -> int:

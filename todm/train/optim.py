@@ -1,7 +1,7 @@
 """ScaledAdam, and AdamW as its baseline, behind one interface.
 
-ScaledAdam is Adam whose step is relative to the size of each tensor, and which learns that size
-besides (Yao et al., Zipformer, arXiv 2310.11230). Per tensor p with gradient g at step k:
+ScaledAdam is Adam with steps relative to the size of each tensor, and which learns that size as well
+(Yao et al., Zipformer, arXiv 2310.11230). Per tensor p with gradient g at step k:
 
     v <- b2 v + (1 - b2) g^2
     d = -lr max(rms, min_rms) g / (sqrt(v / (1 - b2^k)) + eps)
@@ -13,12 +13,12 @@ besides (Yao et al., Zipformer, arXiv 2310.11230). Per tensor p with gradient g 
     m <- b1 m + (1 - b1) d
     p <- p + m
 
-rms is that of the whole tensor, refreshed every 4th step. Tensors of one element have 0.1 in the
-place of rms, no size update, and stay within +-10. A missing gradient counts as zeros: moments
-decay and momentum still moves the weights.
+rms is that of the whole tensor, refreshed every 4th step. Tensors of one element use 0.1 instead of
+rms, have no size update, and stay within +-10. A missing gradient counts as zeros: moments decay and
+momentum still moves the weights.
 
-The limit (max - rms) / rms pulls every tensor down to an rms of 3, which would destroy what is
-meant to be large (the frequencies and time scales of a state-space layer). Parameters with the
+The limit (max - rms) / rms pulls every tensor down to an rms of 3, which would destroy tensors that
+are meant to be large (the frequencies and time scales of a state-space layer). Parameters with the
 attribute `_plain_adam = True` therefore go to a group of ordinary Adam, see `param_groups`.
 """
 
@@ -32,7 +32,6 @@ from torch import Tensor, nn
 
 from todm.compress.config import TuneConfig
 from todm.config import Config
-from todm.errors import ConfigError
 from todm.train.guards import GuardedOptimizer, MedianClip
 
 SIZE_PERIOD = 4
@@ -47,8 +46,8 @@ class OptimConfig(Config):
     `lr` is that of scaled_adam, relative to a tensor's rms; `adamw_lr` is absolute, so that one
     setting, `name`, changes the optimizer. `ssm_lr` is that of the plain Adam group in both.
     `clipping_scale` (scaled_adam) is a multiple of the median gradient norm, `clip_norm` (adamw) an
-    absolute norm; 0 turns either off. `min_rms` is the size a tensor counts as having at least:
-    tensors that start as zeros grow from it.
+    absolute norm; 0 turns either off. `min_rms` is the least size a tensor is counted with, so that
+    tensors that start as zeros grow.
     """
 
     name: Literal["scaled_adam", "adamw"] = "scaled_adam"
@@ -64,14 +63,12 @@ class OptimConfig(Config):
     clip_norm: float = 5.0
 
     def __post_init__(self) -> None:
-        for name in ("lr", "adamw_lr", "ssm_lr", "eps", "min_rms", "max_rms"):
-            if not getattr(self, name) > 0:
-                raise ConfigError(f"optim.{name} is {getattr(self, name)}: it must be above 0")
-        for name in ("clipping_scale", "weight_decay", "clip_norm"):
-            if not getattr(self, name) >= 0:
-                raise ConfigError(f"optim.{name} is {getattr(self, name)}: it must not be negative")
-        if not all(0 <= beta < 1 for beta in self.betas):
-            raise ConfigError(f"optim.betas is {self.betas}: two values in [0, 1) are needed")
+        positive = ("lr", "adamw_lr", "ssm_lr", "eps", "min_rms", "max_rms")
+        self.check("optim", positive, holds=lambda v: v > 0, allowed="it must be above 0")
+        others = ("clipping_scale", "weight_decay", "clip_norm")
+        self.check("optim", others, holds=lambda v: v >= 0, allowed="it must not be negative")
+        allowed = "two values in [0, 1) are needed"
+        self.check("optim", ("betas",), holds=lambda v: 0 <= min(v) <= max(v) < 1, allowed=allowed)
 
 
 def build_optimizer(config: OptimConfig, model: nn.Module) -> "ScaledAdam | ClippedAdamW":
@@ -91,14 +88,14 @@ def build_optimizer(config: OptimConfig, model: nn.Module) -> "ScaledAdam | Clip
 
 
 def for_tuning(model: nn.Module, config: TuneConfig) -> "ScaledAdam | ClippedAdamW":
-    """ScaledAdam for the trainings of `todm.compress`, which clip gradients themselves."""
+    """ScaledAdam for the training passes of `todm.compress`, which clip gradients themselves."""
     plain = config.lr / SSM_RATIO
     scaled = OptimConfig(lr=config.lr, ssm_lr=plain, clipping_scale=0.0)
     return build_optimizer(scaled, model)
 
 
 def param_groups(config: OptimConfig, model: nn.Module) -> list[dict[str, Any]]:
-    """Named groups: ordinary parameters, for AdamW those not decayed, then the plain Adam ones."""
+    """Named groups: ordinary parameters (AdamW: with and without weight decay), then plain Adam ones."""
     named = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
     plain = [item for item in named if getattr(item[1], "_plain_adam", False)]
     rest = [item for item in named if not getattr(item[1], "_plain_adam", False)]
@@ -125,8 +122,8 @@ def set_lr(optimizer: torch.optim.Optimizer, factor: float) -> None:
 class ScaledAdam(GuardedOptimizer):
     """Adam with steps relative to the size of each tensor, see the head of this file.
 
-    `last_norm` takes each tensor's gradient times its rms, and leaves plain groups out; the factor
-    found by `MedianClip` applies to all groups.
+    `last_norm` weights each tensor's gradient with its rms and leaves plain groups out; the factor of
+    `MedianClip` applies to all groups.
     """
 
     def __init__(
@@ -170,7 +167,7 @@ class ScaledAdam(GuardedOptimizer):
         self._accept(norm, clip)
 
     def state_dict(self) -> dict[str, Any]:
-        """Everything a resumed run needs, keyed by parameter name."""
+        """For a checkpoint, keyed by parameter name."""
         return {**super().state_dict(), "clip": {**vars(self._clip)}}
 
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
@@ -311,7 +308,7 @@ def _is_size_step(step: int) -> bool:
 
 
 def _relative(group: dict[str, Any], p: Tensor, state: dict[str, Any]) -> float:
-    """What the step of a tensor is relative to."""
+    """The size that the step of a tensor is relative to."""
     return max(state["rms"], group["min_rms"]) if p.numel() > 1 else group["scalar_lr_scale"]
 
 
@@ -337,7 +334,7 @@ def _denominators(
     """Update second moments with clipped gradients; their roots plus eps.
 
     The bias correction c is moved into the step: g / (sqrt(v / c) + eps) equals
-    sqrt(c) g / (sqrt(v) + sqrt(c) eps), which spares one pass over all parameters.
+    sqrt(c) g / (sqrt(v) + sqrt(c) eps), which saves a pass over all parameters.
     """
     beta2 = group["betas"][1]
     torch._foreach_mul_(squares, beta2)

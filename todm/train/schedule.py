@@ -1,8 +1,8 @@
 """Learning-rate schedules, as pure functions of the step.
 
-Every constant of `ScheduleConfig` is a fraction of the planned updates, so a short run is a long
-one in small, unless `reference_seconds` asks for Eden in the units of icefall's Zipformer recipes
-(Yao et al., arXiv 2310.11230): batches of a fixed length of audio, and epochs.
+Every constant of `ScheduleConfig` is a fraction of the planned updates, so a short run is a scaled
+long one, unless `reference_seconds` asks for Eden in the units of icefall's Zipformer recipes (Yao et
+al., arXiv 2310.11230): batches of a fixed length of audio, and epochs.
 """
 
 import dataclasses
@@ -12,23 +12,23 @@ from typing import Literal
 from todm.config import Config
 from todm.errors import ConfigError
 
-MAX_FINAL = 0.05  # a run that ends at a high rate hands over noisy weights
+MAX_FINAL = 0.05  # a run that ends at a high rate leaves noisy weights
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ScheduleConfig(Config):
-    """Warm-up, then a fall from exactly 1 to exactly `final`.
+    """Warm-up, then a decay from exactly 1 to exactly `final`.
 
     `warmup` is a fraction of the planned updates, `warmup_start` the factor of the first update.
     `knee_updates` and `knee_epochs` are where Eden's two factors bend, as fractions of the updates
     after warm-up; Eden2 uses the first only, the other kinds neither.
 
-    With `reference_seconds` above 0 none of these counts but `warmup_start`: `eden` and `eden2` then
-    follow the published curve, whose constants (`eden_batches`, `eden_epochs`, `eden_warmup`) are
-    counted in batches of so many seconds of audio, so that the rate falls with the audio seen,
-    whatever the batch and the number of processes. icefall's constants were found with two GPUs of
-    1,000 s each: 2000. An epoch is a pass over all speeds of the data; `eden_epochs` is meant for 30
-    to 50 of them, so shrink it in a shorter run.
+    With `reference_seconds` above 0 only `warmup_start` of these is used: `eden` and `eden2` then
+    follow the published curve, whose constants (`eden_batches`, `eden_epochs`, `eden_warmup`) count
+    batches of so many seconds of audio. The rate thus depends on the audio seen, not on the batch size
+    or the number of processes. icefall tuned its constants on two GPUs of 1,000 s each: 2000. An epoch
+    is a pass over all speeds of the data; `eden_epochs` is meant for 30 to 50 of them, so lower it in a
+    shorter run.
     """
 
     kind: Literal["eden", "eden2", "cosine", "linear"] = "eden2"
@@ -43,23 +43,16 @@ class ScheduleConfig(Config):
     eden_warmup: float = 500.0
 
     def __post_init__(self) -> None:
-        if not 0 <= self.warmup < 1:
-            raise ConfigError(f"schedule.warmup is {self.warmup}: a fraction in [0, 1) is needed")
-        if not 0 < self.warmup_start <= 1:
-            raise ConfigError(
-                f"schedule.warmup_start is {self.warmup_start}: a factor in (0, 1] is needed"
-            )
-        if not 0 <= self.final <= MAX_FINAL:
-            raise ConfigError(
-                f"schedule.final is {self.final}: at most {MAX_FINAL} of the peak is allowed"
-            )
-        for name in ("knee_updates", "knee_epochs", "eden_batches", "eden_epochs", "eden_warmup"):
-            if getattr(self, name) <= 0:
-                raise ConfigError(f"schedule.{name} is {getattr(self, name)}: it must be above 0")
-        if self.reference_seconds < 0:
-            raise ConfigError(
-                f"schedule.reference_seconds is {self.reference_seconds}: seconds of audio, or 0"
-            )
+        allowed = "a fraction in [0, 1) is needed"
+        self.check("schedule", ("warmup",), holds=lambda v: 0 <= v < 1, allowed=allowed)
+        allowed = "a factor in (0, 1] is needed"
+        self.check("schedule", ("warmup_start",), holds=lambda v: 0 < v <= 1, allowed=allowed)
+        allowed = f"at most {MAX_FINAL} of the peak is allowed"
+        self.check("schedule", ("final",), holds=lambda v: 0 <= v <= MAX_FINAL, allowed=allowed)
+        names = ("knee_updates", "knee_epochs", "eden_batches", "eden_epochs", "eden_warmup")
+        self.check("schedule", names, holds=lambda v: v > 0, allowed="it must be above 0")
+        allowed = "seconds of audio, or 0"
+        self.check("schedule", ("reference_seconds",), holds=lambda v: v >= 0, allowed=allowed)
         if self.reference_seconds and self.kind not in ("eden", "eden2"):
             raise ConfigError(
                 f"schedule.reference_seconds is for eden and eden2, not {self.kind}: set it to 0"
@@ -121,13 +114,12 @@ def eden(
     warmup_batches: float = 500,
     warmup_start: float = 0.5,
 ) -> float:
-    """Eden: the product of two inverse square-root-like falls, one in batches and one in epochs.
+    """Eden: the product of two inverse-square-root-like decays, one in batches and one in epochs.
 
-    `((b^2 + B^2) / B^2)^-1/4 * ((e^2 + E^2) / E^2)^-1/4 * warm`. With `epochs=3.5` an epoch is a
-    pass over data in three speeds, in runs of 30 to 50 of them: shrink it in shorter runs.
+    `((b^2 + B^2) / B^2)^-1/4 * ((e^2 + E^2) / E^2)^-1/4 * warm`.
     """
-    falls = _knee(batch / batches, 0.25) * _knee(epoch / epochs, 0.25)
-    return falls * _warm(batch, warmup_batches, warmup_start)
+    decay = _knee(batch / batches, 0.25) * _knee(epoch / epochs, 0.25)
+    return decay * _warm(batch, warmup_batches, warmup_start)
 
 
 def eden2(

@@ -91,7 +91,7 @@ class Learner:
             )
 
     def subnets(self, update: int) -> list[Subnet]:
-        """Those of an update, the largest first."""
+        """The subnets of an update, the largest first."""
         config, space = self.config, self.backend.space
         if not config.sandwich or update < config.sandwich_from * config.num_updates:
             return [space.largest]

@@ -1,4 +1,4 @@
-"""One page about a run: what was trained on what, how it went, what came out, what to do next."""
+"""One page about a run: model and corpus, course of training, results, next commands."""
 
 import datetime
 import itertools
@@ -18,8 +18,8 @@ from todm.train.monitor import CURVES, METRICS, read_metrics
 
 SUMMARY = "summary.md"
 _SUPERNET = "supernet"
-_WORST = 5  # layers named
-_TOLD = 10  # events told one by one
+_WORST = 5  # layers listed
+_MAX_EVENTS = 10  # listed one by one
 _BYTES = 4  # of a weight
 
 Row = dict[str, Any]
@@ -30,7 +30,7 @@ def write_summary(out: Path, *, standard: Mapping[str, Any] | None = None) -> Pa
 
     Args:
         out: directory of the run.
-        standard: the recipe as it is by name, as JSON types; settings that differ are listed.
+        standard: the named recipe as JSON types; settings that differ from it are listed.
 
     Returns:
         The file written.
@@ -59,7 +59,7 @@ def write_summary(out: Path, *, standard: Mapping[str, Any] | None = None) -> Pa
 
 
 def differences(given: Any, standard: Any, where: str = "") -> Iterator[tuple[str, Any, Any]]:  # noqa: ANN401 - JSON
-    """Settings that differ: (name, standard, given); None where one of them has no such setting."""
+    """Settings that differ: (name, standard, given); None where one side lacks the setting."""
     if isinstance(given, Mapping) and isinstance(standard, Mapping):
         for key in [*standard, *(k for k in given if k not in standard)]:
             name = f"{where}.{key}" if where else str(key)
@@ -72,34 +72,35 @@ def _facts(net: Artifact, train: Sequence[Row]) -> Iterator[tuple[str, str]]:
     yield "recipe", f"`{net.config.get('name', 'unnamed')}`, seed {net.info.get('seed')}"
     yield "corpus", _corpus(net)
     if "init" in net.info:
-        yield "begun from", f"an artifact with hash `{net.info['init'][:12]}`"
+        yield "initialised from", f"an artifact with hash `{net.info['init'][:12]}`"
     yield "parameters", f"{_parameters(net) / 1e6:.2f}M in the supernet"
     yield "updates", f"{net.metrics['updates']}"
     yield "skipped steps", f"{net.metrics.get('skipped', 0)}"
     if train:
-        yield "time", f"{_clock(_seconds(train))} of updates, evaluations not counted"
+        seconds = datetime.timedelta(seconds=round(_seconds(train)))
+        yield "time", f"{seconds} of updates, evaluations not counted"
     pace = [r["audio_hours_per_hour"] for r in train if "audio_hours_per_hour" in r]
     if pace:
         yield "throughput", f"{statistics.median(pace):.0f} hours of audio per hour (median)"
 
 
 def _corpus(net: Artifact) -> str:
-    """Path, size and hash; the size only where the corpus is still as it was."""
-    path, known = net.info.get("corpus"), f"hash `{(net.parent or '')[:12]}`"
+    """Path, size and hash; the size only if the corpus is unchanged."""
+    path, digest = net.info.get("corpus"), f"hash `{(net.parent or '')[:12]}`"
     if path is None:
-        return known
+        return digest
     try:
         corpus = artifact.load(path, kind="corpus")
     except ArtifactError:
-        return f"`{path}` (no longer there), {known}"
+        return f"`{path}` (no longer there), {digest}"
     split = corpus.info.get("splits", {}).get("train")
     if corpus.hash != net.parent or split is None:
-        return f"`{path}` (another one by now), {known}"
-    return f"`{path}`, {split['hours']:.4g} hours in {split['num']} utterances, {known}"
+        return f"`{path}` (replaced by another since), {digest}"
+    return f"`{path}`, {split['hours']:.4g} hours in {split['num']} utterances, {digest}"
 
 
 def _seconds(train: Sequence[Row]) -> float:
-    """Every logged update stands for those since the one before."""
+    """Every logged update stands for all updates since the one before it."""
     updates = [0, *(r["update"] for r in train)]
     steps = [b - a for a, b in itertools.pairwise(updates)]
     return sum(n * r.get("seconds", 0.0) for n, r in zip(steps, train, strict=True))
@@ -130,19 +131,19 @@ def _outliers(net: Artifact, rows: Sequence[Row]) -> str:
     )
     watched = [r["outlier_max"] for r in rows if "outlier_max" in r]
     if watched:
-        text += f" The worst was {watched[0]:.1f} at first and {watched[-1]:.1f} at last."
+        text += f" The worst was {watched[0]:.1f} at the start and {watched[-1]:.1f} at the end."
     layers = ((f"`{name}`", f"{ratio:.1f}") for name, ratio in worst)
     return f"{text}\n\n{markdown_table(('worst layers', 'peak over rms'), layers)}"
 
 
 def _sparsity(net: Artifact, rows: Sequence[Row]) -> str:
-    """How masks changed: flips at each renewal should become fewer, or `decay` is too low."""
-    found = net.info.get("sparse")
+    """How masks changed: flips at each renewal should decrease, or `decay` is too low."""
+    sparse = net.info.get("sparse")
     renewals = [r for r in rows if r["kind"] == "masks"][1:]  # the first has no masks before it
-    if found is None:
+    if sparse is None:
         return ""
     text = (
-        f"{found['n']}:{found['m']} in {len(found['layers'])} layers, {found['density']:.1%} of their "
+        f"{sparse['n']}:{sparse['m']} in {len(sparse['layers'])} layers, {sparse['density']:.1%} of their "
         "weights kept."
     )
     if not renewals:
@@ -155,7 +156,7 @@ def _sparsity(net: Artifact, rows: Sequence[Row]) -> str:
         f"renewal in the first fifth, {late:.2%} in the last."
     )
     if late >= early > 0:
-        text += " That does not fall: raise `train.sparse.decay`."
+        text += " That is no decrease: raise `train.sparse.decay`."
     worst = sorted(renewals[-1]["layers"].items(), key=lambda item: -item[1]["flip_rate"])[:_WORST]
     cells = ((f"`{n}`", f"{f['flip_rate']:.2%}", f"{f['sad_first']:.0f}") for n, f in worst)
     head = ("layers that changed most at the end", "flip rate", "SAD against the first mask")
@@ -165,28 +166,28 @@ def _sparsity(net: Artifact, rows: Sequence[Row]) -> str:
 def _events(events: Sequence[Row]) -> str:
     if not events:
         return ""
-    lines = [_event(row) for row in events[:_TOLD]]
-    if len(events) > _TOLD:
-        lines.append(f"- and {len(events) - _TOLD} more in `{METRICS}`")
-    return "## What happened\n\n" + "\n".join(lines)
+    lines = [_event(row) for row in events[:_MAX_EVENTS]]
+    if len(events) > _MAX_EVENTS:
+        lines.append(f"- and {len(events) - _MAX_EVENTS} more in `{METRICS}`")
+    return "## Events\n\n" + "\n".join(lines)
 
 
 def _event(row: Row) -> str:
     when = f"at update {row['update']}" if "update" in row else f"after update {row['after']}"
     rest = {k: v for k, v in row.items() if k not in ("kind", "event", "update", "after", "time")}
-    told = ", ".join(f"{k} {v if isinstance(v, str) else json.dumps(v)}" for k, v in rest.items())
-    return f"- {row['event']} {when}" + (f": {told}" if told else "")
+    text = ", ".join(f"{k} {v if isinstance(v, str) else json.dumps(v)}" for k, v in rest.items())
+    return f"- {row['event']} {when}" + (f": {text}" if text else "")
 
 
 def _settings(config: Mapping[str, Any], standard: Mapping[str, Any] | None) -> str:
     if standard is None:
         return ""
-    found = [
+    cells = [
         (f"`{name}`", f"`{json.dumps(theirs)}`", f"`{json.dumps(ours)}`")
         for name, theirs, ours in differences(config, standard)
     ]
-    heading = f"## Settings other than those of `{standard.get('name', 'the recipe')}`\n\n"
-    return heading + (markdown_table(("setting", "recipe", "here"), found) if found else "None.")
+    heading = f"## Settings that differ from `{standard.get('name', 'the recipe')}`\n\n"
+    return heading + (markdown_table(("setting", "recipe", "here"), cells) if cells else "None.")
 
 
 def _commands(out: Path, net: Artifact) -> str:
@@ -206,7 +207,3 @@ def _commands(out: Path, net: Artifact) -> str:
 
 def _parameters(net: Artifact) -> float:
     return net.file(WEIGHTS).stat().st_size / _BYTES
-
-
-def _clock(seconds: float) -> str:
-    return str(datetime.timedelta(seconds=round(seconds)))
