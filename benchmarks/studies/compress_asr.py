@@ -87,17 +87,10 @@ RESAMPLES = 2000
 class Row:
     """One subnet compressed in one way, as kept on disk.
 
-    Attributes:
-        subnet: its name.
-        way: a name in `WAYS`, with other settings in brackets.
-        settings: of `CompressConfig`, as in `--set`.
-        inputs: hashes of subnet and corpus, and the split.
-        utterances: (id, reference, hypothesis) of each.
-        num_bytes: of all parameters and constants as stored.
-        size_ratio: of parameters with two axes or more, as GPUSQ-ViT counts.
-        ops_ratio: of layers, counted the same way.
-        seconds: of the compression.
-        curves: of trainings, by pass.
+    `way` is a name in `WAYS`, with other settings in brackets; `settings` are those of `--set`; `inputs` are
+    the hashes of subnet and corpus, and the split; `utterances` hold (id, reference, hypothesis). `num_bytes`
+    are all parameters and constants as stored; the ratios count parameters with two axes or more, as
+    GPUSQ-ViT does. `seconds` are those of the compression, `curves` those of trainings, by pass.
     """
 
     subnet: str

@@ -201,7 +201,8 @@ def table(found: Mapping[Case, Losses]) -> str:
     float_losses = found[FLOAT]
     head = bootstrap(float_losses)
     lines = [
-        f"float32: perplexity {_interval(head)} on {len(float_losses.nats)} chapters of test-clean, "
+        f"float32: perplexity {head.value:.3f} ({head.low:.3f} to {head.high:.3f}) on "
+        f"{len(float_losses.nats)} chapters of test-clean, "
         f"{sum(float_losses.tokens)} tokens.",
         "",
         _table("bits, group", MAIN, found, lambda c: (f"int{c.bits} g{c.group}", c.method)),
@@ -221,7 +222,7 @@ def table(found: Mapping[Case, Losses]) -> str:
         "",
         f"Calibration of {BEST} (windows of 128 tokens of train-clean-100, or of {OTHER}):",
         "",
-        _table("int3 g128", CALIBRATION, found, lambda c: (f"{c.windows} windows", _domain(c))),
+        _table("int3 g128", CALIBRATION, found, _calibration_cells),
     ]
     return "\n".join(lines) + "\n"
 
@@ -306,6 +307,10 @@ def _means(
     return {n: seen.parts[0].abs_K for n, seen in collect(block, list(layers), Means).items()}
 
 
+def _calibration_cells(case: Case) -> tuple[str, ...]:
+    return f"{case.windows} windows", "other text" if case.other else "same text"
+
+
 def _table(
     head: str,
     cases: Sequence[Case],
@@ -349,14 +354,6 @@ def _label(case: Case) -> str:
         return f"{words}, 1 % kept by {case.kept}"
     words += f", {case.windows} windows{', other text' * case.other}"
     return " ".join([words, *case.settings])
-
-
-def _domain(case: Case) -> str:
-    return "other text" if case.other else "same text"
-
-
-def _interval(got: Interval) -> str:
-    return f"{got.value:.3f} ({got.low:.3f} to {got.high:.3f})"
 
 
 def _change(got: Interval) -> str:

@@ -47,10 +47,12 @@ def compare(table: Mapping[str, Any], model: LatencyModel) -> dict[str, Pairs]:
 
 def figures(pairs: Sequence[tuple[float, float]]) -> dict[str, float]:
     """Spearman's rank correlation, and median and largest relative error of the predictions."""
+    from scipy.stats import spearmanr
+
     predicted, measured = np.array(pairs).T
     error = np.abs(predicted / measured - 1)
     return {
-        "rank_correlation": float(np.corrcoef(_ranks(predicted), _ranks(measured))[0, 1]),
+        "rank_correlation": float(spearmanr(predicted, measured).statistic),
         "median_error": float(np.median(error)),
         "largest_error": float(error.max()),
         "least_ms": float(measured.min()),
@@ -90,10 +92,6 @@ def plot(pairs: Mapping[str, Pairs], path: Path) -> None:
     axes.set_ylabel("predicted")
     axes.legend(fontsize="small")
     figure.savefig(path, dpi=130)
-
-
-def _ranks(values: np.ndarray) -> np.ndarray:
-    return np.argsort(np.argsort(values)).astype(float)
 
 
 def _of(table: Mapping[str, Any], subnets: Sequence[Subnet]) -> dict[str, Any]:

@@ -30,18 +30,10 @@ BOS, EOS, UNK = "<s>", "</s>", "<unk>"
 class SmallLlama(Config):
     """Sizes and training.
 
-    Attributes:
-        vocab: pieces of the tokenizer, byte-pair encoding.
-        width: of the residual stream.
-        ffn: hidden units of the gated feed-forward.
-        layers: blocks.
-        heads: of attention, with as many of keys and values.
-        context: T, tokens of a window.
-        batch: B, windows of an update.
-        updates: of training.
-        lr: peak learning rate of AdamW, after 5 % of warm-up; falls to zero as a cosine.
-        weight_decay: of AdamW.
-        seed: of weights and batches.
+    `vocab` counts pieces of the byte-pair encoding, `width` is that of the residual stream, `ffn` the hidden
+    units of the gated feed-forward layer, `heads` those of attention, with as many of keys and values.
+    `context` is T, `batch` B. `lr` is the peak learning rate of AdamW, after 5 % of warm-up; it falls to
+    zero as a cosine. `seed` is that of weights and batches.
     """
 
     vocab: int = 1024

@@ -18,18 +18,9 @@ HEADS = ("bundle", "precision", "parameters", "MB", "WER", "95 % interval", "rea
 class Row:
     """One bundle in one precision.
 
-    Attributes:
-        name: of the bundle.
-        precision: fp32 or int8.
-        params: parameters of the subnet.
-        megabytes: encoder, decoder and joiner, 10^6 bytes.
-        error: WER.
-        low: lower end of its bootstrap interval.
-        high: upper end.
-        words: of the reference.
-        rtf: seconds of computing per second of audio, one thread.
-        p50_ms: median time of a chunk, in milliseconds.
-        path: of the bundle.
+    `megabytes` are encoder, decoder and joiner in 10^6 bytes; `error` is the WER on `words` reference
+    words, with its bootstrap interval `low` to `high`; `rtf` is seconds of computing per second of audio
+    on one thread, `p50_ms` the median time of a chunk.
     """
 
     name: str

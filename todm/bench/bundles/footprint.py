@@ -25,10 +25,9 @@ _TIMEOUT = 300
 class Footprint:
     """Time and memory that a process needs to decode with a bundle.
 
-    Attributes:
-        load_seconds: from an imported runtime to a loaded bundle; files come from the page cache.
-        start_mb: memory before loading, in units of 10^6 bytes: Python and its packages.
-        peak_mb: peak memory while loading and decoding.
+    `load_seconds` is from an imported runtime to a loaded bundle, with files in the page cache;
+    `start_mb` is the memory before loading (Python and its packages), in 10^6 bytes, and `peak_mb` the
+    peak while loading and decoding.
     """
 
     load_seconds: float

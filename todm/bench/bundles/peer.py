@@ -42,17 +42,11 @@ _FRAME = 0.04
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Row:
-    """One encoder in one form.
+    """One encoder, `MH-SSM` or `Conformer`, in one form, `fp32` or `int8`.
 
-    Attributes:
-        name: MH-SSM or Conformer.
-        form: fp32 or int8.
-        params: of the encoder and its projection.
-        state: numbers in a stream's state.
-        megabytes: of the file, 10^6 bytes.
-        ms: CPU milliseconds per second of audio, median of the rounds' medians.
-        low: of the fastest round.
-        high: of the slowest.
+    `params` are those of the encoder and its projection, `state` the numbers in a stream's state, and
+    `megabytes` the file in 10^6 bytes. `ms` are CPU milliseconds per second of audio, the median of the
+    rounds' medians; `low` and `high` are those of the fastest and the slowest round.
     """
 
     name: str

@@ -62,21 +62,11 @@ class Request:
 class Row:
     """A bundle in one runtime, form and number of threads.
 
-    Attributes:
-        runtime: onnxruntime or sherpa-onnx.
-        precision: form of the graphs.
-        num_threads: of the runtime.
-        megabytes: encoder, decoder and joiner, 10^6 bytes.
-        footprint: load time and memory.
-        chunk_seconds: audio of a chunk.
-        p50_ms: median time of a chunk.
-        p95_ms: 95th percentile.
-        p99_ms: 99th percentile.
-        rtf: seconds of computing per second of audio, median of the rounds.
-        rtf_low: of the fastest round.
-        rtf_high: of the slowest.
-        first_seconds: audio before the first symbol, median of the recordings that have one.
-        chunks_ms: times of all chunks, for the histogram.
+    `megabytes` are encoder, decoder and joiner in 10^6 bytes; `chunk_seconds` is the audio of a chunk,
+    `p50_ms`, `p95_ms` and `p99_ms` are percentiles of the times of chunks, all of which `chunks_ms` has for
+    the histogram. `rtf` is seconds of computing per second of audio, the median of the rounds, and
+    `rtf_low` and `rtf_high` are those of the fastest and the slowest round. `first_seconds` is the audio
+    before the first symbol, the median of the recordings that have one.
     """
 
     runtime: str

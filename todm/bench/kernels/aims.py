@@ -93,15 +93,10 @@ class Aim:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Result:
-    """The verdict on an aim: the worst case decides.
+    """The verdict on an aim: met if all cases meet it.
 
-    Attributes:
-        aim: the aim.
-        verdict: met if all cases meet it.
-        worst: the figure furthest from the aim, None if nothing was measured.
-        case: where that was.
-        met: cases that meet the aim.
-        total: cases measured.
+    `worst` is the figure furthest from the aim, in the case `case`, and None if nothing was measured;
+    `met` of the `total` measured cases meet the aim.
     """
 
     aim: Aim

@@ -140,18 +140,12 @@ def compare(
         allowed: the largest allowed error.
         whole: tensors that need only be finite, such as those that `got` samples.
     """
+    assert all(a.shape == b.shape for a, b in zip(got, want, strict=True))
     errors = [
-        _error(a.detach().double(), b.detach().double()) for a, b in zip(got, want, strict=True)
+        (a.detach().double() - b.detach()).norm() / b.detach().double().norm().clamp_min(1e-30)
+        for a, b in zip(got, want, strict=True)
     ]
     broken = any(not bool(t.isfinite().all()) for t in whole if t.is_floating_point())
-    return Checked(error=float("nan") if broken else _worst(errors), allowed=allowed)
-
-
-def _error(got: Tensor, want: Tensor) -> float:
-    assert got.shape == want.shape
-    return float((got - want).norm() / want.norm().clamp_min(1e-30))
-
-
-def _worst(errors: list[float]) -> float:
-    """The largest; Python's `max` loses a NaN that is not first."""
-    return float(torch.tensor(errors).max())
+    # `max` of Python loses a NaN that is not first.
+    worst = float("nan") if broken else float(torch.stack(errors).max())
+    return Checked(error=worst, allowed=allowed)

@@ -38,16 +38,10 @@ class Effort:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Figures:
-    """Measurements of a subject.
+    """Measurements of a subject: the median of so many repetitions, and 10th and 90th percentile.
 
-    Attributes:
-        mode: how it was launched.
-        repeats: number of repetitions.
-        median_ms: of a repetition.
-        p10_ms: 10th percentile.
-        p90_ms: 90th percentile.
-        peak_mb: 10^6 bytes above the memory in use before, outputs included; None if the system does
-            not report it.
+    `peak_mb` is in 10^6 bytes above the memory in use before, outputs included; None if the system does
+    not report it.
     """
 
     mode: MODE
