@@ -5,14 +5,12 @@ import torch
 from torch import nn
 
 from todm.compress.masks import (
-    check_nm,
-    flip_rate,
+    is_nm,
     nm_mask,
     sad,
     weight_matrix,
     weight_of_matrix,
 )
-from todm.errors import ConfigError
 from todm.kernels.matmul_24 import check_24
 
 FORMS = ((2, 4), (1, 4), (2, 8), (4, 8), (3, 5), (16, 32))
@@ -69,13 +67,13 @@ def test_pairs_stay_together():
     pair = mask.view(8, -1, 2)
     assert torch.equal(pair[..., 0], pair[..., 1])
     assert torch.equal(pair[..., 0], _loop(scores.view(8, -1, 2).sum(-1), 2, 4))
-    check_nm(mask, 4, 8)
+    assert is_nm(mask, 4, 8)
     assert not torch.equal(mask, nm_mask(scores, 4, 8))
 
 
 def test_pairs_of_a_short_group():
     mask = nm_mask(torch.rand(8, 21), 4, 8, pairs=True)
-    check_nm(mask, 4, 8)
+    assert is_nm(mask, 4, 8)
     pair = mask[:, :20].view(8, -1, 2)
     assert torch.equal(pair[..., 0], pair[..., 1])
 
@@ -85,7 +83,7 @@ def test_a_prefix_of_whole_groups_stays_valid(n, m):
     weight = torch.randn(16, 4 * 32)
     masked = weight * nm_mask(weight.abs(), n, m)
     for width in range(m, masked.shape[1] + 1, m):
-        check_nm(masked[:11, :width], n, m)
+        assert is_nm(masked[:11, :width], n, m)
         prefix = nm_mask(weight[:11, :width].abs(), n, m)
         assert torch.equal(masked[:11, :width] != 0, prefix)
 
@@ -99,19 +97,16 @@ def test_a_mask_of_2_4_can_be_packed():
 def test_too_many_weights_are_found(shape):
     weight = torch.randn(shape)
     weight *= nm_mask(weight.abs(), 2, 4)
-    check_nm(weight, 2, 4)
+    assert is_nm(weight, 2, 4)
     weight[2, 4:7] = 1.0
-    with pytest.raises(ConfigError, match=r"fc: output 2, inputs 4 to 7 have [34] weights"):
-        check_nm(weight, 2, 4, name="fc")
+    assert not is_nm(weight, 2, 4)
 
 
 def test_flips_are_counted():
     a = torch.tensor([[True, True, False, False]])
     b = torch.tensor([[True, False, True, False]])
     assert sad(a, b) == 2
-    assert flip_rate(a, b) == 0.5
     assert sad(a, a) == 0
-    assert flip_rate(a, a) == 0.0
 
 
 @pytest.mark.parametrize("module", [nn.Linear(13, 5), nn.Conv2d(7, 5, (3, 2)), nn.Conv1d(6, 5, 3)])

@@ -173,7 +173,7 @@ def test_masked_weights_stay_zero():
 def test_elastic_width_must_be_the_layer_s_own(layer):
     x = draw(M, K)
     assert torch.equal(layer(x, out_features=N), layer(x))
-    with pytest.raises(ConfigError, match="5 outputs are asked of a packed layer of 13"):
+    with pytest.raises(ConfigError, match="5 outputs are requested from a compressed layer of 13"):
         layer(x, out_features=5)
 
 

@@ -8,7 +8,7 @@ from torch import nn
 from todm.compress import prune
 from todm.compress.calibrate import Block, Call
 from todm.compress.config import PruneConfig
-from todm.compress.masks import check_nm, nm_mask
+from todm.compress.masks import is_nm, nm_mask
 from todm.errors import ConfigError, CorpusError
 from todm.supernet.elastic import ElasticLinear
 
@@ -60,7 +60,7 @@ def test_every_layer_is_pruned_or_says_why_not(method, n, m):
         assert done[name].what.startswith(f"{n}:{m} {method}")
         assert mask.shape == weight.shape
         assert torch.equal(weight != 0, mask)
-        check_nm(weight, n, m, name=name)
+        assert is_nm(weight, n, m), name
     assert "reads 1 inputs" in done["blocks.0.depthwise"].why_not
     assert "LayerNorm is no linear" in done["blocks.0.norm"].why_not
     if method == "magnitude":
@@ -149,7 +149,7 @@ def test_sparsegpt_of_a_convolution_is_better_than_magnitude(conv):
         prune.run(_work(nn.Sequential(conv), ["0"], x.split(2)), PruneConfig(method=method))
         with torch.no_grad():
             errors[method] = float((conv(x) - wanted).square().sum())
-        check_nm(conv.weight, 2, 4)
+        assert is_nm(conv.weight, 2, 4)
     assert errors["sparsegpt"] < 0.8 * errors["magnitude"]
 
 
@@ -173,7 +173,7 @@ def test_a_weight_of_bfloat16_keeps_its_dtype(method):
     work = _work(block, ["0"], [x.bfloat16()])
     prune.run(work, PruneConfig(method=method))
     assert block[0].weight.dtype == torch.bfloat16
-    check_nm(block[0].weight, 2, 4)
+    assert is_nm(block[0].weight, 2, 4)
 
 
 def test_few_rows_are_said():

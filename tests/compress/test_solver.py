@@ -6,7 +6,7 @@ import torch
 from todm.compress import solver
 from todm.compress.config import Int4Config
 from todm.compress.int4 import gptq
-from todm.compress.masks import check_nm, nm_mask
+from todm.compress.masks import is_nm, nm_mask
 from todm.compress.prune import sparsegpt
 from todm.kernels.matmul_w4 import quantise_rtn
 
@@ -76,7 +76,7 @@ def test_sparsegpt_is_optimal_brain_surgeon(outputs, inputs, n, m):
     assert torch.equal(mask, torch.cat(masks, 1))
     torch.testing.assert_close(found, wanted, rtol=1e-8, atol=1e-8)
     assert not (found[~mask] != 0).any()
-    check_nm(found, n, m)
+    assert is_nm(found, n, m)
 
 
 @pytest.mark.parametrize(("outputs", "inputs"), SIZES)

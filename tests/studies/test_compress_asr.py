@@ -82,12 +82,12 @@ def test_trainings_of_the_same_settings_share_a_folder(nets):
     for way in ("2:4 tuned", "2:4 tuned + int8", "2:4 tuned + int8 QAT", "2:4 SR-STE"):
         if way == "2:4 tuned + int8 QAT":
             (calls[0][1]).mkdir(parents=True)
-            (calls[0][1] / "prune.safetensors").write_text("trained")
+            (calls[0][1] / "prune.pt").write_text("trained")
         where.row(found, way, study.WAYS[way])
     tuned, with_int8, with_qat, learnt = (folder for _, folder in calls)
     assert tuned == with_int8
     assert len({tuned, with_qat, learnt}) == 3
-    assert (with_qat / "prune.safetensors").read_text() == "trained"
+    assert (with_qat / "prune.pt").read_text() == "trained"
 
 
 def test_figures_are_those_of_the_utterances(nets):

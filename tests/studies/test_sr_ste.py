@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from benchmarks.studies import sr_ste as bench
-from todm.compress.masks import check_nm
+from todm.compress.masks import is_nm
 
 pytest.importorskip("sklearn")
 
@@ -53,7 +53,7 @@ def test_what_is_tested_is_sparse(tmp_path, monkeypatch):
     bench.train(_run(n=1), tmp_path)
     assert len(seen) == 8
     for weight in seen:
-        check_nm(weight, 1, 4)
+        assert is_nm(weight, 1, 4)
         assert weight.count_nonzero() == weight.numel() // 4
 
 

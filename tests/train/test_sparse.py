@@ -9,7 +9,7 @@ import torch
 from todm import artifact
 from todm.asr.model.encoder import EncoderConfig
 from todm.asr.model.transducer import Rnnt, RnntConfig, extract
-from todm.compress.masks import check_nm
+from todm.compress.masks import is_nm
 from todm.compress.train.sr_ste import SrSte, SrSteConfig
 from todm.errors import ConfigError
 from todm.supernet.space import SearchSpace, SpaceConfig
@@ -64,7 +64,7 @@ def test_what_is_written_is_sparse_and_says_so(fake, config, tmp_path, name, san
     config = config.replace(sandwich=sandwich, optim=config.optim.replace(name=name))
     done = fake.run(tmp_path, config=config)
     for layer, weight in _layers(done.tensors()).items():
-        check_nm(weight, 2, 4, name=layer)
+        assert is_nm(weight, 2, 4), layer
         assert weight.count_nonzero() == weight.numel() // 2
     assert done.info["sparse"] == {
         "n": 2,
@@ -98,7 +98,7 @@ def test_evaluations_are_of_masked_weights(fake, config, tmp_path, monkeypatch):
     assert len(seen) == 4 * 3
     for weights in seen:
         for layer, weight in _layers(weights).items():
-            check_nm(weight, 2, 4, name=layer)
+            assert is_nm(weight, 2, 4), layer
 
 
 def test_training_is_with_masked_weights_only(fake, config, tmp_path, monkeypatch):
@@ -183,7 +183,7 @@ def test_every_extracted_prefix_is_sparse_with_equal_outputs(n, m):
         plain = extract(model, subnet)
         for name, weight in plain.named_parameters():
             if name.startswith("encoder.blocks.") and weight.ndim == 2 and "mix_" not in name:
-                check_nm(weight, n, m, name=name)
+                assert is_nm(weight, n, m), name
                 assert weight.count_nonzero() == weight.numel() * n // m
         with torch.no_grad():
             want = model.encode(x, lens, subnet=subnet)[0]

@@ -11,7 +11,7 @@ from typing import Any, Protocol
 
 from torch import Tensor, nn
 
-from todm.backend import Graph
+from todm.backend import Graph, Port
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -111,3 +111,28 @@ class ModelAdapter(Protocol):
     def write_assets(self, directory: Path) -> None:
         """Put the files that travel with the weights (tokenizer, labels) into an artifact."""
         ...
+
+
+def logits_graph(
+    module: nn.Module,
+    inputs: Mapping[str, Tensor],
+    logits: Tensor,
+    *,
+    dynamic: Mapping[int, str] | None = None,
+    metadata: Mapping[str, str] | None = None,
+) -> Graph:
+    """The one graph of a model that goes from inputs to logits.
+
+    Args:
+        module: called with the inputs in order.
+        inputs: examples by name.
+        logits: the output for them.
+        dynamic: axes of all ports; by default the batch.
+        metadata: see `Graph`.
+    """
+    axes = dynamic or {0: "batch"}
+    ports = [Port(name=name, example=example, dynamic=axes) for name, example in inputs.items()]
+    out = Port(name="logits", example=logits, dynamic=axes)
+    return Graph(
+        name="model", module=module, inputs=tuple(ports), outputs=(out,), metadata=metadata or {}
+    )

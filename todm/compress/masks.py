@@ -12,8 +12,6 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from todm.errors import ConfigError
-
 
 def nm_mask(scores: Tensor, n: int, m: int, *, pairs: bool = False) -> Tensor:
     """The mask that keeps the best n of every m entries; of equal scores the first is kept.
@@ -39,42 +37,16 @@ def nm_mask(scores: Tensor, n: int, m: int, *, pairs: bool = False) -> Tensor:
     return ungroup_inputs(kept_NGm, tuple(scores.shape))
 
 
-def check_nm(weight: Tensor, n: int, m: int, *, name: str = "weight") -> None:
-    """Check that of every m entries along dim 1 at most n are not zero.
-
-    Args:
-        weight: weight or mask, [N, K, ...].
-        n: entries that may be kept of a group.
-        m: entries of a group.
-        name: of the layer, for the message.
-
-    Raises:
-        ConfigError: naming the first group with more.
-    """
-    count = _counts(weight, m)
-    if bool((count > n).any()):
-        where = (count > n).nonzero()[0].tolist()
-        output, group = where[0], where[-1]
-        raise ConfigError(
-            f"{name}: output {output}, inputs {m * group} to {m * group + m - 1} have "
-            f"{int(count[tuple(where)])} weights that are not zero, {n}:{m} allows {n}: prune it first"
-        )
-
-
 def is_nm(weight: Tensor, n: int, m: int) -> bool:
     """Whether of every m entries along dim 1 at most n are not zero."""
-    return not bool((_counts(weight, m) > n).any())
+    counts = group_inputs((weight != 0).to(torch.uint8), m, fill=0).sum(-1)
+    return not bool((counts > n).any())
 
 
 def sad(a: Tensor, b: Tensor) -> int:
     """Entries in which two masks of one shape differ: sum |a - b| (the SAD of SR-STE)."""
     assert a.shape == b.shape
     return int((a != b).sum())
-
-
-def flip_rate(a: Tensor, b: Tensor) -> float:
-    """Share of the entries in which two masks of one shape differ."""
-    return sad(a, b) / max(1, a.numel())
 
 
 def group_inputs(weight: Tensor, m: int, *, fill: float) -> Tensor:
@@ -112,11 +84,6 @@ def weight_of_matrix(matrix: Tensor, shape: tuple[int, ...], m: int) -> Tensor:
     """Inverse of `weight_matrix` for a weight of this shape."""
     groups = -(-shape[1] // m)
     return ungroup_inputs(matrix.view(shape[0], *shape[2:], groups, m), shape)
-
-
-def _counts(weight: Tensor, m: int) -> Tensor:
-    """Entries of every group that are not zero."""
-    return group_inputs((weight != 0).to(torch.uint8), m, fill=0).sum(-1)
 
 
 def _best(score_NGm: Tensor, n: int) -> Tensor:

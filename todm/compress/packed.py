@@ -66,11 +66,7 @@ class PackedLinear(nn.Module, abc.ABC):
         Raises:
             ConfigError: another width is asked for, or the op refuses the input.
         """
-        if out_features not in (None, self.out_features):
-            raise ConfigError(
-                f"{out_features} outputs are asked of a packed layer of {self.out_features}: a "
-                "compressed model has one width, compress the subnet of that width"
-            )
+        check_width(out_features, self.out_features)
         return self.product(input)
 
     @property
@@ -309,6 +305,15 @@ class W4Linear(PackedLinear):
 
     def _format(self) -> Format:
         return {"sparse24": self.sparse24, "bits": self.bits, "group": self.group}
+
+
+def check_width(requested: int | None, out_features: int) -> None:
+    """Raises ConfigError if a compressed layer is called as an elastic one, with another width."""
+    if requested not in (None, out_features):
+        raise ConfigError(
+            f"{requested} outputs are requested from a compressed layer of {out_features}: a compressed "
+            "model has one width, compress the subnet of that width"
+        )
 
 
 def pack_sparse(linear: nn.Linear) -> SparseLinear:

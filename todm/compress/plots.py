@@ -8,7 +8,6 @@ from todm.compress.report import PassReport
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
 
 _LEAST = 1e-9  # an error of zero has no place on a logarithmic axis
 
@@ -20,25 +19,18 @@ def plot_report(reports: Sequence[PassReport], out: Path) -> None:
         reports: one per pass.
         out: the PNG to write.
     """
-    import matplotlib as mpl
-
-    mpl.use("Agg")
-    import matplotlib.pyplot as plt
+    from matplotlib.figure import Figure
 
     trained = [report for report in reports if report.curves]
     names = [row.name for row in reports[-1].rows if row.after is not None]
     height = 2.0 + 0.18 * len(names)
-    figure, axes = plt.subplots(
-        1 + len(trained),
-        figsize=(9, height + 3 * len(trained)),
-        height_ratios=[height, *[3.0] * len(trained)],
-        squeeze=False,
-        constrained_layout=True,
-    )
+    figure = Figure(figsize=(9, height + 3 * len(trained)), layout="constrained")
+    ratios = [height, *[3.0] * len(trained)]
+    axes = figure.subplots(1 + len(trained), height_ratios=ratios, squeeze=False)
     _errors(axes[0, 0], reports, names)
     for axis, report in zip(axes[1:, 0], trained, strict=True):
         _curves(axis, report)
-    _save(figure, out)
+    figure.savefig(out, dpi=100)
 
 
 def plot_sensitivity(increases: Mapping[str, float], excluded: Sequence[str], out: Path) -> None:
@@ -49,19 +41,17 @@ def plot_sensitivity(increases: Mapping[str, float], excluded: Sequence[str], ou
         excluded: those recommended to be left as they are.
         out: the PNG to write.
     """
-    import matplotlib as mpl
-
-    mpl.use("Agg")
-    import matplotlib.pyplot as plt
+    from matplotlib.figure import Figure
 
     names = sorted(increases, key=lambda name: increases[name])
-    figure, axis = plt.subplots(figsize=(9, 1.5 + 0.2 * len(names)), constrained_layout=True)
+    figure = Figure(figsize=(9, 1.5 + 0.2 * len(names)), layout="constrained")
+    axis = figure.subplots()
     colours = ["tab:red" if name in excluded else "tab:blue" for name in names]
     axis.barh(names, [100 * increases[name] for name in names], color=colours)
     axis.set(xlabel="increase with this alone compressed, %", title="red: better left as it is")
     axis.tick_params(axis="y", labelsize=7)
     axis.grid(axis="x", alpha=0.3)
-    _save(figure, out)
+    figure.savefig(out, dpi=100)
 
 
 def _errors(axis: "Axes", reports: Sequence[PassReport], names: Sequence[str]) -> None:
@@ -100,10 +90,3 @@ def _curves(axis: "Axes", report: PassReport) -> None:
     axis.set(xlabel="update", title=f"training of {report.name}")
     axis.grid(alpha=0.3)
     axis.legend(fontsize=7)
-
-
-def _save(figure: "Figure", out: Path) -> None:
-    import matplotlib.pyplot as plt
-
-    figure.savefig(out, dpi=100)
-    plt.close(figure)

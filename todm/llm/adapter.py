@@ -15,9 +15,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from todm.artifact import Artifact
-from todm.backend import Graph, Port
+from todm.backend import Graph
 from todm.compress import storage
-from todm.compress.adapter import Fold
+from todm.compress.adapter import Fold, logits_graph
 from todm.compress.train.distill import soft_loss
 from todm.errors import ArtifactError, ConfigError, CorpusError
 from todm.llm.checkpoint import (
@@ -203,16 +203,9 @@ class LlmAdapter:
         """One graph: logits of token ids, without a cache of keys and values."""
         length = min(self.config.context, 16)
         ids_BT = torch.arange(2 * length).view(2, length) % self.config.vocab
-        axes = {0: "batch", 1: "tokens"}
-        example = self.run(model, ids_BT)
-        return [
-            Graph(
-                name="model",
-                module=_Logits(model),
-                inputs=(Port(name="input_ids", example=ids_BT, dynamic=axes),),
-                outputs=(Port(name="logits", example=example, dynamic=axes),),
-            )
-        ]
+        module, axes = _Logits(model), {0: "batch", 1: "tokens"}
+        logits_BTV = self.run(model, ids_BT)
+        return [logits_graph(module, {"input_ids": ids_BT}, logits_BTV, dynamic=axes)]
 
     def write_assets(self, directory: Path) -> None:
         """config.json, the tokenizer and the texts."""

@@ -17,9 +17,9 @@ from torch.nn import functional as F
 
 from todm import artifact
 from todm.artifact import Artifact
-from todm.backend import Graph, Port
+from todm.backend import Graph
 from todm.compress import storage
-from todm.compress.adapter import Fold
+from todm.compress.adapter import Fold, logits_graph
 from todm.compress.packed import PackedLinear
 from todm.compress.train.distill import soft_loss
 from todm.errors import ConfigError, CorpusError, MissingExtra
@@ -78,7 +78,7 @@ class MultimodalAdapter:
         """
         self.model, self.inputs = model, dict(inputs)
         # Now, since passes change what blocks are made of.
-        self._towers = _towers(model)
+        self._block_lists = _block_lists(model)
 
     @classmethod
     def load(cls, found: Artifact) -> "MultimodalAdapter":
@@ -117,7 +117,7 @@ class MultimodalAdapter:
     @property
     def block_lists(self) -> Sequence[str]:
         """The outermost lists of blocks of one class, in the order of the model."""
-        return self._towers
+        return self._block_lists
 
     @property
     def kept(self) -> Mapping[str, str]:
@@ -195,11 +195,8 @@ class MultimodalAdapter:
 
     def graphs(self, model: nn.Module) -> list[Graph]:
         """One: all inputs to logits."""
-        names = sorted(self.inputs)
-        batch = {n: self.inputs[n][:2] for n in names}
-        logits = Port(name="logits", example=self.run(model, batch), dynamic={0: "batch"})
-        ports = tuple(Port(name=n, example=batch[n], dynamic={0: "batch"}) for n in names)
-        return [Graph(name="model", module=_Plain(model, names), inputs=ports, outputs=(logits,))]
+        batch = {name: self.inputs[name][:2] for name in sorted(self.inputs)}
+        return [logits_graph(_Logits(model, list(batch)), batch, self.run(model, batch))]
 
     def write_assets(self, directory: Path) -> None:
         """The inputs travel with the model."""
@@ -214,19 +211,19 @@ class MultimodalAdapter:
         return _some(self.inputs, range(cut) if split == "train" else range(cut, count))
 
 
-class _Plain(nn.Module):
-    """A model of transformers that is called with its inputs in order and returns logits."""
+class _Logits(nn.Module):
+    """What is exported: called with the inputs in order."""
 
     def __init__(self, model: nn.Module, names: Sequence[str]) -> None:
         super().__init__()
-        self.model, self.names = model, list(names)
+        self.model, self.names = model, names
 
     def forward(self, *inputs: Tensor) -> Tensor:
         named = dict(zip(self.names, inputs, strict=True))
         return self.model(**named, use_cache=False).logits
 
 
-def _towers(model: nn.Module) -> tuple[str, ...]:
+def _block_lists(model: nn.Module) -> tuple[str, ...]:
     found: list[str] = []
     for name, module in model.named_modules():
         blocks = list(module.children()) if isinstance(module, nn.ModuleList) else []

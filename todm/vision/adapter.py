@@ -13,9 +13,9 @@ from torch.nn import functional as F
 
 from todm import artifact
 from todm.artifact import Artifact
-from todm.backend import Graph, Port
+from todm.backend import Graph
 from todm.compress import storage
-from todm.compress.adapter import Fold
+from todm.compress.adapter import Fold, logits_graph
 from todm.compress.train.distill import soft_loss
 from todm.errors import CorpusError
 from todm.vision import data
@@ -177,24 +177,12 @@ class VisionAdapter:
         images = torch.rand(2, self.config.channels, *self.config.size)
         with torch.no_grad():
             logits = model.eval()(images)
-        ports = [
-            Port(name=n, example=x, dynamic={0: "batch"})
-            for n, x in (("images", images), ("logits", logits))
-        ]
         metadata = {
             "classes": json.dumps(self.config.classes),
             "mean": json.dumps(self.config.mean),
             "std": json.dumps(self.config.std),
         }
-        return [
-            Graph(
-                name="model",
-                module=model,
-                inputs=(ports[0],),
-                outputs=(ports[1],),
-                metadata=metadata,
-            )
-        ]
+        return [logits_graph(model, {"images": images}, logits, metadata=metadata)]
 
     def write_assets(self, directory: Path) -> None:
         """Names of the classes."""

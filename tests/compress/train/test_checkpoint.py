@@ -1,4 +1,5 @@
 import math
+import pickle
 
 import pytest
 import torch
@@ -36,7 +37,7 @@ def _assert_same(got, want):
 
 
 def test_what_is_written_is_read(tmp_path):
-    path = tmp_path / "folder" / "a.safetensors"
+    path = tmp_path / "folder" / "a.pt"
     assert checkpoint.read(path) is None
     checkpoint.write(path, _state())
     _assert_same(checkpoint.read(path), _state())
@@ -72,20 +73,20 @@ def test_an_optimizer_is_taken_up_again(tmp_path, name):
 
 
 def test_a_failed_write_leaves_the_one_before(tmp_path):
-    path = tmp_path / "a.safetensors"
+    path = tmp_path / "a.pt"
     checkpoint.write(path, {"a": 1})
-    with pytest.raises(AssertionError):
-        checkpoint.write(path, {"a": object()})
+    with pytest.raises((AttributeError, pickle.PicklingError)):
+        checkpoint.write(path, {"a": lambda: None})
     assert checkpoint.read(path) == {"a": 1}
     assert [p.name for p in tmp_path.iterdir()] == [path.name]
 
 
 @pytest.mark.parametrize("keep", [0, 5, 40, -3])
 def test_a_damaged_file_is_named(tmp_path, keep):
-    path = tmp_path / "a.safetensors"
+    path = tmp_path / "a.pt"
     checkpoint.write(path, _state())
     path.write_bytes(path.read_bytes()[:keep])
-    with pytest.raises(TrainingError, match=r"a.safetensors cannot be read .*: remove it"):
+    with pytest.raises(TrainingError, match=r"a.pt cannot be read .*: remove it"):
         checkpoint.read(path)
 
 

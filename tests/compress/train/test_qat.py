@@ -253,5 +253,5 @@ def test_another_width_is_refused():
     packed, _ = _int8(_layer())
     fake = qat.start(_layer(), packed)
     assert fake(torch.randn(2, K), out_features=N).shape == (2, N)
-    with pytest.raises(ConfigError, match="4 outputs are asked of a quantised layer of 5"):
+    with pytest.raises(ConfigError, match="4 outputs are requested from a compressed layer of 5"):
         fake(torch.randn(2, K), out_features=4)

@@ -17,57 +17,21 @@ Letters: N outputs, K inputs, G groups of inputs.
 
 import abc
 import math
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from todm.compress.packed import Int8Linear, PackedLinear, W4Linear
-from todm.errors import ConfigError
+from todm.compress.packed import Int8Linear, PackedLinear, W4Linear, check_width
 from todm.kernels import matmul_w4
 from todm.kernels.matmul_int8.quantise import QMAX, absmax_scale
 
 _INSIDE = 0.49  # of a step: how far from its code a weight begins that would round to another
 
 
-class _Round(torch.autograd.Function):
-    """Round half to even; the gradient passes straight through."""
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor) -> Tensor:  # noqa: ANN401
-        return x.round()
-
-    @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> Tensor:  # noqa: ANN401 # pyright: ignore[reportIncompatibleMethodOverride]
-        return grad
-
-
-class _Stored(torch.autograd.Function):
-    """A scale as it is stored: above zero and of a narrow dtype; the gradient passes straight through."""
-
-    @staticmethod
-    def forward(ctx: Any, scale: Tensor, dtype: torch.dtype) -> Tensor:  # noqa: ANN401
-        kinds = torch.finfo(dtype)
-        return scale.clamp(kinds.smallest_normal * kinds.eps, kinds.max).to(dtype).float()
-
-    @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:  # noqa: ANN401 # pyright: ignore[reportIncompatibleMethodOverride]
-        return grad, None
-
-
-class _ScaledGradient(torch.autograd.Function):
-    """Itself, with its gradient multiplied by a factor."""
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, factor: Tensor) -> Tensor:  # noqa: ANN401
-        ctx.save_for_backward(factor)
-        return x.clone()
-
-    @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:  # noqa: ANN401 # pyright: ignore[reportIncompatibleMethodOverride]
-        (factor,) = ctx.saved_tensors
-        return grad * factor, None
+def straight_through(value: Tensor, x: Tensor, factor: Tensor | float = 1.0) -> Tensor:
+    """The value exactly, with the gradient of `factor * x`."""
+    return value.detach() + (x - x.detach()) * factor
 
 
 def learnt_scale(start: Tensor, log: Tensor, *, count: Tensor, largest: int) -> Tensor:
@@ -80,12 +44,14 @@ def learnt_scale(start: Tensor, log: Tensor, *, count: Tensor, largest: int) -> 
         largest: Q_p.
     """
     factor = (count.clamp(min=1) * largest).rsqrt().to(start.dtype)
-    return _ScaledGradient.apply(start * log.exp(), factor)  # pyright: ignore[reportReturnType]
+    scale = start * log.exp()
+    return straight_through(scale, scale, factor)
 
 
 def codes(v: Tensor, scale: Tensor, low: int, high: int, *, zero: Tensor | float = 0.0) -> Tensor:
     """Codes as floating numbers: round(clamp(v / scale + zero, low, high)), LSQ eq. 1."""
-    return _Round.apply((v / scale + zero).clamp(low, high))  # pyright: ignore[reportReturnType]
+    steps = (v / scale + zero).clamp(low, high)
+    return straight_through(steps.round(), steps)
 
 
 class FakeQuantLinear(nn.Module, abc.ABC):
@@ -112,11 +78,7 @@ class FakeQuantLinear(nn.Module, abc.ABC):
         Raises:
             ConfigError: another width is asked for.
         """
-        if out_features not in (None, self.out_features):
-            raise ConfigError(
-                f"{out_features} outputs are asked of a quantised layer of {self.out_features}: a "
-                "compressed model has one width, compress the subnet of that width"
-            )
+        check_width(out_features, self.out_features)
         return self.product(input)
 
     @abc.abstractmethod
@@ -244,7 +206,9 @@ class FakeW4Linear(FakeQuantLinear):
         count_NG = kept_NK.unflatten(1, (-1, self.group)).sum(2)
         above = self.largest // 2 if self.symmetric else self.largest
         scale_NG = learnt_scale(self.start_NG, self.log_scale_NG, count=count_NG, largest=above)
-        return _Stored.apply(scale_NG, self.scale_dtype)  # pyright: ignore[reportReturnType]
+        kinds = torch.finfo(self.scale_dtype)
+        stored_NG = scale_NG.clamp(kinds.smallest_normal * kinds.eps, kinds.max)
+        return straight_through(stored_NG.to(self.scale_dtype).float(), scale_NG)
 
     @property
     def zero_NG(self) -> Tensor:
@@ -252,7 +216,8 @@ class FakeW4Linear(FakeQuantLinear):
         if self.zero_move_NG is None:
             return self.zero_start_NG
         moved_NG = self.zero_start_NG + self.largest * self.zero_move_NG
-        return _Round.apply(moved_NG.clamp(0, self.largest))  # pyright: ignore[reportReturnType]
+        moved_NG = moved_NG.clamp(0, self.largest)
+        return straight_through(moved_NG.round(), moved_NG)
 
     def product(self, input: Tensor) -> Tensor:  # noqa: A002
         """The product with the weight that the packed one stands for."""

@@ -137,11 +137,6 @@ class SrSte:
         """Names of the layers."""
         return list(self._weights)
 
-    @property
-    def pattern(self) -> str:
-        """Such as 2:4."""
-        return f"{self.config.n}:{self.config.m}"
-
     def enter(self, update: int) -> bool:
         """Renew the masks if this update (from 0) is one where that is due; says whether it was."""
         since = update - self._begin

@@ -126,7 +126,7 @@ class _Training:
         self.update, self.skipped, self.bad, self.norm = 0, 0, 0, 0.0
         self.curves: list[dict[str, float]] = []
         self.sums: dict[str, float] = {}
-        self.path = options.directory and options.directory / f"{name}.safetensors"
+        self.path = options.directory and options.directory / f"{name}.pt"
         self.origin = self._origin() if self.path else {}
 
     def resume(self) -> None:
