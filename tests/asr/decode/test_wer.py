@@ -31,6 +31,9 @@ def test_alignment_is_the_shortest_for_all_short_sequences():
         assert tuple(a for a, _ in pairs if a) == ref
         assert tuple(b for _, b in pairs if b) == hyp
         assert sum(a != b for a, b in pairs) == distance(ref, hyp)
+        wer = score([" ".join(ref)], [" ".join(hyp)])
+        kinds = ([not a for a, _ in pairs], [not b for _, b in pairs], [a != b for a, b in pairs])
+        assert [wer.insertions, wer.deletions, wer.errors] == list(map(sum, kinds))
 
 
 def test_equally_short_alignments_are_settled_the_same_way():

@@ -1,9 +1,8 @@
 """k2's fast beam search on a graph that can favour some phrases. One symbol per frame, as elsewhere.
 
 The graph is the automaton of Aho and Corasick over the phrases' labels, with an arc for every label
-from every state, since k2 has no failure arcs: a state is the part of a phrase that was just spoken.
-Every label of a phrase earns a bonus, which is taken back where the phrase breaks off. Fast beam
-search: icefall's `fast_beam_search_one_best`.
+from every state, since k2 has no failure arcs. Every label of a phrase earns a bonus, which is taken
+back where the phrase breaks off. Fast beam search: icefall's `fast_beam_search_one_best`.
 
 k2 makes the arcs of an utterance's last frame its final ones, without label and score. So two frames
 are added: one that allows only the label V, the end, and one that allows only k2's final arc.
@@ -11,7 +10,6 @@ are added: one that allows only the label V, the end, and one that allows only k
 Letters: B utterances, T frames after subsampling, K label context, V vocabulary, C contexts alive.
 """
 
-import collections
 import functools
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -58,20 +56,27 @@ def biasing_arcs(
                 f"the phrase {list(phrase)} cannot be favoured: it needs labels between 1 and "
                 f"{vocab_size - 1} other than {UNK_ID} (<unk>); see in tokens.txt how its words are spelled"
             )
-    steps, depth, ends = _trie(phrases)
-    next_state, kept = _automaton(steps, depth, ends, labels)
-    end = len(steps)
+    # A state is a prefix of a phrase: how much of which phrase was just spoken.
+    prefixes = {tuple(phrase[:i]) for phrase in phrases for i in range(len(phrase) + 1)} | {()}
+    states = sorted(prefixes, key=lambda prefix: (len(prefix), prefix))
+    number = {state: i for i, state in enumerate(states)}
+    steps: dict[tuple[int, ...], dict[int, tuple[int, ...]]] = {state: {} for state in states}
+    for state in states[1:]:
+        steps[state[:-1]][state[-1]] = state
+    whole, end = set(map(tuple, phrases)), len(states)
     arcs: list[Arc] = []
-    for state in range(end):
-        unpaid = bonus * (depth[state] - kept[state])  # taken back if the phrase breaks off here
+    for state in states:
+        following: dict[int, tuple[int, ...]] = {}
+        for start in range(len(state), -1, -1):  # the longest suffix that starts a phrase decides
+            following |= steps.get(state[start:], {})
+        kept = max((i for i in range(len(state) + 1) if state[:i] in whole), default=0)
+        unpaid = bonus * (len(state) - kept)  # taken back if the phrase breaks off here
         for label in labels:
-            target = next_state[state][label]
-            if target == steps[state].get(label):
-                score = bonus
-            else:
-                score = bonus * depth[target] - unpaid
-            arcs.append(Arc(state, target, label, score))
-        arcs.append(Arc(state, end, vocab_size, -unpaid))
+            target = following.get(label, ())
+            goes_on = len(target) > len(state)
+            score = bonus if goes_on else bonus * len(target) - unpaid
+            arcs.append(Arc(number[state], number[target], label, score))
+        arcs.append(Arc(number[state], end, vocab_size, -unpaid))
     return [*arcs, Arc(end, end + 1, -1, 0.0)]
 
 
@@ -203,39 +208,3 @@ def _hypothesis(path: Any, end: int) -> Hypothesis:  # noqa: ANN401 - a linear k
         log_probs=tuple(scores[t] - bonus[t] for t in frames),
         score=sum(scores),
     )
-
-
-def _trie(phrases: Sequence[Sequence[int]]) -> tuple[list[dict[int, int]], list[int], set[int]]:
-    """Next states of each state by label, its depth in labels, and the states where a phrase ends."""
-    steps: list[dict[int, int]] = [{}]
-    depth, ends = [0], set[int]()
-    for phrase in phrases:
-        state = 0
-        for label in phrase:
-            if label not in steps[state]:
-                steps[state][label] = len(steps)
-                steps.append({})
-                depth.append(depth[state] + 1)
-            state = steps[state][label]
-        ends.add(state)
-    return steps, depth, ends
-
-
-def _automaton(
-    steps: list[dict[int, int]], depth: list[int], ends: set[int], labels: list[int]
-) -> tuple[list[dict[int, int]], list[int]]:
-    """The next state of each state by label, and how many of its labels belong to a finished phrase."""
-    next_state: list[dict[int, int]] = [{} for _ in steps]
-    next_state[0] = {label: steps[0].get(label, 0) for label in labels}
-    kept = [0] * len(steps)
-    # Breadth first: the state to fall back to is less deep, so it is finished.
-    queue = collections.deque((target, 0, 0) for target in steps[0].values())
-    while queue:
-        state, fall_back, before = queue.popleft()
-        kept[state] = depth[state] if state in ends else before
-        next_state[state] = {**next_state[fall_back], **steps[state]}
-        queue.extend(
-            (target, next_state[fall_back][label], kept[state])
-            for label, target in steps[state].items()
-        )
-    return next_state, kept

@@ -102,7 +102,22 @@ def score(refs: Sequence[str], hyps: Sequence[str]) -> Wer:
     Raises:
         ValueError: there are not as many hypotheses as references.
     """
-    return _count(_align_all(refs, hyps))
+    import kaldialign
+
+    if len(refs) != len(hyps):
+        raise ValueError(f"{len(hyps)} hypotheses for {len(refs)} references: one each is needed")
+    pairs = zip(refs, hyps, strict=True)
+    rows = [kaldialign.edit_distance(ref.split(), hyp.split()) for ref, hyp in pairs]
+    insertions, deletions, substitutions, words = (
+        sum(int(row[name]) for row in rows) for name in ("ins", "del", "sub", "ref_len")
+    )
+    return Wer(
+        insertions=insertions,
+        deletions=deletions,
+        substitutions=substitutions,
+        words=words,
+        utterances=tuple((int(row["total"]), int(row["ref_len"])) for row in rows),
+    )
 
 
 def bootstrap(wer: Wer, *, resamples: int = 1000, seed: int = 0) -> Interval:
@@ -149,8 +164,8 @@ def write_alignments(
 
     An error reads `(reference->recognised)`. The file is replaced whole or not at all.
     """
-    alignments = _align_all(refs, hyps)
-    wer = _count(alignments)
+    wer = score(refs, hyps)
+    alignments = [align(ref.split(), hyp.split()) for ref, hyp in zip(refs, hyps, strict=True)]
     lines = [f"WER {wer}", f"{len(refs)} utterances", "", "## Utterances"]
     for name, ref, hyp, pairs in zip(ids, refs, hyps, alignments, strict=True):
         lines += [f"{name}:", f"  REF {' '.join(ref.split())}", f"  HYP {' '.join(hyp.split())}"]
@@ -159,35 +174,6 @@ def write_alignments(
     every = [pair for pairs in alignments for pair in pairs]
     write_text(Path(path), "\n".join([*lines, *_confusions(every), *_word_table(every)]) + "\n")
     return wer
-
-
-def _align_all(refs: Sequence[str], hyps: Sequence[str]) -> list[list[Pair]]:
-    if len(refs) != len(hyps):
-        raise ValueError(f"{len(hyps)} hypotheses for {len(refs)} references: one each is needed")
-    return [align(ref.split(), hyp.split()) for ref, hyp in zip(refs, hyps, strict=True)]
-
-
-def _count(alignments: Iterable[list[Pair]]) -> Wer:
-    kinds, utterances = Counter[str](), []
-    for pairs in alignments:
-        counts = Counter(_kind(pair) for pair in pairs)
-        words = len(pairs) - counts["ins"]
-        utterances.append((len(pairs) - counts["ok"], words))
-        kinds += counts
-    return Wer(
-        insertions=kinds["ins"],
-        deletions=kinds["del"],
-        substitutions=kinds["sub"],
-        words=sum(words for _, words in utterances),
-        utterances=tuple(utterances),
-    )
-
-
-def _kind(pair: Pair) -> str:
-    ref, hyp = pair
-    if ref == hyp:
-        return "ok"
-    return "ins" if not ref else "del" if not hyp else "sub"
 
 
 def _per_utterance(wer: Wer) -> tuple[np.ndarray, np.ndarray]:
@@ -219,7 +205,7 @@ def _word_table(pairs: Iterable[Pair]) -> list[str]:
     """Per word: right, substituted, deleted, and recognised where there was none or another."""
     rows: dict[str, Counter[str]] = {}
     for ref, hyp in pairs:
-        kind = _kind((ref, hyp))
+        kind = "ok" if ref == hyp else "sub" if hyp else "del"
         if ref:
             rows.setdefault(ref, Counter())[kind] += 1
         if hyp and kind != "ok":
