@@ -15,7 +15,7 @@ from todm.asr.data.audio import cut_samples, cut_text
 from todm.asr.data.augment import Augmenter
 from todm.asr.data.batch import Batch, LoaderConfig, eval_batches
 from todm.asr.data.features import FRAME_SHIFT, NUM_BINS
-from todm.asr.data.loader import Loader, open_loader
+from todm.asr.data.loader import Loader, open_source
 from todm.asr.data.noise import noise_of_store, noise_store
 from todm.asr.data.order import Schedule
 from todm.asr.data.statistics import Statistics, compute_features
@@ -139,10 +139,9 @@ class AsrBackend:
             noise = noise_store(Path(self.config.noise), self._features("noise"))
             noise_NF = noise_of_store(noise)
         mean_F = self._statistics.mean_F
-        loader = open_loader(
-            self._cuts("train"),
-            self._training_features,
-            encode=self._encode,
+        loader = Loader(
+            open_source(self._cuts("train"), self._training_features, self._loader),
+            self._encode,
             config=self._loader,
             augment=Augmenter(self.config.augment, mean_F=mean_F, noise_NF=noise_NF),
             chunks=self.config.chunks,

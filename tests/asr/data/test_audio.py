@@ -70,7 +70,7 @@ def test_audio_in_memory(cut):
         ({"type": "url", "source": "http://x"}, "type 'url' is not read"),
         ({"source": "/nowhere/a.wav"}, "unreadable audio"),
         ({"channel": 3}, r"no channel \[3\]"),
-        ({"start": 1.5, "duration": 1.5}, "0.50 s of audio are there, and 1.50 s expected"),
+        ({"start": 1.5, "duration": 1.5}, "0.50 s of audio are there, and 1.50 s are expected"),
         ({"start": 5.0, "duration": 1.5}, "0.00 s of audio are there"),
     ],
 )
@@ -82,7 +82,7 @@ def test_what_cannot_be_read(cut, monkeypatch, tmp_path, more, message):
 
 
 def test_a_cut_that_is_more_than_a_part_of_a_recording(cut):
-    with pytest.raises(CorpusError, match="no plain part"):
+    with pytest.raises(CorpusError, match="not a plain part"):
         cut_samples(cut().pad(5.0))
     with pytest.raises(CorpusError, match="to be changed by Speed"):
         cut_samples(cut().perturb_speed(1.1))

@@ -5,7 +5,7 @@ import pytest
 
 from todm.asr.data.augment import AugmentConfig, Augmenter
 from todm.asr.data.batch import Batch, LoaderConfig
-from todm.asr.data.loader import Loader, open_loader
+from todm.asr.data.loader import Loader, open_source
 from todm.asr.data.order import Schedule
 from todm.asr.data.sources import Listed
 from todm.asr.data.statistics import compute_features
@@ -186,7 +186,7 @@ def test_the_config_chooses_the_way(make_corpus, tmp_path, encode, mode):
     config = LoaderConfig(feature_mode=mode, batch_size=4, num_buckets=2, num_workers=0)
     statistics = compute_features(cuts, out, config=config)
     augment = Augmenter(AugmentConfig(), mean_F=statistics.mean_F)
-    batches = open_loader(cuts, out, encode=encode, config=config, augment=augment)
+    batches = Loader(open_source(cuts, out, config), encode, config=config, augment=augment)
     (items,) = itertools.islice(batches._source.read(batches._order, 0, 0), 1)
     assert (items[0].load.func.__name__ == "features") == (mode == "map")
     assert next(iter(batches)).features_BTF.shape[2] == 80
@@ -194,4 +194,4 @@ def test_the_config_chooses_the_way(make_corpus, tmp_path, encode, mode):
 
 def test_features_must_be_computed_before(tiny_cuts, tmp_path, encode):
     with pytest.raises(ArtifactError, match="not a finished feature store"):
-        open_loader(tiny_cuts, tmp_path, encode=encode, config=LoaderConfig(), augment=None)
+        open_source(tiny_cuts, tmp_path, LoaderConfig())

@@ -12,7 +12,7 @@ from todm.asr.corpora.utterances import Utterance
 from todm.asr.data import shar
 from todm.asr.data.augment import AugmentConfig, Augmenter
 from todm.asr.data.batch import LoaderConfig
-from todm.asr.data.loader import Loader, open_loader
+from todm.asr.data.loader import Loader, open_source
 from todm.asr.data.order import Schedule
 from todm.asr.data.statistics import compute_features
 from todm.asr.data.workers import Workers
@@ -164,7 +164,7 @@ def test_the_corpus_says_that_it_lies_in_shards(index, encode, tmp_path):
     config = LoaderConfig(feature_mode="on_the_fly", batch_size=4, num_workers=0)
     statistics = compute_features(cuts, tmp_path, config=config)
     assert statistics.mean_F.isfinite().all()
-    batches = open_loader(cuts, tmp_path, encode=encode, config=config, augment=None)
+    batches = Loader(open_source(cuts, tmp_path, config), encode, config=config)
     assert batches.worst_batch().features_BTF.shape[0] == 4
     with pytest.raises(ConfigError, match="feature_mode=on_the_fly"):
         compute_features(cuts, tmp_path, config=config.replace(feature_mode="map"))

@@ -1,4 +1,4 @@
-"""What a lhotse cut gives a recogniser: samples, features at several speeds, transcript, name.
+"""Samples, features at several speeds, transcript and name of a lhotse cut.
 
 Features and evaluation read audio here and nowhere else: with soundfile, from files or from bytes in
 memory. A manifest may come from a stranger, so a command in it is refused, never run.
@@ -20,8 +20,10 @@ from todm.errors import CorpusError
 SUFFIXES = frozenset(
     (".flac", ".wav", ".opus", ".ogg", ".mp3", ".aiff", ".aif", ".au", ".sph", ".w64", ".caf")
 )
+"""Of files with audio."""
+
 _TOLERANCE = 0.1
-"""Seconds that a recording may differ from its manifest by."""
+"""Seconds by which a recording may differ from its manifest."""
 
 
 def cut_samples(cut: Any) -> np.ndarray:  # noqa: ANN401 - a lhotse Cut
@@ -32,11 +34,11 @@ def cut_samples(cut: Any) -> np.ndarray:  # noqa: ANN401 - a lhotse Cut
 
     Raises:
         CorpusError: the audio cannot be read or is damaged, the recording ends before the cut does,
-            or the cut is more than a part of a recording.
+            or the cut is not simply a part of one recording.
     """
     recording = getattr(cut, "recording", None)
     if recording is None or hasattr(cut, "tracks"):
-        raise CorpusError("the cut is no plain part of one recording")
+        raise CorpusError("the cut is not a plain part of one recording")
     _check_transforms(recording)
     channels = {cut.channel} if isinstance(cut.channel, int) else set(cut.channel)
     sums, num = [], 0
@@ -55,10 +57,10 @@ def cut_samples(cut: Any) -> np.ndarray:  # noqa: ANN401 - a lhotse Cut
 
 
 def cut_features(cut: Any, speeds: Sequence[float]) -> list[Tensor]:  # noqa: ANN401 - a lhotse Cut
-    """[T, 80] features of a lhotse cut at each speed, read from disk once.
+    """[T, 80] features of a lhotse cut at each speed; the audio is read once.
 
-    The same as `fbank` of `cut.perturb_speed(speed)`, of which lhotse would decode the audio anew
-    for every speed.
+    The same as `fbank` of `cut.perturb_speed(speed)`, for which lhotse would decode the audio once
+    a speed.
 
     Raises:
         CorpusError: the audio cannot be read, is damaged or too short.
@@ -73,12 +75,12 @@ def cut_features(cut: Any, speeds: Sequence[float]) -> list[Tensor]:  # noqa: AN
 
 
 def cut_frames(cut: Any, speed: float) -> int:  # noqa: ANN401 - a lhotse Cut
-    """The frames that a cut will have at a speed, by its manifest."""
+    """The number of frames of a cut at a speed, according to its manifest."""
     return int(frames_at(np.array([cut.duration]), speed)[0])
 
 
 def frames_at(seconds_N: np.ndarray, speed: float) -> np.ndarray:
-    """The frames of utterances of so many seconds at a speed, [N] int64.
+    """The number of frames at a speed of utterances of a length, [N] int64.
 
     Halves of samples are rounded as `lhotse.utils.perturb_num_samples` does.
     """
@@ -107,7 +109,7 @@ def speed_id(cut_id: str, speed: float) -> str:
 
 
 def transform_name(transform: Any) -> str:  # noqa: ANN401 - lhotse's transform, or JSON
-    """What a recording's transform is called in lhotse."""
+    """The name of a recording's transform in lhotse."""
     return transform["name"] if isinstance(transform, dict) else type(transform).__name__
 
 
@@ -123,7 +125,7 @@ def _read(source: Any, cut: Any, *, whole: bool) -> tuple[np.ndarray, int]:  # n
     import soundfile
 
     if source.type not in ("file", "memory"):
-        raise CorpusError(f"audio of type {source.type!r} is not read: only files are")
+        raise CorpusError(f"audio of type {source.type!r} is not read, only files are")
     place = io.BytesIO(source.source) if source.type == "memory" else str(source.source)
     try:
         with soundfile.SoundFile(place) as file:
@@ -136,7 +138,9 @@ def _read(source: Any, cut: Any, *, whole: bool) -> tuple[np.ndarray, int]:  # n
         raise CorpusError(f"unreadable audio: {_first_line(error)}") from None
     seconds = len(wave_SC) / rate
     if abs(seconds - cut.duration) > _TOLERANCE:
-        raise CorpusError(f"{seconds:.2f} s of audio are there, and {cut.duration:.2f} s expected")
+        raise CorpusError(
+            f"{seconds:.2f} s of audio are there, and {cut.duration:.2f} s are expected"
+        )
     return wave_SC, rate
 
 

@@ -1,4 +1,4 @@
-"""Batches: what training and evaluation consume, and how much of it at a time.
+"""Batches of training and evaluation, and their configuration.
 
 Letters: B batch, T frames (100 a second, before subsampling), F bins, U labels.
 """
@@ -18,25 +18,25 @@ from todm.config import Config
 from todm.errors import ConfigError
 
 UNKNOWN = 2
-"""The tokenizer's id for what it cannot spell."""
+"""The tokenizer's id for signs that it cannot spell."""
 
 Encode = Callable[[str], list[int]]
 
 
 @dataclasses.dataclass
 class Batch:
-    """Some utterances, padded.
+    """Padded utterances.
 
     Attributes:
         features_BTF: float32 log-mel features, padded with `PADDING`.
-        feature_lens_B: int64 lengths in frames, silence in front and at the end included.
+        feature_lens_B: int64 lengths in frames, with silence before and after the speech.
         targets_BU: int64 token ids, padded with 0.
         target_lens_B: int64 lengths in tokens.
-        ids: names of the utterances; joined ones by a "+".
+        ids: names of the utterances; of joined ones with a "+" between them.
         texts: transcripts.
-        seconds: audio before augmentation put silence around it; by default, all of it.
-        chunk: C of this step, 0 for whole utterances; only training sets it.
-        num_labels: the unit of the loss: labels, averaged over processes in training.
+        seconds: audio, without the silence of augmentation; by default that of all frames.
+        chunk: C of this step in training, 0 for whole utterances.
+        num_labels: the unit of the loss: labels; in training their average over processes.
     """
 
     features_BTF: Tensor
@@ -75,24 +75,24 @@ class Batch:
 
 
 class Augment(Protocol):
-    """Changes a batch by random draws from a generator: `todm.asr.data.augment.Augmenter`."""
+    """Changes a batch at random, as `todm.asr.data.augment.Augmenter` does."""
 
     def __call__(self, batch: Batch, generator: torch.Generator) -> Batch:
-        """A changed copy; may have fewer, longer utterances."""
+        """A changed copy, perhaps of fewer but longer utterances."""
         ...
 
     @property
     def silence(self) -> int:
-        """The most frames of silence that an utterance gets."""
+        """The greatest number of frames of silence that an utterance gets."""
         ...
 
     @property
     def joins(self) -> bool:
-        """Whether utterances may be joined two by two."""
+        """Whether utterances may be joined in pairs."""
         ...
 
     def worst(self, batch: Batch) -> Batch:
-        """The largest that a batch can become."""
+        """The largest batch that a batch can become."""
         ...
 
 
@@ -103,19 +103,19 @@ class LoaderConfig(Config):
     Attributes:
         feature_mode: `map` computes all features once to a memory map (160 bytes a frame: 58 MB an
             hour of audio and speed); `on_the_fly` computes them in loader processes each time.
-        speeds: speed perturbation, each a copy of the corpus.
-        batch_size: utterances a batch; None leaves it to `max_frames`.
-        max_frames: most padded frames a batch (B x T), with the silence that augmentation may add;
-            None: any. What does not fit alone is left out; where utterances are joined two by two,
-            an odd last one takes the room of two.
+        speeds: speed perturbation; each speed is a copy of the corpus.
+        batch_size: utterances a batch; None if `max_frames` alone is the limit.
+        max_frames: greatest number of padded frames a batch (B x T), with the silence that
+            augmentation may add; None for no limit. An utterance that does not fit alone is left
+            out; if utterances are joined in pairs, an odd last one takes the room of two.
         num_buckets: groups of like length that batches are drawn from.
         short_first: fraction of the planned updates in which the longest utterances are held back.
         one_symbol: leave out utterances with more labels than frames of the encoder, which the
             `one_symbol` lattice and CTC cannot align; the `standard` lattice by itself can.
         shards: Shar shards that each process mixes at a time; their audio is held in memory.
         num_workers: loader processes of `on_the_fly`.
-        tail_seconds: silence after every utterance in evaluation; a streaming recogniser decodes
-            no residue shorter than its chunk, so at least the chunk.
+        tail_seconds: silence after every utterance in evaluation, at least a chunk: a streaming
+            recogniser does not decode a last part shorter than that.
         seed: of order and augmentation.
     """
 
@@ -133,7 +133,7 @@ class LoaderConfig(Config):
 
     def __post_init__(self) -> None:
         if self.batch_size is None and self.max_frames is None:
-            raise ConfigError("set batch_size or max_frames: without either a batch has no end")
+            raise ConfigError("set batch_size or max_frames: without either a batch has no limit")
         for name in ("batch_size", "max_frames", "num_buckets", "shards"):
             if (value := getattr(self, name)) is not None and value < 1:
                 raise ConfigError(f"{name} is {value}: it must be at least 1")
@@ -173,8 +173,8 @@ def pad_targets(targets: Sequence[list[int]]) -> tuple[Tensor, Tensor]:
 def add_tail(batch: Batch, num_frames: int) -> Batch:
     """Put frames of digital silence after every utterance.
 
-    The frame at the seam is not what features of the padded audio would be: there the window sees
-    the speech's end and the silence together, here it saw the end mirrored.
+    The frame at the seam differs from the features of padded audio: there the window covers the end
+    of the speech and the silence, here it covered the end mirrored.
     """
     B, T, F = batch.features_BTF.shape
     features_BTF = torch.full((B, T + num_frames, F), PADDING)
@@ -193,9 +193,9 @@ def eval_batches(
     tail_seconds: float = 0.8,
     limit: int | None = None,
 ) -> Iterator[Batch]:
-    """Batches for evaluation: every utterance once, shortest first, with silence behind.
+    """Batches for evaluation: every utterance once, shortest first, with silence after it.
 
-    Nothing is augmented, and nothing left out, whatever its transcript.
+    Nothing is augmented, and nothing is left out because of its transcript.
 
     Args:
         store: the features.
@@ -214,7 +214,7 @@ def eval_batches(
 
 
 def generator(*numbers: int) -> torch.Generator:
-    """A generator whose draws depend on all the numbers, and on nothing else."""
+    """A generator whose draws depend on these numbers and on nothing else."""
     seed = int(np.random.SeedSequence(numbers).generate_state(1, np.uint64)[0])
     # torch takes 64 bits as a signed number.
     return torch.Generator().manual_seed(seed >> 1)

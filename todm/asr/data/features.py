@@ -1,9 +1,9 @@
-"""Log-mel features, the same on the desk and on the device.
+"""Log-mel features, the same in training and on a device.
 
 80 natural-log mel energies a frame, 100 frames a second, on 16 kHz samples in [-1, 1]: lhotse's
 `Fbank()` with its defaults, which is what sherpa-onnx computes (kaldi-native-fbank with povey
 window, no dither, snip_edges off, 20..7600 Hz). There is no normalisation here: the device has
-none, so the exported encoder carries it.
+none, so it is part of the exported encoder.
 
 Letters: S samples, B batch, T frames, F bins.
 """
@@ -30,7 +30,7 @@ SILENCE_FLOOR = math.log(torch.finfo(torch.float32).eps)
 """Every bin of digital silence, -15.942: energies are floored at the float32 epsilon."""
 
 PADDING = math.log(1e-10)
-"""What lies beyond the end of an utterance in a batch, -23.0258509, as the offline device pads."""
+"""Fills a batch beyond the end of an utterance, -23.0258509, as sherpa-onnx pads one."""
 
 
 def num_frames(num_samples: int) -> int:
@@ -43,7 +43,7 @@ def fbank(wave_S: Tensor, sample_rate: int = SAMPLE_RATE) -> Tensor:
 
     Args:
         wave_S: samples in [-1, 1], any float type; computed in float32.
-        sample_rate: must be 16000; resampling is the caller's choice to make.
+        sample_rate: must be 16000; the caller resamples.
 
     Returns:
         [T, 80] float32 with T = (S + 80) // 160.

@@ -5,9 +5,9 @@ The order (`todm.asr.data.order`) is a function of (seed, epoch), the random dra
 epoch and the index of the next batch, the same on every process, and a resumed training sees
 exactly what an uninterrupted one would have seen.
 
-Features are read from a memory map, or computed while training, in loader processes: a job (which
-utterances make a batch) goes to a process, and the augmented batch comes back. The state counts the
-batches that training takes, however far the loaders are ahead.
+Features are read from a memory map, or computed while training, in loader processes: a job (the
+utterances of a batch) goes to a process, and the augmented batch comes back. The state counts the
+batches that training has taken, however far ahead the processes are.
 """
 
 import dataclasses
@@ -44,31 +44,25 @@ _MOST_TRIES = 10
 """Batches in a row without any readable audio, after which the disk is taken to be gone."""
 
 
-def open_loader(
-    cuts_path: Path,
-    store_dir: Path,
-    *,
-    encode: Encode,
-    config: LoaderConfig,
-    augment: Augment | None = None,
-    chunks: Sequence[int] = (0,),
-    schedule: Schedule = ALONE,
-) -> "Loader":
-    """The batches of training, after `compute_features`; other arguments as of `Loader`.
+def open_source(cuts_path: Path, store_dir: Path, config: LoaderConfig) -> Source:
+    """The utterances of the training split, after `compute_features`.
+
+    Args:
+        cuts_path: the manifest, or where it would lie if the split were not in shards.
+        store_dir: the features, if they are mapped.
+        config: how features are read, and at which speeds.
 
     Raises:
-        ArtifactError: the features were not prepared.
-        CorpusError: no utterance is usable, or too few.
+        ArtifactError: the features were not computed.
+        CorpusError: there is no such corpus, or it is damaged.
         ConfigError: the corpus lies in shards, and the features are to be mapped.
     """
     if config.feature_mode == "map":
         shar.refuse_shards(cuts_path)
-        source: Source = Listed.of_store(FeatureStore.open(store_dir))
-    elif (index := shar.index_of(cuts_path)) is not None:
-        source = shar.Shards.open(index, config.speeds)
-    else:
-        source = Listed.of_manifest(cuts_path, config.speeds)
-    return Loader(source, encode, config=config, augment=augment, chunks=chunks, schedule=schedule)
+        return Listed.of_store(FeatureStore.open(store_dir))
+    if (index := shar.index_of(cuts_path)) is not None:
+        return shar.Shards.open(index, config.speeds)
+    return Listed.of_manifest(cuts_path, config.speeds)
 
 
 class Loader:
@@ -76,8 +70,8 @@ class Loader:
 
     Attributes:
         dropped: reasons for utterances left out, with counts; every speed counts.
-        rejected: reason for every utterance whose audio could not be used, by id, as met so far.
-        num_utterances: what is left, every speed counted.
+        rejected: reasons for utterances whose audio could not be used, by id, so far.
+        num_utterances: usable utterances, every speed counted.
         hours: audio of one epoch in hours, all processes together, every speed counted.
     """
 
@@ -122,7 +116,7 @@ class Loader:
             )
 
     def __iter__(self) -> Iterator[Batch]:
-        """Batches from the present position on."""
+        """Batches from the current position on."""
         for epoch, index, batch, rejected in self._made():
             self._reject(rejected)
             if batch is None:
@@ -137,7 +131,7 @@ class Loader:
             )
 
     def _made(self) -> "Iterator[_Made]":
-        """The jobs, done here or by loader processes."""
+        """Batches made here or by loader processes."""
         mapped = self._config.feature_mode == "map"
         num_workers = 0 if mapped else self._config.num_workers
         if not num_workers:
@@ -156,7 +150,7 @@ class Loader:
         )
 
     def _jobs(self) -> "Iterator[_Job]":
-        """The batches to make, from the present position on, for ever."""
+        """The batches to make, from the current position on, without end."""
         epoch, start = self._epoch, self._index
         while True:
             for index, items in enumerate(self._source.read(self._order, epoch, start), start):
@@ -167,7 +161,7 @@ class Loader:
         return _Job(epoch, index, items, [self._encode(item.text) for item in items])
 
     def _reject(self, rejected: dict[str, str]) -> None:
-        """Warn once of every utterance whose audio cannot be used."""
+        """Warn once about every utterance whose audio cannot be used."""
         for name in rejected.keys() - self.rejected.keys():
             _log.warning("left out of training: %s: %s", name, rejected[name])
         self.rejected.update(rejected)
@@ -175,7 +169,7 @@ class Loader:
     def _replacement(self, epoch: int, index: int) -> Batch:
         """Another batch in place of one without readable audio.
 
-        Every process has to give as many batches as the others, so none can be left out.
+        Every process has to give equally many batches, so none can be left out.
         """
         num = self._order.num_batches(epoch)
         for later in range(index + 1, index + _MOST_TRIES):
@@ -184,21 +178,21 @@ class Loader:
             self._reject(made.rejected)
             if made.batch is not None:
                 return made.batch
-        first = next(map(": ".join, self.rejected.items()), "shards that cannot be read")
+        first = next(map(": ".join, self.rejected.items()), "a shard that cannot be read")
         raise CorpusError(
             f"{_MOST_TRIES} batches in a row hold no readable audio (first {first}): "
             "check that the disk with the audio is there"
         )
 
     def state_dict(self) -> dict[str, Any]:
-        """The position: the epoch, and the index of the next batch in it."""
+        """The position: the epoch, and the index of its next batch."""
         world_size = self._schedule.world_size
         return {"epoch": self._epoch, "index": self._index, "world_size": world_size}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go to where a state was taken, with the same corpus and config.
+        """Go to the position of a state, with the same corpus and config.
 
-        That is exact with as many processes as then; with another number it is as far into the epoch.
+        That is exact with the same number of processes, and otherwise the same share of the epoch.
         """
         now = self._schedule.world_size
         self._epoch = state["epoch"]
@@ -224,12 +218,12 @@ class Loader:
         return batch.seconds
 
     def worst_batch(self) -> Batch:
-        """A batch as large as any that can come, for a look at the memory that it needs.
+        """A batch as large as any that can come, to measure the memory that it needs.
 
         As many utterances of the greatest length as there is room for, each with the most labels
-        that come at such a length, and with all the silence and joining of augmentation; the chunk
-        is the one that needs the most: the whole utterance if that is drawn. The features are
-        random numbers, and the labels the first two of the vocabulary by turns.
+        that occur at such a length, and with all the silence and joining of augmentation; the chunk
+        is the one that needs most memory: the whole utterance if that is drawn. The features are
+        random numbers, and the labels alternate between the first two of the vocabulary.
         """
         lengths, augment = self._lengths, self._augment
         in_pairs = augment is not None and augment.joins
@@ -254,7 +248,7 @@ class _Job(NamedTuple):
 
 
 class _Made(NamedTuple):
-    """What became a batch (None: nothing readable), and reasons for the rest, by id."""
+    """A job's batch (None if no audio is readable), and reasons for rejected utterances by id."""
 
     epoch: int
     index: int
@@ -263,7 +257,7 @@ class _Made(NamedTuple):
 
 
 class _Endless:
-    """The jobs as a sampler."""
+    """A sampler of jobs."""
 
     def __init__(self, jobs: Iterator[_Job]) -> None:
         self._jobs = jobs

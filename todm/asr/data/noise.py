@@ -1,7 +1,7 @@
 """Noise from any folder of recordings, such as MUSAN or a day in a factory.
 
-Of many or long recordings a part is taken from each that is chosen, always the same: noise is looked up
-in memory, by every process, so there is an hour of it at most.
+Every process holds the noise in memory, so there is an hour of it at most: of many or long recordings
+a random part of each is taken, always the same one.
 """
 
 import logging
@@ -27,10 +27,10 @@ _log = logging.getLogger(__name__)
 
 
 def noise_store(folder: Path, out_dir: Path, *, seconds: float = _SECONDS) -> FeatureStore:
-    """The features of noise below a folder; any rate and number of channels.
+    """The features of the noise in a folder; audio of any rate and number of channels.
 
     Args:
-        folder: audio files, in any folders.
+        folder: audio files, at any depth.
         out_dir: the store, made if need be; the manifest lies beside it.
         seconds: how much noise at most.
 
@@ -66,13 +66,12 @@ def noise_store(folder: Path, out_dir: Path, *, seconds: float = _SECONDS) -> Fe
 def noise_of_store(store: FeatureStore, *, max_frames: int = 360_000) -> Tensor:
     """Frames of noise recordings, [N, 80] float32, of at most an hour by default.
 
-    Each recording gives as much as the others where it is long enough, and is levelled to the same
-    mean power, so that a quiet one is heard as often as a loud one.
+    Each recording gives as much as the others if it is long enough, and is normalised to the same
+    mean power, so that a quiet one counts as much as a loud one.
     """
     share = max_frames // max(len(store), 1) + 1
-    found = [store.features(i)[:share] for i in range(len(store))]
-    levelled = [f - f.exp().sum(1).mean().log() for f in found]
-    return torch.cat(levelled)[:max_frames]
+    parts = [store.features(i)[:share] for i in range(len(store))]
+    return torch.cat([f - f.exp().sum(1).mean().log() for f in parts])[:max_frames]
 
 
 def _parts(paths: list[Path], folder: Path, seconds: float, unreadable: list[str]) -> Iterator[Any]:
@@ -91,7 +90,7 @@ def _parts(paths: list[Path], folder: Path, seconds: float, unreadable: list[str
 
 
 def _part(path: Path, name: str, longest: float, rng: np.random.Generator) -> Any:  # noqa: ANN401
-    """A random part of a recording as a lhotse cut; None where it cannot be read."""
+    """A random part of a recording as a lhotse cut; None if it cannot be read."""
     import soundfile
     from lhotse import AudioSource, Recording
 

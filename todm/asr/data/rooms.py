@@ -14,9 +14,9 @@ KINDS = ("white", "pink", "brown", "hum", "babble")
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class RoomConfig(Config):
-    """What is done to the spoken audio: shares of utterances, and ranges drawn for each.
+    """How spoken audio is changed: shares of utterances, and ranges that each draws from.
 
-    `clean` is the share left as it is; of the others a share `room` is reverberated and a share
+    `clean` is the share left unchanged; of the others a share `room` is reverberated and a share
     `noise` gets noise. `rt60` is in seconds, `direct_db` is direct sound against reverberation.
     """
 
@@ -38,12 +38,12 @@ class RoomConfig(Config):
 
 
 def impulse_response(rng: np.random.Generator, rt60: float, direct_db: float) -> np.ndarray:
-    """A room as direct sound at sample 0, a few early reflections and an exponentially decaying tail.
+    """A room: direct sound at sample 0, a few early reflections and an exponentially decaying tail.
 
     Args:
         rng: source of randomness.
         rt60: seconds until reverberation has fallen by 60 dB.
-        direct_db: energy of the direct sound against all the rest.
+        direct_db: energy of the direct sound relative to all the rest.
     """
     num = int(rt60 * SAMPLE_RATE)
     time = np.arange(num) / SAMPLE_RATE
@@ -57,14 +57,14 @@ def impulse_response(rng: np.random.Generator, rt60: float, direct_db: float) ->
 
 
 def reverberate(samples: np.ndarray, response: np.ndarray) -> np.ndarray:
-    """`samples` in the room, as long as before."""
+    """`samples` in a room, as long as before."""
     from scipy.signal import oaconvolve
 
     return oaconvolve(samples, response)[: len(samples)].astype(np.float32)
 
 
 def noise(rng: np.random.Generator, kind: str, num: int) -> np.ndarray:
-    """White, pink (1/f power), brown (1/f^2) noise or mains hum, of no particular level."""
+    """White, pink (1/f power), brown (1/f^2) noise or mains hum, at no particular level."""
     if kind == "hum":
         base = rng.choice([50.0, 60.0]) * rng.uniform(0.99, 1.01)
         time = np.arange(num) / SAMPLE_RATE
@@ -81,7 +81,7 @@ def noise(rng: np.random.Generator, kind: str, num: int) -> np.ndarray:
 
 
 def add_noise(samples: np.ndarray, disturbance: np.ndarray, snr_db: float) -> np.ndarray:
-    """`samples` with `disturbance` at a ratio measured where there is speech, not over the pauses."""
+    """`samples` plus `disturbance` at a ratio that is measured over the speech, without the pauses."""
     power = np.mean(samples[np.abs(samples) > 0.05 * np.max(np.abs(samples), initial=1e-9)] ** 2)
     scale = np.sqrt(power / max(float(np.mean(disturbance**2)), 1e-12) * 10 ** (-snr_db / 10))
     return samples + scale.astype(np.float32) * disturbance

@@ -1,15 +1,15 @@
 """Training from lhotse Shar: audio in tar shards, read from their beginning to their end.
 
-For corpora that no manifest in memory and no shared disk holds. Shard s belongs to process s mod
-`world_size` in every epoch, so a node needs its own shards only. A process mixes a few shards at a time:
-it reads them one after the other, the next while the present ones are trained on, and makes batches of
-like length of them. With three speeds an epoch is three passes; in each pass an utterance is heard at
-another speed.
+For corpora too large for a manifest in memory or for a shared disk. Shard s belongs to process s mod
+`world_size` in every epoch, so a node needs only its own shards. A process mixes a few shards at a
+time: it reads them one after the other, the next ones while it trains on the present ones, and cuts
+them into batches of like length. With three speeds an epoch has three passes, and an utterance has
+another speed in each pass.
 
-What the order needs is in an index that `todm prepare` writes, 8 bytes an utterance; from it each process
-knows how many batches each of the others has, and all give as many as the one with the fewest.
+`todm prepare` writes an index of 8 bytes an utterance, from which each process knows how many batches
+each of the others has; all give as many as the one with the fewest.
 
-Letters: N items (utterances of a pass after those of the pass before), M utterances.
+Letters: N items: M utterances per pass, passes concatenated.
 """
 
 import gzip
@@ -62,14 +62,14 @@ class Shard(NamedTuple):
 
 
 class Block(NamedTuple):
-    """Shards that are mixed, and the batches of them, as indices of items."""
+    """Shards that are mixed, and their batches, as indices of items."""
 
     shards: list[int]
     batches: list[np.ndarray]
 
 
 def index_of(cuts_path: str | Path) -> Path | None:
-    """The index of a split in shards, which lies where its manifest would; None if there is none."""
+    """The index of a split in shards, which lies in place of its manifest; None if there is none."""
     path = Path(cuts_path)
     split = path.name.removeprefix("cuts_").partition(".")[0]
     index = path.with_name(f"shar_{split}.json")
@@ -84,7 +84,7 @@ def write_index(
     Args:
         shards: in the order of the utterances.
         seconds_M: length of every utterance.
-        labels_M: its labels; `LEFT_OUT` where it is not to be used.
+        labels_M: its number of labels; `LEFT_OUT` if it is not to be used.
         path: the file to write.
     """
     path.write_text(json.dumps({"shards": [list(s) for s in shards]}) + "\n", encoding="utf-8")
@@ -102,10 +102,10 @@ def refuse_shards(cuts_path: Path) -> None:
 
 
 def read_shard(shard: Shard) -> Iterator[Any]:
-    """The cuts of a shard with their audio in memory, in order; of a cut without audio, just the cut.
+    """The cuts of a shard in order, with their audio in memory; a cut may have none.
 
     Raises:
-        CorpusError: a file is missing or damaged; what was given before is good.
+        CorpusError: a file is missing or damaged; the cuts before that are good.
     """
     from lhotse import Recording
     from lhotse.serialization import deserialize_item
@@ -114,7 +114,7 @@ def read_shard(shard: Shard) -> Iterator[Any]:
 
     opener = gzip.open if shard.cuts.endswith(".gz") else open
     try:
-        # lhotse's own readers take URLs and commands for paths, and leave their files open.
+        # lhotse's readers of whole shards also take URLs and commands, and leave files open.
         with opener(shard.cuts, "rb") as lines, tarfile.open(shard.recording, "r|*") as tar:
             pairs = iterate_tarfile_pairwise(tar)
             for line, ((data, path), (recording, _)) in zip(lines, pairs, strict=True):
@@ -137,7 +137,7 @@ def read_shard(shard: Shard) -> Iterator[Any]:
 
 
 class Shards:
-    """The utterances of a corpus in shards, once for every speed."""
+    """The utterances of a corpus in shards, once for every speed: a `todm.asr.data.sources.Source`."""
 
     def __init__(
         self,
@@ -146,13 +146,13 @@ class Shards:
         labels_M: np.ndarray,
         speeds: tuple[float, ...],
     ) -> None:
-        """Arguments as of `write_index`, and the speeds."""
+        """Arguments of `write_index`, and the speeds."""
         self.shards, self.speeds, self._labels_M = list(shards), speeds, labels_M
         self.starts = np.cumsum([0, *(shard.num for shard in shards)])
-        self._turn_M = np.arange(len(labels_M)) % len(speeds)
+        utterances, num = np.arange(len(labels_M)), len(speeds)
         frames = np.stack([frames_at(seconds_M.astype(np.float64), s) for s in speeds])
-        passes = [(self._turn_M + k) % len(speeds) for k in range(len(speeds))]
-        self.frames_N = np.concatenate([np.take_along_axis(frames, p[None], 0)[0] for p in passes])
+        passes = [frames[(utterances + turn) % num, utterances] for turn in range(num)]
+        self.frames_N = np.concatenate(passes)
 
     @classmethod
     def open(cls, index: Path, speeds: tuple[float, ...]) -> Self:
@@ -171,8 +171,7 @@ class Shards:
         return cls(shards, seconds_M, labels_M, speeds)
 
     def labels_N(self, encode: Encode) -> np.ndarray:
-        """Labels of every item, as they were counted when the corpus was prepared."""
-        del encode
+        """Labels of every item, as counted when the corpus was prepared; `encode` is not used."""
         return np.tile(self._labels_M, len(self.speeds))
 
     def order(self, lengths: Lengths, config: LoaderConfig, schedule: Schedule) -> "ShardOrder":
@@ -191,7 +190,7 @@ class Shards:
         )
 
     def read(self, order: Order, epoch: int, start: int) -> Iterator[list[Item]]:
-        """The batches of an epoch from number `start` on; a block is read while another is used."""
+        """The batches of an epoch from number `start` on; the next block is read meanwhile."""
         assert isinstance(order, ShardOrder)
         waiting: deque[tuple[Block, Future[dict[int, Any]]]] = deque()
         with ThreadPoolExecutor(1) as reader:
@@ -203,38 +202,35 @@ class Shards:
                 yield from self._items(*waiting.popleft())
 
     def some_cuts(self, num: int) -> Iterator[Any]:
-        """About so many cuts from those shards that are here, with their audio."""
+        """About that many cuts, with their audio, from the shards on this machine."""
         here = [s for s in self.shards if Path(s.recording).is_file()]
         chosen = here[:: -(-len(here) // 8) or 1]
         for shard in chosen:
             yield from islice(read_shard(shard), -(-num // len(chosen)))
 
     def _load(self, numbers: list[int]) -> dict[int, Any]:
-        """The cuts of some shards by utterance; what is damaged is not among them."""
-        found: dict[int, Any] = {}
+        """The cuts of some shards by utterance, without those that are damaged."""
+        cuts: dict[int, Any] = {}
         for number in numbers:
-            at = int(self.starts[number])
+            place = int(self.starts[number])
             try:
                 for cut in islice(read_shard(self.shards[number]), self.shards[number].num):
-                    found[at] = cut
-                    at += 1
+                    cuts[place] = cut
+                    place += 1
             except CorpusError as error:
-                lost = int(self.starts[number + 1]) - at
+                lost = int(self.starts[number + 1]) - place
                 _log.warning("left out %d utterances: %s", lost, error)
-        return found
+        return cuts
 
     def _items(self, block: Block, loaded: "Future[dict[int, Any]]") -> Iterator[list[Item]]:
-        cuts, num = loaded.result(), len(self._labels_M)
+        cuts, num, speeds = loaded.result(), len(self._labels_M), self.speeds
         for batch in block.batches:
             places = [divmod(item, num) for item in batch.tolist()]
             yield [
-                cut_item(cuts[i], self._speed(k, i), cut_text(cuts[i])[0])
-                for k, i in places
+                cut_item(cuts[i], speeds[(i + turn) % len(speeds)], cut_text(cuts[i])[0])
+                for turn, i in places
                 if i in cuts
             ]
-
-    def _speed(self, turn: int, utterance: int) -> float:
-        return self.speeds[(int(self._turn_M[utterance]) + turn) % len(self.speeds)]
 
 
 class ShardOrder:
@@ -252,8 +248,8 @@ class ShardOrder:
         """Count the batches of an epoch.
 
         Args:
-            starts: the first utterance of every shard, and the number of all.
-            num_passes: how often an epoch goes through all shards.
+            starts: the first utterance of every shard, and at the end the number of utterances.
+            num_passes: passes over all shards in an epoch.
             lengths: of the items.
             config: limits, buckets, seed.
             schedule: which batches this process takes.
@@ -268,7 +264,7 @@ class ShardOrder:
         self._counts.clear()
 
     def num_batches(self, epoch: int) -> int:
-        """Batches of an epoch for every process: those of the one that has the fewest."""
+        """Batches of an epoch for every process: as many as the one with the fewest has."""
         if epoch not in self._counts:
             ranks = [self._blocks(epoch, rank) for rank in range(self._schedule.world_size)]
             self._counts = {epoch: min(sum(len(b.batches) for b in blocks) for blocks in ranks)}
@@ -300,7 +296,7 @@ class ShardOrder:
                 yield Block(shards, [batches[i] for i in rng.permutation(len(batches))])
 
     def _pool(self, epoch: int, offset: int, shards: list[int]) -> np.ndarray:
-        """The usable items of some shards by length; at first only the shortest of the corpus."""
+        """The usable items of some shards by length; in the first epochs only short ones."""
         spans = [np.arange(self._starts[s], self._starts[s + 1]) for s in shards]
         items, lens_N = np.concatenate(spans) + offset, self._lengths.padded_N
         usable = items[self._lengths.usable_N[items]]

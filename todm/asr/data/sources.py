@@ -1,4 +1,4 @@
-"""Where the utterances of training come from: a feature store or a lhotse manifest (shards: `shar`).
+"""Where training utterances come from: a feature store or a lhotse manifest; for shards see `shar`.
 
 Letters: N items (an utterance at one speed), T frames, F bins.
 """
@@ -75,7 +75,7 @@ class Listed:
     def __init__(
         self, frames_N: np.ndarray, texts: Sequence[str], item: Callable[[int], Item]
     ) -> None:
-        """Keep the frames and the transcript of every item, and how to get the item itself."""
+        """Keep the frames and the transcript of every item, and what makes an item of its number."""
         self.frames_N, self._texts, self._item = frames_N, texts, item
 
     @classmethod

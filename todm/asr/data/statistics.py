@@ -1,4 +1,4 @@
-"""Features or, where they are computed while training, their statistics: once, before training."""
+"""What is computed once, before training: the features, or only their statistics."""
 
 import dataclasses
 import logging
@@ -31,10 +31,10 @@ class Statistics:
 def compute_features(
     cuts_path: Path, out_dir: Path, *, config: LoaderConfig, progress: Progress = no_progress
 ) -> Statistics:
-    """Compute what `open_loader` needs, once and by one process; quick when it was done.
+    """Compute what a loader needs, by one process; quick if that was done before.
 
     Raises:
-        CorpusError: see `FeatureStore.build`; or no audio is usable.
+        CorpusError: as `FeatureStore.build`, or no audio is usable.
         ConfigError: the corpus lies in shards, and the features are to be mapped.
     """
     if config.feature_mode == "on_the_fly":
@@ -67,7 +67,7 @@ def sample_statistics(cuts_path: Path, *, num_cuts: int = 300) -> Statistics:
 
 
 def spread_cuts(cuts_path: Path, num: int) -> Iterator[Any]:
-    """About so many lhotse cuts from all over a corpus.
+    """About that many lhotse cuts from all over a corpus.
 
     Raises:
         CorpusError: there is no such file.

@@ -1,13 +1,13 @@
 """Features computed once: a flat memory map on disk, read by training without loader processes.
 
 A store is a directory: `features.i16` holds the frames of every utterance at every speed, one after
-the other; `index.jsonl` says where each lies; `rejected.jsonl` names the audio that could not be
-used, and why; `done.json`, written last, holds the settings it was made with and the mean and
-standard deviation of every bin. Until then `journal.jsonl` lists the finished parts, from which an
-interrupted build goes on.
+the other; `index.jsonl` says where each lies; `rejected.jsonl` lists the audio that could not be
+used, with reasons; `done.json`, written last, holds the settings of the store and the mean and
+standard deviation of every bin. Until then `journal.jsonl` lists the finished parts, so that an
+interrupted build can be resumed.
 
 Frames are int16 in steps of 1/2048: log-mel energies lie in [-16, 16), so the error is at most
-2.5e-4 everywhere, at the size of float16, whose error reaches 3.9e-3 between 8 and 16.
+2.5e-4 everywhere; float16 takes the same space, and its error reaches 3.9e-3 between 8 and 16.
 """
 
 import contextlib
@@ -33,7 +33,7 @@ from todm.asr.data.audio import cut_features, cut_frames, cut_text, speed_id
 from todm.asr.data.features import NUM_BINS
 from todm.asr.data.workers import Workers
 from todm.errors import ArtifactError, CorpusError
-from todm.files import Progress, no_progress, only_one, sync_file, write_text
+from todm.files import Progress, is_full, no_progress, only_one, sync_file, write_text
 
 STEPS_PER_UNIT = 2048
 _FORMAT = 1
@@ -56,11 +56,11 @@ class Utterance:
 
 
 class FeatureStore:
-    """A finished store, opened. Make one with `build`, find it again with `open`.
+    """A finished store: `build` makes and opens one, `open` opens it again.
 
     Attributes:
         path: its directory.
-        utterances: what it holds, in the order of the corpus.
+        utterances: where each lies, in the order of the corpus.
         mean_F: mean of every bin over all frames, [80] float32.
         std_F: standard deviation of every bin, [80] float32.
         rejected: rows {id, reason} of the audio that was left out.
@@ -94,9 +94,9 @@ class FeatureStore:
     ) -> Self:
         """Compute the features of every cut at every speed; a finished store is only opened.
 
-        An interrupted build goes on where it was; a store made from other cuts, other audio or
-        other speeds is made again. Audio that cannot be read or framed is left out, and listed in
-        `rejected`. Of several processes that build the same store one does, and the others wait.
+        An interrupted build is resumed; a store of other cuts, other audio or other speeds is built
+        anew. Audio that cannot be read or framed is left out, and listed in `rejected`. If several
+        processes build the same store, one does the work and the others wait.
 
         Args:
             cuts_path: a lhotse CutSet (`cuts_train.jsonl.gz` of a corpus).
@@ -105,7 +105,7 @@ class FeatureStore:
             num_jobs: processes; the CPUs this process may use if None. Processes are spawned, so a
                 script that calls this needs its `if __name__ == "__main__"`.
             label: what `progress` calls the work.
-            progress: told how many cuts are done.
+            progress: called with the number of cuts done.
 
         Raises:
             CorpusError: no cuts, none usable, no room on the disk, or a worker was killed.
@@ -168,7 +168,7 @@ class FeatureStore:
 
 @dataclasses.dataclass(frozen=True)
 class _Part:
-    """A run of cuts, and where their utterances go: places[cut][speed] is (offset, room)."""
+    """Some cuts in a row, and where their utterances go: places[cut][speed] is (offset, room)."""
 
     number: int
     cuts: list[Any]
@@ -197,25 +197,21 @@ def _fill(out_dir: Path, parts: list[_Part], workers: Workers) -> Iterator[int]:
     _allocate(out_dir / _FEATURES, sum(last) * _FRAME_BYTES)
     done = sum(len(p.cuts) for p in parts if p.number in finished)
     with (out_dir / _JOURNAL).open("a") as journal:
-        for entry in _results(out_dir / _FEATURES, todo, workers):
-            journal.write(json.dumps(entry) + "\n")
-            journal.flush()
-            done += len(parts[entry["part"]].cuts)
-            yield done
-
-
-def _results(file: Path, parts: list[_Part], workers: Workers) -> Iterator[dict[str, Any]]:
-    try:
-        yield from workers.spread(functools.partial(_compute, file), parts)
-    except BrokenProcessPool:
-        raise CorpusError(
-            "a process that computes features was killed, perhaps for want of memory: "
-            "run again with fewer jobs; it goes on where it was"
-        ) from None
+        try:
+            for entry in workers.spread(functools.partial(_compute, out_dir / _FEATURES), todo):
+                journal.write(json.dumps(entry) + "\n")
+                journal.flush()
+                done += len(parts[entry["part"]].cuts)
+                yield done
+        except BrokenProcessPool:
+            raise CorpusError(
+                "a process that computes features was killed, perhaps for want of memory: "
+                "run again with fewer jobs; finished work is kept"
+            ) from None
 
 
 def _compute(file: Path, part: _Part) -> dict[str, Any]:
-    """Write the features of one part; the journal's entry for it."""
+    """Write the features of one part, and return its entry in the journal."""
     if multiprocessing.parent_process() is not None:
         torch.set_num_threads(1)  # the other processes have the other CPUs
     rows, rejected = [], []
@@ -230,7 +226,7 @@ def _compute(file: Path, part: _Part) -> dict[str, Any]:
             text, speaker = cut_text(cut)
             for speed, (offset, room), frames_TF in zip(part.speeds, places, features, strict=True):
                 values = frames_TF[:room].numpy()
-                # Written, not mapped: a full disk is an error of write and a crash of a map.
+                # Not through a memory map: on a full disk a write raises, and a map crashes.
                 out.seek(offset * _FRAME_BYTES)
                 out.write(_quantise(values).tobytes())
                 wide = values.astype(np.float64)
@@ -244,10 +240,10 @@ def _quantise(values_TF: np.ndarray) -> np.ndarray:
 
 
 def _start(out_dir: Path, settings: dict[str, Any]) -> None:
-    """An empty store with a journal, or the unfinished one of the same settings as it is."""
+    """Make an empty store with a journal, or keep the unfinished one of the same settings."""
     known = {_FEATURES, _INDEX, _REJECTED, _JOURNAL, _DONE}
     present = list(out_dir.iterdir()) if out_dir.is_dir() else [out_dir] * out_dir.exists()
-    # Names with a dot are what a killed `write_text` leaves.
+    # Hidden files are left by a `write_text` that was killed.
     if any(p.name not in known and not p.name.startswith(".") for p in present):
         raise CorpusError(f"{out_dir} exists and is not a feature store: choose another place")
     entries = _read_lines(out_dir / _JOURNAL)
@@ -256,7 +252,7 @@ def _start(out_dir: Path, settings: dict[str, Any]) -> None:
         entries = [settings]
     out_dir.mkdir(parents=True, exist_ok=True)
     (out_dir / _DONE).unlink(missing_ok=True)
-    # Written anew, for a killed build may have left half a line at its end.
+    # Rewritten, because a killed build may have left half a line at its end.
     write_text(out_dir / _JOURNAL, "".join(json.dumps(e) + "\n" for e in entries))
 
 
@@ -284,7 +280,7 @@ def _finish(out_dir: Path, settings: dict[str, Any]) -> None:
 
 
 def _allocate(file: Path, num_bytes: int) -> None:
-    """Reserve the whole file, so that a full disk shows before the work and not after."""
+    """Reserve the whole file, so that a full disk is noticed before the work and not after."""
     free = shutil.disk_usage(file.parent).free
     present = file.stat().st_blocks * 512 if file.exists() else 0
     if num_bytes - present > free:
@@ -300,11 +296,11 @@ def _room(out_dir: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+        if not is_full(error):
             raise
         raise CorpusError(
             f"no room for the features in {out_dir} ({error.strerror}): free some space or choose "
-            "another disk, then run again; it goes on where it was"
+            "another disk, then run again; finished work is kept"
         ) from None
 
 
@@ -330,9 +326,9 @@ def _read_done(path: Path) -> dict[str, Any]:
 
 
 def _read_lines(file: Path) -> list[Any]:
-    """The JSON lines of a file up to the first that is not whole; none if there is no file."""
-    found = []
+    """The JSON lines of a file up to the first incomplete one; none if there is no file."""
+    rows = []
     with contextlib.suppress(OSError, ValueError), file.open() as lines:
         for line in lines:
-            found.append(json.loads(line))
-    return found
+            rows.append(json.loads(line))
+    return rows

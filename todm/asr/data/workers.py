@@ -1,4 +1,4 @@
-"""Work spread over processes, with a progress callback and a clean stop."""
+"""Spreads work over processes, with a progress callback and a clean stop."""
 
 import dataclasses
 import multiprocessing
@@ -69,7 +69,7 @@ def _spawned(
     waiting: set[Future[Result]] = set()
     try:
         for job in jobs:
-            # Few jobs in flight: an interrupt has little left to wait for, and memory stays bounded.
+            # Few jobs in flight, so that an interrupt is quick and memory stays bounded.
             if len(waiting) >= 4 * processes:
                 done, waiting = wait(waiting, return_when=FIRST_COMPLETED)
                 yield from (future.result() for future in done)
@@ -88,7 +88,7 @@ def _start_worker() -> None:
 
 
 def _follow_parent() -> None:
-    # A worker waits for jobs on a pipe that it holds open itself, so it would wait for ever.
+    # A worker waits for jobs on a pipe of which it holds both ends, so it would wait for ever.
     parent = multiprocessing.parent_process()
     if parent is not None:
         parent.join()
