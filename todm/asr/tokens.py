@@ -1,6 +1,6 @@
-"""Tokens: a sentencepiece unigram model and the rule that brings transcripts to its alphabet.
+"""Tokens: a sentencepiece unigram model and the rule that writes transcripts in its alphabet.
 
-Ids 0 <blk>, 1 <sos/eos>, 2 <unk>, as icefall and sherpa-onnx have them. A tokenizer on disk is
+Ids 0 <blk>, 1 <sos/eos>, 2 <unk>, as in icefall and sherpa-onnx. A tokenizer on disk consists of
 `bpe.model`, `bpe.vocab` ("piece<TAB>score", for hotwords) and `tokens.txt` ("symbol id", for the device).
 """
 
@@ -24,7 +24,7 @@ MODEL, VOCAB, TOKENS = "bpe.model", "bpe.vocab", "tokens.txt"
 FixedRule = Literal["upper", "lower", "none"]
 Rule = Literal["auto", "upper", "lower", "none"]
 _ENGLISH_SHARE = 0.95
-# Byte order marks and soft hyphens are traces of files and pages, not of speech.
+# Byte order marks and soft hyphens come from files and pages, not from speech.
 _INVISIBLE = {0xFEFF: None, 0x00AD: None, 0x200B: " "}
 
 
@@ -32,11 +32,11 @@ _INVISIBLE = {0xFEFF: None, 0x00AD: None, 0x200B: " "}
 class TokensConfig(Config):
     """Vocabulary size (the real one may be smaller), longest piece in letters, and text rule.
 
-    `normalise` says how transcripts are written, in Unicode's form NFC. `upper`: everything in A-Z
-    and the apostrophe; other signs are refused. `lower`: any script in lower case, with digits and
-    the marks of letters, without punctuation. `none`: as they are, punctuation and case included.
-    `auto`: `upper` where that can write nearly all of the training transcripts, else `none`; the
-    corpus records which it was, and what is made of the corpus keeps to that.
+    `normalise` is how transcripts are written, in Unicode's form NFC. `upper`: everything in A-Z and
+    the apostrophe; other signs are refused. `lower`: any script in lower case, with digits and the
+    marks of letters, without punctuation. `none`: unchanged, with punctuation and case. `auto`:
+    `upper` if that can write nearly all of the training transcripts, else `none`; the corpus records
+    the choice, and everything made of the corpus keeps it.
     """
 
     vocab_size: int = 96
@@ -55,11 +55,11 @@ def normalise(text: str, rule: Rule = "upper") -> str:
 
     Args:
         text: the transcript.
-        rule: see `TokensConfig`; `auto` has to be resolved first.
+        rule: see `TokensConfig`; `auto` must be resolved first.
 
     Raises:
-        ValueError: a sign that is neither a letter A-Z nor an apostrophe under rule `upper`, or a
-            control character; the message names them.
+        ValueError: there is a control character or, with rule `upper`, a sign other than A-Z and the
+            apostrophe; the message names them.
     """
     assert rule != "auto", "resolve the rule first"
     text = unicodedata.normalize("NFC", text.translate(_INVISIBLE))
@@ -80,13 +80,13 @@ def normalise(text: str, rule: Rule = "upper") -> str:
 
 
 def _lower(sign: str) -> str:
-    """The sign, or a space for punctuation and symbols; joiners belong to the letters about them."""
+    """The sign, or a space for punctuation and symbols; joiners belong to the letters around them."""
     keep = sign == "'" or unicodedata.category(sign)[0] in "LMN" or sign in "\u200c\u200d"
     return sign if keep else " "
 
 
 def resolve(rule: Rule, texts: Iterable[str]) -> FixedRule:
-    """The rule itself, or for `auto` the one that suits the training transcripts."""
+    """The rule itself, or for `auto` the one that fits the training transcripts."""
     if rule != "auto":
         return rule
     fitting = [_fits_upper(text) for text in texts]
@@ -110,7 +110,7 @@ class Tokenizer:
 
     @property
     def vocab_size(self) -> int:
-        """Number of ids, blank and the other special ones included."""
+        """Number of ids, including blank and the other special ones."""
         return int(self._processor.get_piece_size())
 
     @property
@@ -119,11 +119,11 @@ class Tokenizer:
         return [self._processor.id_to_piece(i) for i in range(self.vocab_size)]
 
     def normalise(self, text: str) -> str:
-        """As the module's `normalise`, by this tokenizer's rule."""
+        """The module's `normalise` with this tokenizer's rule."""
         return normalise(text, self.rule)
 
     def encode(self, text: str) -> list[int]:
-        """Ids of a normalised transcript; `UNK_ID` stands for signs never seen in training."""
+        """Ids of a normalised transcript; `UNK_ID` stands for signs that training never saw."""
         return list(self._processor.encode(text))
 
     def decode(self, ids: Iterable[int]) -> str:
@@ -135,7 +135,7 @@ def load(path: str | Path, *, rule: Rule = "upper") -> Tokenizer:
     """The tokenizer in an artifact's directory, or a model file.
 
     Raises:
-        CorpusError: no model there, or it is damaged or not of this project's form.
+        CorpusError: there is no model, or it is damaged or has other special tokens.
     """
     import sentencepiece
 
@@ -157,7 +157,7 @@ def train(texts: list[str], config: TokensConfig, out: str | Path) -> Tokenizer:
     """Train on normalised transcripts and write `bpe.model`, `bpe.vocab` and `tokens.txt` to `out`.
 
     Raises:
-        CorpusError: no text, or more distinct characters than the vocabulary has room for.
+        CorpusError: there is no text, or it has more distinct characters than the vocabulary.
     """
     import sentencepiece
 
@@ -195,11 +195,11 @@ def train(texts: list[str], config: TokensConfig, out: str | Path) -> Tokenizer:
 
 
 def _branches(texts: list[str], alphabet: set[str]) -> list[str]:
-    """Every word once before each of two letters: lines that let whole words become pieces.
+    """Lines that let whole words become pieces: every word once before each of two letters.
 
     The trainer takes its candidates from the branching nodes of a suffix tree. A word of a small
-    closed vocabulary goes on in one way only, so it would be no candidate however often it is said,
-    and the word boundary would become a piece of its own, which sounds like nothing.
+    closed vocabulary has only one continuation, so it would never be a candidate, and the word
+    boundary would become a piece of its own, without a sound.
     """
     letters = sorted(alphabet)[:2]
     return [

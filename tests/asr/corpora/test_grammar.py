@@ -42,8 +42,8 @@ def test_nesting():
         ("go <where", "g.txt:1: a name is written <name>"),
         ("a = <b>\nb = <a>\ngo <a>", r"g.txt:1: 'a' contains itself \(a -> b -> a\)"),
         ("a = x\na = y\ngo <a>", "g.txt:2: 'a' is defined a second time"),
-        ("wait 20 minutes", "g.txt:1: '20' is no word"),
-        ("fine\n[maybe] [nothing]", "g.txt:2: everything can be left out"),
+        ("wait 20 minutes", "g.txt:1: '20' is not a word"),
+        ("fine\n[maybe] [nothing]", "g.txt:2: everything is optional"),
         ("# only a comment\n\na = b", "g.txt has no pattern"),
     ],
 )

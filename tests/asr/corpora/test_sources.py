@@ -30,7 +30,9 @@ def test_the_layout_is_found(tmp_path, files, layout):
 def test_what_is_in_no_layout(tmp_path, name):
     (tmp_path / "empty" / "train").mkdir(parents=True)
     (tmp_path / "notes.txt").write_text("hello")
-    with pytest.raises(CorpusError, match=r"no file of JSON lines|is not a directory|in no layout"):
+    with pytest.raises(
+        CorpusError, match=r"not a file of JSON lines|is not a directory|in no known layout"
+    ):
         sources.detect(tmp_path / name)
 
 

@@ -22,7 +22,7 @@ def test_all_pairs_of_accent_and_timbre_can_be_had():
     assert len(set(voices.voices("dev", most))) == most
     assert len({v.name for v in voices.voices("dev", most)}) == most
     with pytest.raises(
-        CorpusError, match=f"{most + 1} voices are asked for in dev, and there are {most}"
+        CorpusError, match=f"{most + 1} voices are requested in dev, and there are {most}"
     ):
         voices.voices("dev", most + 1)
 

@@ -1,4 +1,4 @@
-"""Looks at the audio of candidates, and says of each whether it can be used."""
+"""Checks the audio of candidates and decides which of them can be used."""
 
 import dataclasses
 import functools
@@ -18,7 +18,7 @@ _SHORTEST = 0.03
 
 
 class Limits(NamedTuple):
-    """What is accepted: seconds of training utterances, seconds of others, and the channel."""
+    """Accepted seconds of training utterances and of others, and the channel to use."""
 
     train: tuple[float, float]
     others: tuple[float, float]
@@ -26,7 +26,7 @@ class Limits(NamedTuple):
 
     @classmethod
     def of(cls, config: DataConfig) -> "Limits":
-        """Those of a configuration."""
+        """The limits of a configuration."""
         others = (_SHORTEST, max(config.max_seconds, config.max_eval_seconds))
         return cls((config.min_seconds, config.max_seconds), others, config.channel)
 
@@ -34,7 +34,7 @@ class Limits(NamedTuple):
 def look(
     candidates: list[Candidate], config: DataConfig, workers: Workers = ALL_CPUS
 ) -> tuple[list[Utterance], list[Rejected]]:
-    """What can be used of all candidates, and the rest; headers first, then samples if asked for."""
+    """Usable utterances, and the rest; checks headers first, then samples if the config says so."""
     usable, rejected = _look(candidates, config, workers, decode=False)
     hours = sum(u.seconds for u in usable) / 3600
     if config.verify_audio == "decode" or (
@@ -50,7 +50,7 @@ def look(
 def _look(
     candidates: list[Candidate], config: DataConfig, workers: Workers, *, decode: bool
 ) -> tuple[list[Utterance], list[Rejected]]:
-    """Look at the audio of every candidate, in jobs of some utterances."""
+    """Check the audio of every candidate, some utterances per job."""
     jobs = [candidates[i : i + _PER_JOB] for i in range(0, len(candidates), _PER_JOB)]
     work = functools.partial(_look_at, limits=Limits.of(config), decode=decode)
     # Headers are quick to read: starting processes takes longer, except for the largest corpora.
@@ -69,16 +69,16 @@ def _look_at(
 
 
 def examine(candidate: Candidate, *, limits: Limits, decode: bool) -> Utterance | Rejected:
-    """Whether one utterance's audio can be used; `decode` reads all of its samples.
+    """Check the audio of one utterance.
 
     Args:
         candidate: the utterance.
         limits: what is accepted.
-        decode: read every sample, which finds what a whole header hides.
+        decode: read every sample, which finds damage behind an intact header.
     """
     import soundfile
 
-    if not os.path.isfile(candidate.path):  # of a name that no file can have, `Path` raises
+    if not os.path.isfile(candidate.path):  # `Path` raises for a name that no file can have
         return candidate.reject("audio missing")
     try:
         if candidate.path.stat().st_size == 0:
@@ -95,7 +95,7 @@ def examine(candidate: Candidate, *, limits: Limits, decode: bool) -> Utterance 
     channels = _channels(candidate, info.channels, limits.channel)
     if channels is None:
         return candidate.reject("channel missing", f"of {info.channels} channels")
-    found = Utterance(
+    utterance = Utterance(
         id=candidate.id,
         split=candidate.split,
         speaker=candidate.speaker,
@@ -107,12 +107,12 @@ def examine(candidate: Candidate, *, limits: Limits, decode: bool) -> Utterance 
         file_samples=info.frames,
         channels=channels,
     )
-    problem = length_problem(found, limits) or (_decode(found) if decode else None)
-    return found if problem is None else candidate.reject(*problem)
+    problem = length_problem(utterance, limits) or (_decode(utterance) if decode else None)
+    return utterance if problem is None else candidate.reject(*problem)
 
 
 def _span(candidate: Candidate, frames: int, rate: int) -> tuple[int, int] | None:
-    """First sample and number of samples in the file; None if they are not all there."""
+    """First sample and number of samples in the file; None if it is not inside the file."""
     start = round(candidate.start * rate)
     num = frames - start if candidate.seconds is None else round(candidate.seconds * rate)
     beyond = start + num - frames
@@ -121,11 +121,11 @@ def _span(candidate: Candidate, frames: int, rate: int) -> tuple[int, int] | Non
     return start, num - max(beyond, 0)
 
 
-def _channels(candidate: Candidate, num: int, asked: int | None) -> tuple[int, ...] | None:
-    """The channels to hear: what the manifest says, else what is asked for, else all."""
+def _channels(candidate: Candidate, num: int, default: int | None) -> tuple[int, ...] | None:
+    """The channels to use: those of the manifest, else the default, else all; None if missing."""
     wanted = candidate.channels
     if wanted is None:
-        wanted = tuple(range(num)) if asked is None else (asked,)
+        wanted = tuple(range(num)) if default is None else (default,)
     return wanted if wanted and max(wanted) < num else None
 
 
@@ -139,7 +139,7 @@ def length_problem(utterance: Utterance, limits: Limits) -> tuple[str, str] | No
 
 
 def _decode(utterance: Utterance) -> tuple[str, str] | None:
-    """Reason and detail if the samples cannot be read, are fewer than the header says, or are bad."""
+    """Reason and detail if samples cannot be read, are fewer than in the header, or are bad."""
     import numpy as np
     import soundfile
 

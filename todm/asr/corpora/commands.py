@@ -1,4 +1,4 @@
-"""The built-in grammar: commands to a voice-controlled home."""
+"""The built-in grammar: commands for a voice-controlled home."""
 
 from todm.asr.corpora import grammar
 

@@ -1,4 +1,4 @@
-"""What a corpus is made of: source, voices, rooms, noise, limits and tokens."""
+"""The configuration of a corpus: source, voices, rooms, noise, limits and tokens."""
 
 import dataclasses
 from typing import Literal
@@ -12,25 +12,12 @@ Split = Literal["train", "dev", "test"]
 SPLITS: tuple[Split, ...] = ("train", "dev", "test")
 
 
-def _check_ranges(config: Config, *names: str) -> None:
-    for name in names:
-        low, high = getattr(config, name)
-        if low > high:
-            raise ConfigError(f"{name} is [{low}, {high}]: the lower value comes first")
-
-
-def _check_at_least(config: Config, low: int, *names: str) -> None:
-    for name in names:
-        if getattr(config, name) < low:
-            raise ConfigError(f"{name} is {getattr(config, name)}: at least {low} is needed")
-
-
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class SpeechConfig(Config):
-    """How sentences are spoken: voices per split, and ranges drawn anew for every utterance.
+    """How sentences are spoken: voices per split, and ranges that every utterance draws from.
 
-    Rate is in words a minute; pitch and pitch range are espeak-ng's 0 to 100; silence before and
-    after the words, in seconds; peak level in dB below full scale.
+    `rate` is in words a minute; `pitch` and `pitch_range` are espeak-ng's, 0 to 100; `silence` before
+    and after the words is in seconds; `level_db` is the peak level in dB relative to full scale.
     """
 
     train_voices: int = 90
@@ -43,8 +30,8 @@ class SpeechConfig(Config):
     level_db: tuple[float, float] = (-18.0, -1.0)
 
     def __post_init__(self) -> None:
-        _check_ranges(self, "rate", "pitch", "pitch_range", "silence", "level_db")
-        _check_at_least(self, 1, "train_voices", "dev_voices", "test_voices")
+        self.check_ranges("rate", "pitch", "pitch_range", "silence", "level_db")
+        self.check_at_least(1, "train_voices", "dev_voices", "test_voices")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -53,31 +40,31 @@ class DataConfig(Config):
 
     `commands` speaks a grammar (the built-in one, or the file `grammar`), `sentences` speaks the
     lines of `text` until `hours` of training speech are reached; the other sources read speech from
-    `data`, in the layout they name, or in the one that is found (`auto`).
+    `data`, in the layout that they name; `auto` detects the layout.
 
     Attributes:
         source: what is spoken, or the layout of `data`.
         grammar: file of commands.
         text: file of sentences.
         data: speech on disk.
-        splits: folders or files of `data` to splits, where their names do not say train, dev or test.
-        num_train: sentences spoken in this split.
-        num_dev: sentences spoken in this split.
-        num_test: sentences spoken in this split.
-        hours: of training speech from `text`, instead of `num_train`.
+        splits: maps folders or files of `data` to splits if their names do not say train, dev or test.
+        num_train: spoken sentences of this split.
+        num_dev: spoken sentences of this split.
+        num_test: spoken sentences of this split.
+        hours: training speech from `text`, instead of `num_train`.
         seed: of speech, and of the order in shards.
         min_seconds: shortest utterance to train on.
         max_seconds: longest utterance to train on.
-        max_eval_seconds: longest utterance of dev and test; none is too short there.
-        channel: which channel of a recording is heard where its manifest does not say it, from 0
-            on; None averages all.
+        max_eval_seconds: longest utterance of dev and test; these have no lower limit.
+        channel: the channel to use of a recording whose manifest names none, counted from 0; None
+            averages all.
         verify_audio: `decode` reads every sample, `header` trusts the header, `auto` decodes below
             40 hours.
         shar: a directory for the training split in lhotse Shar, for corpora too large for a manifest
-            in memory; None leaves the audio where it is.
+            in memory; None leaves the audio in place.
         shard_size: utterances a shard.
         speech: how sentences are spoken.
-        room: what is done to them.
+        room: how the spoken audio is changed.
         tokens: vocabulary and text rule.
     """
 
@@ -105,11 +92,8 @@ class DataConfig(Config):
     tokens: TokensConfig = dataclasses.field(default_factory=TokensConfig)
 
     def __post_init__(self) -> None:
-        _check_at_least(self, 1, "num_train", "num_dev", "num_test")
-        _check_at_least(self, 0, "seed", "max_eval_seconds")
-        _check_at_least(self, 1, "shard_size")
-        if self.channel is not None:
-            _check_at_least(self, 0, "channel")
+        self.check_at_least(1, "num_train", "num_dev", "num_test", "shard_size")
+        self.check_at_least(0, "seed", "max_eval_seconds", "channel")
         if not 0 <= self.min_seconds < self.max_seconds:
             raise ConfigError(
                 f"min_seconds {self.min_seconds} must be below max_seconds {self.max_seconds}"
@@ -123,7 +107,7 @@ class DataConfig(Config):
 
     @property
     def is_spoken(self) -> bool:
-        """Whether the audio is made here."""
+        """Whether the audio is synthesised."""
         return self.source in ("commands", "sentences")
 
     def _check_source(self) -> None:
@@ -139,9 +123,9 @@ class DataConfig(Config):
             raise ConfigError("the data are in Shar already: leave --shar out")
 
     def num(self, split: Split) -> int:
-        """Utterances asked for in a split of a spoken corpus."""
+        """Requested utterances in a split of a spoken corpus."""
         return int(getattr(self, f"num_{split}"))
 
     def num_voices(self, split: Split) -> int:
-        """Voices asked for in a split of a spoken corpus."""
+        """Requested voices in a split of a spoken corpus."""
         return int(getattr(self.speech, f"{split}_voices"))

@@ -1,12 +1,12 @@
-"""A small grammar language: a phrase or pattern a line.
+"""A small grammar language, one phrase or pattern per line.
 
     # a comment
     room = (kitchen|bedroom|living room)
     turn (on|off) the [<room>] lights
     wake me at <hour>
 
-`(a|b)` is a choice, `[a]` may be left out, `<name>` stands for the definition `name = ...`. Every
-line without `=` is a pattern; each pattern is drawn equally often, as is each alternative of a choice.
+`(a|b)` is a choice, `[a]` is optional, `<name>` stands for the definition `name = ...`. Every line
+without `=` is a pattern; patterns are drawn equally often, and so are the alternatives of a choice.
 """
 
 import dataclasses
@@ -62,16 +62,15 @@ class Grammar:
         self.definitions = definitions
 
     def sample(self, rng: np.random.Generator) -> str:
-        """One sentence; never empty words, single spaces."""
+        """One sentence, with single spaces between words."""
         pattern = self.patterns[int(rng.integers(len(self.patterns)))]
         return " ".join(self._words(pattern, rng))
 
     def words(self) -> set[str]:
-        """Every distinct word that a sentence can hold."""
-        found: set[str] = set()
-        for node in [*self.patterns, *self.definitions.values()]:
-            found.update(_literals(node))
-        return found
+        """Every distinct word that a sentence can contain."""
+        nodes = [*self.patterns, *self.definitions.values()]
+        leaves = (leaf for node in nodes for leaf in _leaves(node))
+        return {leaf.text for leaf in leaves if isinstance(leaf, Words)}
 
     def _words(self, node: Node, rng: np.random.Generator) -> Iterator[str]:
         if isinstance(node, Words):
@@ -90,10 +89,10 @@ def parse(text: str, *, where: str = "grammar") -> Grammar:
 
     Args:
         text: the lines.
-        where: how errors name the text; they add `:LINE`.
+        where: name of the text in errors, which add `:LINE`.
 
     Raises:
-        CorpusError: a line that cannot be read, an unknown or circular name, or no pattern at all.
+        CorpusError: a line cannot be read, a name is unknown or circular, or there is no pattern.
     """
     patterns: list[Node] = []
     definitions: dict[str, Node] = {}
@@ -113,7 +112,7 @@ def parse(text: str, *, where: str = "grammar") -> Grammar:
         else:
             definitions[match[1]], lines[match[1]] = node, at
     if not patterns:
-        raise CorpusError(f"{where} has no pattern: write one phrase a line, such as 'lights on'")
+        raise CorpusError(f"{where} has no pattern: write one phrase per line, such as 'lights on'")
     for node, at in places:
         _check_names(node, definitions, at)
     _check_circles(definitions, lines)
@@ -125,7 +124,7 @@ def read(path: str | Path) -> Grammar:
     """The grammar in a file.
 
     Raises:
-        CorpusError: the file cannot be read, or as `parse` says.
+        CorpusError: the file cannot be read, or as `parse`.
     """
     try:
         text = Path(path).read_text(encoding="utf-8-sig")
@@ -165,7 +164,7 @@ class _Line:
             parts.append(self._part())
         if not parts:
             raise CorpusError(
-                f"{self.where}: an alternative is empty: write [..] for 'may be left out'"
+                f"{self.where}: an alternative is empty: write [..] for an optional part"
             )
         return parts[0] if len(parts) == 1 else Sequence(tuple(parts))
 
@@ -193,9 +192,7 @@ class _Line:
 
     def _literal(self, token: str) -> Node:
         if not all(c.isalpha() or c in "'-" for c in token) or not any(map(str.isalpha, token)):
-            raise CorpusError(
-                f"{self.where}: {token!r} is no word: write numbers and signs in letters"
-            )
+            raise CorpusError(f"{self.where}: {token!r} is not a word: spell out numbers and signs")
         return Words(token)
 
     def _peek(self) -> str | None:
@@ -208,18 +205,15 @@ def _children(node: Node) -> tuple[Node, ...]:
     return node.options if isinstance(node, Choice) else ()
 
 
-def _literals(node: Node) -> Iterator[str]:
-    if isinstance(node, Words):
-        yield node.text
+def _leaves(node: Node) -> Iterator[Words | Name]:
+    if isinstance(node, (Words, Name)):
+        yield node
     for child in _children(node):
-        yield from _literals(child)
+        yield from _leaves(child)
 
 
 def _names(node: Node) -> Iterator[str]:
-    if isinstance(node, Name):
-        yield node.name
-    for child in _children(node):
-        yield from _names(child)
+    return (leaf.name for leaf in _leaves(node) if isinstance(leaf, Name))
 
 
 def _check_names(node: Node, definitions: dict[str, Node], where: str) -> None:
@@ -262,4 +256,4 @@ def _check_empty(
 
     for node, where in places:
         if any(node is p for p in patterns) and may_be_empty(node):
-            raise CorpusError(f"{where}: everything can be left out: keep at least one word")
+            raise CorpusError(f"{where}: everything is optional: keep at least one word")

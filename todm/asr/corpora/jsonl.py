@@ -1,8 +1,8 @@
 """Reads JSON lines: a table with "audio" and "text" for each utterance.
 
-If need be with "start", "duration", "speaker", "channel", "split" and "id" as well; NeMo's
-"audio_filepath" and "offset" are understood too. ROOT is one file whose lines name their split, or a
-directory with a file or more for each split.
+Optional keys are "start", "duration", "speaker", "channel", "split" and "id"; NeMo's "audio_filepath"
+and "offset" are understood too. ROOT is one file whose lines name their split, or a directory with at
+least one file for each split.
 """
 
 import json
@@ -41,8 +41,8 @@ def fits(path: Path) -> bool:
 
 def first_row(path: Path) -> Row | None:
     """The first line of a file, if it is a JSON table."""
-    found = next(rows(path), None)
-    return found[1] if found and isinstance(found[1], dict) else None
+    _, row = next(rows(path), (0, None))
+    return row if isinstance(row, dict) else None
 
 
 def rows(path: Path) -> Iterator[tuple[int, Row | Rejected]]:
@@ -69,12 +69,12 @@ def scan(root: Path, splits: Mapping[str, str]) -> Iterator[Candidate | Rejected
     """The utterances of all splits; no audio is opened.
 
     Raises:
-        CorpusError: a file cannot be read, or a split has nothing.
+        CorpusError: a file cannot be read, or a split is missing.
     """
     if root.is_file():
-        found = [_candidate(root, number, row, None) for number, row in rows(root)]
-        check_splits(root, {c.split for c in found if isinstance(c, Candidate)})
-        yield from found
+        listed = [_candidate(root, number, row, None) for number, row in rows(root)]
+        check_splits(root, {c.split for c in listed if isinstance(c, Candidate)})
+        yield from listed
         return
     named = {p.name: p for p in files(root)}
     for split, name in assign_splits(root, list(named), splits):
@@ -87,24 +87,24 @@ def _candidate(
 ) -> Candidate | Rejected:
     if isinstance(row, Rejected):
         return row
-    place = str(row.get("id") or f"{file.name.partition('.')[0]}-{number}")
+    name = str(row.get("id") or f"{file.name.partition('.')[0]}-{number}")
     audio, text = row.get("audio", row.get("audio_filepath")), row.get("text")
     if not isinstance(audio, str) or not isinstance(text, str):
-        return Rejected(place, str(file), "audio or text is not given", f"line {number}")
+        return Rejected(name, str(file), "audio or text is not given", f"line {number}")
     if not text.strip():
-        return Rejected(place, audio, "empty transcript")
+        return Rejected(name, audio, "empty transcript")
+    if split is None and isinstance(row.get("split"), str):
+        split = split_of(row["split"])
     if split is None:
-        split = _split(row.get("split"))
-    if split is None:
-        return Rejected(place, audio, "split is not train, dev or test", str(row.get("split")))
+        return Rejected(name, audio, "split is not train, dev or test", str(row.get("split")))
     start, seconds = row.get("start", row.get("offset")) or 0.0, row.get("duration")
     if not (_is_time(start) and (seconds is None or _is_time(seconds))):
-        return Rejected(place, audio, "segment unreadable", f"{start} {seconds}")
+        return Rejected(name, audio, "segment unreadable", f"{start} {seconds}")
     channel = row.get("channel")
     if not (channel is None or (type(channel) is int and channel >= 0)):
-        return Rejected(place, audio, "channel missing", str(channel))
+        return Rejected(name, audio, "channel missing", str(channel))
     return Candidate(
-        place,
+        name,
         split,
         find_audio(audio, (file.parent, Path.cwd())),
         text,
@@ -113,12 +113,6 @@ def _candidate(
         seconds=None if seconds is None else float(seconds),
         channels=None if channel is None else (channel,),
     )
-
-
-def _split(value: object) -> Split | None:
-    if not isinstance(value, str):
-        return None
-    return split_of(value)
 
 
 def _is_time(value: object) -> bool:

@@ -1,6 +1,7 @@
-"""Reads Kaldi data directories: ROOT/SPLIT/{wav.scp, text, utt2spk, segments}, the last two if there are.
+"""Reads Kaldi data directories: ROOT/SPLIT/{wav.scp, text, utt2spk, segments}, the last two optional.
 
-`wav.scp` may hold commands, which Kaldi runs; here they are refused, for data come from strangers.
+`wav.scp` may hold commands, which Kaldi runs; here they are refused, because data may come from
+strangers.
 """
 
 from collections.abc import Iterator, Mapping
@@ -27,7 +28,7 @@ def scan(root: Path, splits: Mapping[str, str]) -> Iterator[Candidate | Rejected
     """The utterances of all splits; no audio is opened.
 
     Raises:
-        CorpusError: no folder for a split, a file is missing, or `wav.scp` holds a command.
+        CorpusError: a split has no folder, a file is missing, or `wav.scp` holds a command.
     """
     names = sorted(p.name for p in root.iterdir() if p.is_dir() and fits(p))
     for split, name in assign_splits(root, names, splits):
@@ -71,7 +72,7 @@ def _scan(folder: Path, split: Split, root: Path) -> Iterator[Candidate | Reject
 
 
 def _span(times: list[str]) -> tuple[float, float | None, tuple[int, ...] | None] | None:
-    """Start, length and channels of what follows the recording in `segments`; None if unreadable."""
+    """Start, length and channels from the rest of a line of `segments`; None if unreadable."""
     try:
         start, end = (float(times[0]), float(times[1])) if times else (0.0, -1.0)
         channels = (int(times[2]),) if len(times) > 2 else None
@@ -87,15 +88,15 @@ def _optional(path: Path, problems: list[Rejected]) -> dict[str, str]:
 
 
 def _table(path: Path, problems: list[Rejected]) -> dict[str, str]:
-    """First word of every line to the rest of it; a key's second line is a problem."""
-    found: dict[str, str] = {}
+    """Maps the first word of every line to the rest; a second line of the same key is a problem."""
+    table: dict[str, str] = {}
     for number, line in text_lines(path):
         if line is None:
             problems.append(not_utf8(path, number))
             continue
         name, *rest = line.split(maxsplit=1)
-        if name in found:
+        if name in table:
             problems.append(Rejected(name, str(path), "id occurs twice", f"line {number}"))
         else:
-            found[name] = rest[0].strip() if rest else ""
-    return found
+            table[name] = rest[0].strip() if rest else ""
+    return table

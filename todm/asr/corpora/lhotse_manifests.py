@@ -1,7 +1,7 @@
 """Reads lhotse manifests: cuts, or recordings and supervisions, as jsonl or jsonl.gz.
 
-What a file holds is seen from its first line. Files lie in ROOT and say in their names which split they
-are of, or in a folder for each split. Manifests are read as plain JSON: nothing in them is executed.
+The first line of a file shows its kind. Files lie in ROOT, with the split in their names, or in a
+folder for each split. Manifests are read as plain JSON: nothing in them is executed.
 """
 
 import math
@@ -19,7 +19,7 @@ Row = dict[str, Any]
 
 
 def kind_of(path: Path) -> Kind | None:
-    """What a manifest holds; None if it is none."""
+    """The kind of a manifest; None for any other file."""
     row = jsonl.first_row(path)
     if row is None:
         return None
@@ -40,7 +40,7 @@ def scan(root: Path, splits: Mapping[str, str]) -> Iterator[Candidate | Rejected
     """The utterances of all splits; no audio is opened.
 
     Raises:
-        CorpusError: a split has nothing, supervisions have no recordings, or audio is a command.
+        CorpusError: a split is missing, supervisions have no recordings, or audio is a command.
     """
     entries = [p for p in sorted(root.iterdir()) if p.is_dir() or p in jsonl.files(root)]
     holding = {p.name: p for p in entries if any(map(kind_of, jsonl.files(p)))}
@@ -75,8 +75,8 @@ def _scan(files: list[Path], split: Split, root: Path) -> Iterator[Candidate | R
             yield row
             continue
         parts = row.get("supervisions")
-        said = [p for p in parts if isinstance(p, dict)] if isinstance(parts, list) else []
-        yield _candidate(name, row, said, row.get("recording"), (path.parent, root), split)
+        tables = [p for p in parts if isinstance(p, dict)] if isinstance(parts, list) else []
+        yield _candidate(name, row, tables, row.get("recording"), (path.parent, root), split)
 
 
 def _tables(paths: Iterable[Path]) -> Iterator[tuple[Path, str, Row | Rejected]]:
@@ -90,12 +90,12 @@ def _tables(paths: Iterable[Path]) -> Iterator[tuple[Path, str, Row | Rejected]]
 def _candidate(
     name: str,
     part: Row,
-    said: list[Row],
+    supervisions: list[Row],
     recording: Row | None,
     places: tuple[Path, Path],
     split: Split,
 ) -> Candidate | Rejected:
-    """A candidate from a part of a recording and what is said in it."""
+    """A candidate from a part of a recording and its supervisions."""
     if not isinstance(recording, dict) or not isinstance(recording.get("sources"), list):
         return Rejected(name, str(places[0]), "no recording")
     changes = recording.get("transforms") or []
@@ -112,11 +112,12 @@ def _candidate(
         return Rejected(name, str(places[0]), "segment unreadable", f"{start} {seconds}")
     if source.get("type") != "file":
         return Rejected(name, str(places[0]), "audio is not a file", str(source.get("type")))
-    texts = [p["text"] for p in said if isinstance(p.get("text"), str) and p["text"].strip()]
+    given = (s.get("text") for s in supervisions)
+    texts = [text for text in given if isinstance(text, str) and text.strip()]
     path = find_audio(str(source.get("source")), (*places, places[1].parent, Path.cwd()))
     if not texts:
         return Rejected(name, str(path), "empty transcript")
-    speaker = next((str(p["speaker"]) for p in said if p.get("speaker")), "")
+    speaker = next((str(s["speaker"]) for s in supervisions if s.get("speaker")), "")
     return Candidate(name, split, path, " ".join(texts), speaker, start, seconds, channels)
 
 
@@ -124,12 +125,12 @@ def _name(transform: object) -> str:
     return str(transform.get("name")) if isinstance(transform, dict) else str(transform)
 
 
-def _source(name: str, recording: Row, channel: object) -> tuple[Row, tuple[int, ...] | None]:
-    """The source that holds the channels, and their places in its file; None for a mono file.
+def _source(name: str, recording: Row, channel: object) -> tuple[Row, tuple[int, ...]]:
+    """The source that holds the channels, and their places in its file.
 
     Raises:
-        CorpusError: it is a command.
-        ValueError: no single file holds them.
+        CorpusError: the audio is a command.
+        ValueError: no single file holds the channels.
     """
     wanted = [int(c) for c in channel] if isinstance(channel, list) else [int(channel)]  # type: ignore[call-overload]
     for source in recording["sources"]:

@@ -1,7 +1,7 @@
 """Reads a directory in LibriSpeech's layout.
 
-ROOT/SPLIT/SPEAKER/CHAPTER/ID.{flac,wav,opus,...} with SPEAKER-CHAPTER.trans.txt (`ID TEXT` a line). What
-cannot be used is listed with a reason, never fatal and never dropped in silence.
+ROOT/SPLIT/SPEAKER/CHAPTER/ID.{flac,wav,opus,...} with SPEAKER-CHAPTER.trans.txt (`ID TEXT` lines).
+Unusable utterances are listed with a reason; they are neither fatal nor dropped in silence.
 """
 
 from collections.abc import Iterator, Mapping
@@ -30,7 +30,7 @@ def split_folders(root: Path, splits: Mapping[str, str]) -> list[tuple[Split, Pa
     """The top-level folders that belong to a split, by name or by the mapping `splits`.
 
     Raises:
-        CorpusError: no such directory, a mapped folder is not there, or no folder fits.
+        CorpusError: there is no such directory, or it has no folder for a split or for a mapped name.
     """
     if not root.is_dir():
         raise CorpusError(f"{root} is not a directory: give one in LibriSpeech's layout")
@@ -39,10 +39,10 @@ def split_folders(root: Path, splits: Mapping[str, str]) -> list[tuple[Split, Pa
 
 
 def files(folder: Path) -> list[Path]:
-    """All files below `folder`, in order, without hidden ones and those in hidden folders."""
-    found = (p for p in folder.rglob("*") if p.is_file())
+    """All files below `folder`, sorted, without hidden ones and those in hidden folders."""
+    below = (p for p in folder.rglob("*") if p.is_file())
     return sorted(
-        p for p in found if not any(n.startswith(".") for n in p.relative_to(folder).parts)
+        p for p in below if not any(n.startswith(".") for n in p.relative_to(folder).parts)
     )
 
 
@@ -59,12 +59,14 @@ def scan(root: Path, splits: Mapping[str, str]) -> Iterator[Candidate | Rejected
             if path.stem in audio:
                 yield Rejected(path.stem, str(path), "id occurs twice")
             audio.setdefault(path.stem, path)
-        told: set[str] = set()
+        listed: set[str] = set()
         for path in (p for p in below if p.name.endswith(_TRANSCRIPTS)):
-            for found in _transcripts(path, audio, split):
-                told.add(found.id)
-                yield found
-        yield from (Rejected(i, str(p), "no transcript") for i, p in audio.items() if i not in told)
+            for entry in _transcripts(path, audio, split):
+                listed.add(entry.id)
+                yield entry
+        for name, path in audio.items():
+            if name not in listed:
+                yield Rejected(name, str(path), "no transcript")
 
 
 def _transcripts(
@@ -80,10 +82,10 @@ def _transcripts(
             yield not_utf8(path, number)
             continue
         name, _, text = line.strip().partition(" ")
-        found = audio.get(name)
+        file = audio.get(name)
         if not text.strip():
-            yield Rejected(name, str(found or path), "empty transcript")
-        elif found is None:
+            yield Rejected(name, str(file or path), "empty transcript")
+        elif file is None:
             yield Rejected(name, str(path), "audio missing")
         else:
-            yield Candidate(name, split, found, text, speaker=found.parent.parent.name)
+            yield Candidate(name, split, file, text, speaker=file.parent.parent.name)

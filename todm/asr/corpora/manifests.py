@@ -9,12 +9,7 @@ from todm.asr.data.features import SAMPLE_RATE
 
 
 def write_cuts(utterances: Iterable[Utterance], path: Path) -> None:
-    """Write `cuts_SPLIT.jsonl.gz`: one cut an utterance, absolute paths, resampled to 16 kHz on reading.
-
-    Args:
-        utterances: of one split.
-        path: the file to write.
-    """
+    """Write the cuts of a split to `path`: absolute paths, audio resampled to 16 kHz when read."""
     from lhotse import CutSet
 
     with CutSet.open_writer(path) as writer:
@@ -23,7 +18,7 @@ def write_cuts(utterances: Iterable[Utterance], path: Path) -> None:
 
 
 def cut_of(utterance: Utterance) -> Any:  # noqa: ANN401 - a lhotse Cut
-    """An utterance as a lhotse cut: a part of its recording, of one channel or several."""
+    """An utterance as a lhotse cut: a part of its recording, with one or more channels."""
     from lhotse import AudioSource, MonoCut, MultiCut, Recording, SupervisionSegment
 
     rate, channels = utterance.rate, list(utterance.channels)

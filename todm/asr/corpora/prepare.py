@@ -1,7 +1,7 @@
-"""The stage `prepare`: speech from a grammar, from sentences or from disk becomes a corpus artifact.
+"""Makes a corpus artifact of a grammar, of sentences, or of speech on disk.
 
-Beside the artifact OUT the audio of spoken corpora lies in OUT-audio, in LibriSpeech's layout. The stage
-continues where it was interrupted, and does nothing when OUT already holds what is asked for.
+The audio of a spoken corpus lies beside the artifact OUT, in OUT-audio, in LibriSpeech's layout. An
+interrupted run is resumed, and nothing is done if OUT already holds the requested corpus.
 """
 
 import dataclasses
@@ -40,52 +40,52 @@ def prepare(
     progress: Progress = no_progress,
     processes: int | None = None,
 ) -> Artifact:
-    """Make the corpus artifact `out`, or load it if it is there already.
+    """Make the corpus artifact `out`, or load it if it exists.
 
-    A corpus made with other limits or tokens is replaced, and its audio is used again; audio made with
-    other settings is never overwritten. The artifact's config names the layout and the text rule that
-    were found where they were `auto`.
+    A corpus of other limits or tokens is replaced, and its audio is reused; audio of other settings
+    is never overwritten. Where the layout or the text rule is `auto`, the artifact's config names
+    the detected one.
 
     Args:
         config: the corpus.
         out: directory of the artifact; spoken audio goes to `OUT-audio`.
-        progress: called with what is being done, how much is done, and how much there is.
+        progress: called while audio is spoken, checked or written.
         processes: for speaking and checking audio; default all CPUs.
 
     Raises:
-        CorpusError: the source cannot be read, nothing usable is left in a split, or the place of
-            the audio is taken.
-        ArtifactError: `out` is something else than a corpus.
+        CorpusError: the source cannot be read, a split has no usable utterance, or the place of the
+            audio is taken.
+        ArtifactError: `out` is not a corpus.
     """
     out = Path(out).absolute()
     mark = _fingerprint(config)
     with only_one(out, f"the corpus {out}"):
-        found = _existing(config, out, mark)
-        if found is not None:
-            return found
+        existing = _existing(config, out, mark)
+        if existing is not None:
+            return existing
         workers = Workers(processes, progress)
-        config, there = _read(config, out, workers)
+        config, found = _read(config, out, workers)
         if config.shar is not None:
-            there = _in_shards(config, there, workers)
-        return _save(config, out, mark=mark, found=there)
+            found = _in_shards(config, found, workers)
+        return _save(config, out, mark=mark, found=found)
 
 
 def _read(config: DataConfig, out: Path, workers: Workers) -> tuple[DataConfig, Found]:
-    """What there is of speech, made first if need be, and the configuration with nothing left `auto`."""
+    """The speech, synthesised first if need be, and the configuration with nothing left `auto`."""
     config, spoken, left_out = _sentences(config)
     root = Path(config.data or audio_folder(out))
     if spoken is not None:
         synthesis.speak(config, spoken, root, workers)
-        there = _timed(sources.read(_trusting(config), root, workers=workers), root)
+        found = _timed(sources.read(_trusting(config), root, workers=workers), root)
     else:
         config = config.replace(source=sources.source_of(config, root))
-        there = sources.read(config, root, unpack=audio_folder(out), workers=workers)
-    config = config.replace(tokens=config.tokens.replace(normalise=there.rule))
-    return config, there._replace(rejected=left_out + there.rejected)
+        found = sources.read(config, root, unpack=audio_folder(out), workers=workers)
+    config = config.replace(tokens=config.tokens.replace(normalise=found.rule))
+    return config, found._replace(rejected=left_out + found.rejected)
 
 
 def _timed(found: Found, root: Path) -> Found:
-    """The same with the times of words that were kept when they were spoken."""
+    """The same with the times of words, which were kept when they were spoken."""
     times = synthesis.word_times(root)
     timed = [dataclasses.replace(u, word_times=times.get(u.id, ())) for u in found.utterances]
     return found._replace(utterances=timed)
@@ -102,17 +102,17 @@ def _in_shards(config: DataConfig, found: Found, workers: Workers) -> Found:
 
 
 def audio_folder(out: str | Path) -> Path:
-    """Where the audio of a spoken corpus lies."""
+    """The directory with the audio of a spoken corpus."""
     out = Path(out).absolute()
     return out.with_name(f"{out.name}-audio")
 
 
 def is_prepared(config: DataConfig, out: str | Path) -> bool:
-    """Whether `prepare` would find its work done.
+    """Whether `prepare` would only load the corpus.
 
     Raises:
         CorpusError: the source cannot be read.
-        ArtifactError: `out` is something else than a corpus.
+        ArtifactError: `out` is not a corpus.
     """
     return _existing(config, Path(out).absolute(), _fingerprint(config)) is not None
 
@@ -120,7 +120,7 @@ def is_prepared(config: DataConfig, out: str | Path) -> bool:
 def _sentences(
     config: DataConfig,
 ) -> tuple[DataConfig, dict[Split, list[str]] | None, list[Rejected]]:
-    """The text rule found, what is to be spoken (None: audio is there), and lines left out."""
+    """The config with its text rule, the sentences to speak (None: audio exists), and lines left out."""
     if not config.is_spoken:
         return config, None, []
     if config.source == "commands":
@@ -142,7 +142,7 @@ def _with_rule(config: DataConfig, texts: Sequence[str]) -> DataConfig:
 
 
 def _fingerprint(config: DataConfig) -> str:
-    """A hash of the configuration and of all that it points to."""
+    """A hash of the configuration and of all its inputs."""
     if not config.is_spoken:
         inputs = sources.fingerprint(_data_root(config))
     elif (path := config.grammar or config.text) is not None:
@@ -170,23 +170,23 @@ def _hash_file(path: Path) -> str:
 
 
 def _existing(config: DataConfig, out: Path, mark: str) -> Artifact | None:
-    """The artifact at `out` if it was made from the same configuration and inputs, and is whole."""
+    """The artifact at `out` if it has the same configuration and inputs, and is whole."""
     if not (out / artifact.MANIFEST).is_file():
         if out.is_file() or (out.is_dir() and any(out.iterdir())):
             raise ArtifactError(f"{out} holds something else: choose another --out or remove it")
         return None
     try:
-        found = artifact.load(out)
+        corpus = artifact.load(out)
     except ArtifactError:
         return None
-    if found.kind != KIND:
-        raise ArtifactError(f"{out} is a {found.kind}, not a corpus: choose another --out")
+    if corpus.kind != KIND:
+        raise ArtifactError(f"{out} is a {corpus.kind}, not a corpus: choose another --out")
     whole = not config.is_spoken or audio_folder(out).is_dir()
-    return found if found.info.get("fingerprint") == mark and whole else None
+    return corpus if corpus.info.get("fingerprint") == mark and whole else None
 
 
 def _trusting(config: DataConfig) -> DataConfig:
-    """Our own audio: in a layout that we know, written whole, so decoded only if that is asked for."""
+    """Config to read our own audio: its layout is known and its files are whole, so trust headers."""
     settings = config.to_json() | {"source": "librispeech", "data": ".", "shar": None}
     settings |= {"grammar": None, "text": None, "hours": None, "splits": {}}
     if config.verify_audio == "auto":
@@ -195,7 +195,7 @@ def _trusting(config: DataConfig) -> DataConfig:
 
 
 def _save(config: DataConfig, out: Path, *, mark: str, found: Found) -> Artifact:
-    """Train the tokenizer, leave out what it cannot write, and write the artifact."""
+    """Train the tokenizer, leave out what it cannot spell, and write the artifact."""
     info: dict[str, Any] = {"fingerprint": mark}
     utterances, rejected = found.utterances, found.rejected
 
@@ -234,12 +234,12 @@ def _write_index(
 def _trainable(
     utterances: list[Utterance], tokenizer: tokens.Tokenizer
 ) -> tuple[list[Utterance], list[Rejected]]:
-    """What can be spelt and, of the training split, has a frame of the encoder for every label."""
+    """Utterances that can be spelt and, to train on, have an encoder frame for every label."""
     usable: list[Utterance] = []
     left_out: list[Rejected] = []
     for utterance in utterances:
         labels = tokenizer.encode(utterance.text)
-        steps = int(frames_at(np.array([utterance.seconds]), 1.0)[0]) // SUBSAMPLING
+        steps = int(frames_at(utterance.seconds, 1.0)) // SUBSAMPLING
         if tokens.UNK_ID in labels:
             reason = "transcript needs <unk>"
         elif utterance.split == "train" and steps < len(labels):
@@ -256,8 +256,8 @@ def _check_left(utterances: list[Utterance], rejected: list[Rejected]) -> None:
         if not any(u.split == split for u in utterances):
             counts = Counter(r.reason for r in rejected).most_common()
             why = ", ".join(f"{num} {reason}" for reason, num in counts)
-            told = f"left out were {why}" if why else "there was none"
-            raise CorpusError(f"no usable utterance is left in {split}: {told}")
+            detail = f"left out were {why}" if why else "there was none"
+            raise CorpusError(f"no usable utterance is left in {split}: {detail}")
 
 
 def _write_rejected(rejected: list[Rejected], path: Path) -> None:
@@ -266,7 +266,7 @@ def _write_rejected(rejected: list[Rejected], path: Path) -> None:
 
 
 def _info(utterances: list[Utterance], rejected: list[Rejected]) -> dict[str, Any]:
-    """Figures of every split, and rejections by reason."""
+    """Figures of every split, and numbers of rejections by reason."""
     train = {u.text for u in utterances if u.split == "train"}
     splits: dict[str, dict[str, Any]] = {}
     for split in SPLITS:

@@ -1,16 +1,14 @@
-"""Which sentences are spoken in which split: drawn from a grammar, or from lines of text."""
+"""The sentences that are spoken in each split: drawn from a grammar, or lines of text."""
 
-import gzip
 import re
-import zlib
 from collections import Counter
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 
 from todm.asr.corpora.config import SPLITS, DataConfig, Split
 from todm.asr.corpora.grammar import Grammar
+from todm.asr.corpora.utterances import text_lines
 from todm.asr.tokens import Rule, normalise
 from todm.errors import CorpusError
 
@@ -21,10 +19,10 @@ _CANDIDATES, _REPEATED = 20, 0.3
 
 
 def from_grammar(grammar: Grammar, config: DataConfig) -> dict[Split, list[str]]:
-    """Sentences of every split; words are balanced, repetitions avoided as far as possible.
+    """Sentences of every split, with balanced words and few repetitions.
 
-    Of a few candidates the one with the rarest word is taken; one that was used before, in any
-    split, counts for less.
+    Of some candidates the one with the rarest word is taken; a sentence used before, in any split,
+    counts less.
 
     Raises:
         CorpusError: a word of the grammar is outside the alphabet.
@@ -68,20 +66,17 @@ def _rarest(
 
 
 def read_lines(path: str | Path) -> list[str]:
-    """Sentences of a text file, plain or gzipped, one a line; a LibriSpeech id in front is dropped.
+    """Sentences of a text file, plain or gzipped, one per line; a leading LibriSpeech id is dropped.
 
     Raises:
         CorpusError: the file cannot be read.
     """
-    path = Path(path)
-    try:
-        with path.open("rb") as head:
-            packed = head.read(2) == b"\x1f\x8b"
-        opener: Callable = gzip.open if packed else open
-        with opener(path, "rt", encoding="utf-8-sig") as handle:
-            return [_without_id(line.strip()) for line in handle if line.strip()]
-    except (OSError, EOFError, zlib.error, UnicodeDecodeError) as error:
-        raise CorpusError(f"the text {path} cannot be read as UTF-8 or gzip: {error}") from None
+    sentences: list[str] = []
+    for number, line in text_lines(Path(path)):
+        if line is None:
+            raise CorpusError(f"the text {path} cannot be read: line {number} is not UTF-8")
+        sentences.append(_without_id(line.strip()))
+    return sentences
 
 
 def _without_id(line: str) -> str:
@@ -92,11 +87,11 @@ def _without_id(line: str) -> str:
 def from_lines(
     lines: list[str], config: DataConfig
 ) -> tuple[dict[Split, list[str]], list[tuple[int, str, str]]]:
-    """Sentences of every split, disjoint, and the lines left out as (number, line, reason).
+    """Disjoint sentences of every split, and the lines left out as (number, line, reason).
 
-    A tenth of the distinct sentences at most goes to dev and to test each. Train holds `hours` of
-    speech by estimate (or `num_train` sentences); when the text is too short for that, its sentences
-    are spoken again by other voices.
+    At most a tenth of the distinct sentences goes to dev and to test each. Train gets an estimated
+    `hours` of speech (or `num_train` sentences); if the text is too short for that, other voices
+    speak its sentences again.
 
     Raises:
         CorpusError: fewer than three usable sentences.
@@ -120,7 +115,7 @@ def from_lines(
 
 
 def _usable(lines: list[str], config: DataConfig) -> tuple[list[str], list[tuple[int, str, str]]]:
-    """Distinct normalised sentences of a fitting length, in order, and what was left out."""
+    """Distinct normalised sentences that are not too long, in order, and the lines left out."""
     usable: dict[str, None] = {}
     rejected: list[tuple[int, str, str]] = []
     for number, line in enumerate(lines, 1):
@@ -139,7 +134,7 @@ def _usable(lines: list[str], config: DataConfig) -> tuple[list[str], list[tuple
 
 
 def _until(pool: list[str], config: DataConfig) -> list[str]:
-    """Sentences of `pool`, over and over, until the hours or the number asked for are reached."""
+    """Sentences of `pool`, repeated until the requested hours or number are reached."""
     seconds = config.hours * 3600 if config.hours is not None else None
     chosen: list[str] = []
     total = 0.0
@@ -150,5 +145,5 @@ def _until(pool: list[str], config: DataConfig) -> list[str]:
 
 
 def estimate_seconds(text: str) -> float:
-    """How long a sentence takes to say."""
+    """Estimated duration of a spoken sentence."""
     return len(text) / _LETTERS_PER_SECOND + 0.1

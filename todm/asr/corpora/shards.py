@@ -1,4 +1,4 @@
-"""Speech in lhotse Shar: read what others wrote, and write the training split of any corpus.
+"""Reads speech in lhotse Shar, and writes the training split of any corpus to it.
 
 ROOT/SPLIT/cuts.NNNNNN.jsonl.gz and recording.NNNNNN.tar. Training reads the shards themselves (see
 `todm.asr.data.shar`); dev and test are small, and are unpacked to single files.
@@ -22,25 +22,27 @@ from todm.asr.corpora.audio import Limits, length_problem
 from todm.asr.corpora.claim import claim
 from todm.asr.corpora.config import DataConfig, Split
 from todm.asr.corpora.utterances import Candidate, Rejected, Utterance, assign_splits
-from todm.asr.data.audio import SUFFIXES, cut_samples, cut_text, json_text
+from todm.asr.data.audio import cut_samples, cut_text, json_text
 from todm.asr.data.features import SAMPLE_RATE
 from todm.asr.data.shar import Shard, read_shard
 from todm.asr.data.workers import ALL_CPUS, Workers
 from todm.errors import CorpusError
 
 MARKER = "todm-shar.json"
+_SUFFIXES = {b"fLaC": ".flac", b"RIFF": ".wav", b"OggS": ".ogg"}
+"""By the first bytes of a file."""
 
 
 class Scanned(NamedTuple):
-    """A corpus in shards: its utterances, the number of each in the training split, and its shards."""
+    """A corpus in shards: its utterances, their numbers in the training split, and its shards."""
 
-    found: list[Candidate | Rejected]
+    listed: list[Candidate | Rejected]
     places: dict[str, int]
     shards: list[Shard]
 
 
 def fits(folder: Path) -> bool:
-    """Whether a folder holds shards."""
+    """Whether a folder contains shards."""
     return any(folder.glob("cuts.*.jsonl*")) and any(folder.glob("recording.*.tar*"))
 
 
@@ -54,15 +56,15 @@ def scan(
 
     Args:
         root: the corpus.
-        splits: folder to split, where names do not say it.
+        splits: maps folders to splits; if empty, their names decide.
         unpack: where the audio of dev and test goes.
         workers: for reading shards.
 
     Raises:
-        CorpusError: a split has nothing, or a shard cannot be read.
+        CorpusError: a split is missing, or a shard cannot be read.
     """
     names = sorted(p.name for p in root.iterdir() if p.is_dir() and fits(p))
-    found: list[Candidate | Rejected] = []
+    listed: list[Candidate | Rejected] = []
     places: dict[str, int] = {}
     shards: list[Shard] = []
     for split, name in assign_splits(root, names, splits):
@@ -70,17 +72,16 @@ def scan(
         if split != "train":
             work = functools.partial(_unpack, split=split, out=unpack / name)
             for part in workers.spread(work, enumerate(pairs), f"unpacking {split}"):
-                found += part
+                listed += part
             continue
         for cuts, recording in pairs:
             start = sum(shard.num for shard in shards)
-            listed = list(_listed(cuts, recording))
-            shards.append(Shard(str(cuts), str(recording), len(listed)))
-            for place, candidate in enumerate(listed, start):
-                found.append(candidate)
-                if isinstance(candidate, Candidate):
-                    places.setdefault(candidate.id, place)
-    return Scanned(found, places, shards)
+            candidates = list(_candidates(cuts, recording))
+            shards.append(Shard(str(cuts), str(recording), len(candidates)))
+            for place, candidate in enumerate(candidates, start):
+                listed.append(candidate)
+                places.setdefault(candidate.id, place)
+    return Scanned(listed, places, shards)
 
 
 def _pairs(folder: Path) -> list[tuple[Path, Path]]:
@@ -95,8 +96,8 @@ def _pairs(folder: Path) -> list[tuple[Path, Path]]:
     return [(cuts[n], recordings[n]) for n in sorted(cuts)]
 
 
-def _listed(cuts: Path, recording: Path) -> Iterator[Candidate | Rejected]:
-    """The utterances of a shard of the training split, by its manifest."""
+def _candidates(cuts: Path, recording: Path) -> Iterator[Candidate]:
+    """The utterances of a shard of the training split, from its manifest."""
     for number, row in jsonl.rows(cuts):
         if isinstance(row, Rejected):
             raise CorpusError(f"{cuts} is damaged in line {number}: bring the shard back")
@@ -116,40 +117,32 @@ def _listed(cuts: Path, recording: Path) -> Iterator[Candidate | Rejected]:
 def _unpack(
     job: tuple[int, tuple[Path, Path]], *, split: Split, out: Path
 ) -> list[Candidate | Rejected]:
-    """Write the audio of a shard to single files; their names are numbers, whatever the ids are."""
+    """Write the audio of a shard to single files, with numbers as names because ids may be anything."""
     number, (cuts, recording) = job
-    found: list[Candidate | Rejected] = []
+    listed: list[Candidate | Rejected] = []
     folder = out / f"{number:06d}"
     folder.mkdir(parents=True, exist_ok=True)
     for place, cut in enumerate(read_shard(Shard(str(cuts), str(recording), 0))):
         if cut.recording is None:
-            found.append(Rejected(cut.id, str(recording), "audio missing"))
+            listed.append(Rejected(cut.id, str(recording), "audio missing"))
             continue
         data = cut.recording.sources[0].source
-        path = folder / f"{place:06d}{_suffix(data)}"
+        path = folder / f"{place:06d}{_SUFFIXES.get(data[:4], '.mp3')}"
         if not path.is_file() or path.stat().st_size != len(data):
             path.write_bytes(data)
-        found.append(Candidate(cut.id, split, path, *cut_text(cut), cut.start, cut.duration))
-    return found
-
-
-def _suffix(data: bytes) -> str:
-    """The suffix of audio by its first bytes."""
-    kinds = {b"fLaC": ".flac", b"RIFF": ".wav", b"OggS": ".ogg"}
-    suffix = kinds.get(data[:4], ".mp3")
-    assert suffix in SUFFIXES
-    return suffix
+        listed.append(Candidate(cut.id, split, path, *cut_text(cut), cut.start, cut.duration))
+    return listed
 
 
 def accept(
     candidates: Sequence[Candidate], places: Mapping[str, int], config: DataConfig
 ) -> tuple[list[Utterance], list[Rejected]]:
-    """Utterances in shards by what their manifests say; their audio is looked at in training."""
+    """Check utterances in shards by their manifests alone; their audio is checked in training."""
     usable: list[Utterance] = []
     rejected: list[Rejected] = []
     limits = Limits.of(config)
     for c in candidates:
-        found = Utterance(
+        utterance = Utterance(
             id=c.id,
             split=c.split,
             speaker=c.speaker,
@@ -159,8 +152,8 @@ def accept(
             rate=SAMPLE_RATE,
             place=places[c.id],
         )
-        if (problem := length_problem(found, limits)) is None:
-            usable.append(found)
+        if (problem := length_problem(utterance, limits)) is None:
+            usable.append(utterance)
         else:
             rejected.append(c.reject(*problem))
     return usable, rejected
@@ -171,7 +164,7 @@ def write(
     config: DataConfig,
     workers: Workers = ALL_CPUS,
 ) -> tuple[list[Shard], list[Utterance], list[Rejected]]:
-    """Write utterances in random order to the shards of `config.shar`; those that are there stay.
+    """Write utterances in random order to shards in `config.shar`; finished shards are kept.
 
     Args:
         utterances: of the training split.
@@ -179,10 +172,10 @@ def write(
         workers: for reading and writing audio.
 
     Returns:
-        The shards, the utterances with their places in them, and those whose audio is damaged.
+        The shards, the utterances with their places in them, and those with damaged audio.
 
     Raises:
-        CorpusError: the place holds something else, or shards of other utterances.
+        CorpusError: the directory holds other files, or shards of other utterances.
     """
     assert config.shar is not None
     root = Path(config.shar).absolute()
@@ -201,17 +194,15 @@ def write(
     for number, group in enumerate(groups):
         cuts, recording = _files(root / "train", number)
         with gzip.open(cuts, "rt", encoding="utf-8") as lines:
-            there = [str(json.loads(line)["id"]) for line in lines]
-        at = {name: len(placed) + i for i, name in enumerate(there)}
-        placed += sorted(
-            (dataclasses.replace(u, place=at[u.id]) for u in group if u.id in at),
-            key=lambda u: u.place,
-        )
-        rejected += [
-            Rejected(u.id, str(u.path), "audio unreadable") for u in group if u.id not in at
-        ]
-        if there:
-            shards.append(Shard(str(cuts), str(recording), len(there)))
+            written = {str(json.loads(line)["id"]) for line in lines}
+        for utterance in group:  # in the order of the shard
+            if utterance.id in written:
+                placed.append(dataclasses.replace(utterance, place=len(placed)))
+            else:
+                path = str(utterance.path)
+                rejected.append(Rejected(utterance.id, path, "audio unreadable"))
+        if written:
+            shards.append(Shard(str(cuts), str(recording), len(written)))
     return shards, placed, rejected
 
 
@@ -220,7 +211,7 @@ def _files(folder: Path, number: int) -> tuple[Path, Path]:
 
 
 def _write_shard(job: tuple[int, list[Utterance]], *, folder: Path) -> None:
-    """Write one shard; its manifest comes to its place last, so what has one is whole."""
+    """Write one shard; its manifest is moved to its place last and shows that the shard is whole."""
     number, group = job
     cuts_path, tar_path = _files(folder, number)
     if cuts_path.is_file() and tar_path.is_file():
@@ -248,7 +239,7 @@ def _write_files(group: list[Utterance], cuts_path: Path, tar_path: Path) -> Non
             try:
                 samples = cut_samples(manifests.cut_of(utterance))
             except CorpusError:
-                continue  # counted by its absence
+                continue  # its absence is noticed later
             num = len(samples)
             alone = dataclasses.replace(
                 utterance,

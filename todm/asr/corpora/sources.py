@@ -1,4 +1,4 @@
-"""Speech on disk in any layout: which it is, what is in it, and what of it can be used."""
+"""Speech on disk in any layout: detects the layout, lists the utterances, keeps the usable ones."""
 
 import dataclasses
 import hashlib
@@ -32,9 +32,9 @@ NAMES = {
 
 
 class Found(NamedTuple):
-    """What a directory holds: all usable utterances by split and id, the rest, and the text rule.
+    """Contents of a directory: usable utterances by split and id, the rest, and the text rule.
 
-    `shards` are those that the utterances with a place lie in.
+    `shards` are those of the utterances that have a place.
     """
 
     utterances: list[Utterance]
@@ -47,13 +47,13 @@ def detect(root: Path) -> str:
     """The layout of a directory or file, one of `NAMES`.
 
     Raises:
-        CorpusError: there is nothing, or it is none of them.
+        CorpusError: there is no such place, or its layout is unknown.
     """
     if root.is_file():
         if jsonl.fits(root):
             return "jsonl"
         raise CorpusError(
-            f'{root} is no file of JSON lines with "audio" and "text": give one, or a directory'
+            f'{root} is not a file of JSON lines with "audio" and "text": give one, or a directory'
         )
     if not root.is_dir():
         raise CorpusError(
@@ -71,15 +71,15 @@ def detect(root: Path) -> str:
     if any(librispeech.fits(p) for p in folders):
         return "librispeech"
     raise CorpusError(
-        f"{root} is in no layout that is known ({', '.join(NAMES.values())}): see  todm prepare --help"
+        f"{root} is in no known layout ({', '.join(NAMES.values())}): see  todm prepare --help"
     )
 
 
 def source_of(config: DataConfig, root: Path) -> str:
-    """The layout that a configuration names, or that is found.
+    """The layout that a configuration names, or that is detected.
 
     Raises:
-        CorpusError: as `detect`; or a file in a layout of directories.
+        CorpusError: as `detect`, or `root` is a file and the layout needs a directory.
     """
     if root.is_file() and config.source not in ("auto", "jsonl"):
         raise CorpusError(f"{root} is a file: {NAMES[config.source]} are read from a directory")
@@ -87,7 +87,7 @@ def source_of(config: DataConfig, root: Path) -> str:
 
 
 def fingerprint(root: Path) -> str:
-    """A hash of names, sizes and times of all files: changes when the corpus does."""
+    """A hash of names, sizes and times of all files, which changes with the corpus."""
     digest = hashlib.sha256()
     for path in [root] if root.is_file() else librispeech.files(root):
         stat = path.stat()
@@ -107,19 +107,19 @@ def read(
     Args:
         config: the corpus.
         root: where it lies.
-        unpack: where dev and test of a corpus in shards go, as single files.
+        unpack: where the audio of dev and test goes, as single files, if the corpus is in shards.
         workers: for checking audio.
 
     Raises:
-        CorpusError: the layout is not known, a split is missing, or the data hold a command.
+        CorpusError: the layout is unknown, a split is missing, or the data contain a command.
     """
     root = root.resolve()
     source = source_of(config, root)
     places: dict[str, int] = {}
-    found: list[Shard] = []
+    used: list[Shard] = []
     if source == "shar":
         assert unpack is not None
-        listed, places, found = shards.scan(root, config.splits, unpack, workers)
+        listed, places, used = shards.scan(root, config.splits, unpack, workers)
     else:
         listed = list(_SCANS[source](root, config.splits))
     candidates, rejected = unique(listed)
@@ -135,14 +135,14 @@ def read(
         sorted(usable + sharded, key=lambda u: (order[u.split], u.id)),
         sorted(rejected + foreign + bad + out_of_limits, key=lambda r: r.id),
         rule,
-        found,
+        used,
     )
 
 
 def _normalised(
     candidates: list[Candidate], rule: FixedRule
 ) -> tuple[list[Candidate], list[Rejected]]:
-    """Candidates with their transcripts in the tokens' alphabet, and those that have none there."""
+    """Candidates with normalised transcripts, and rejections of those that have none."""
     kept: list[Candidate] = []
     rejected: list[Rejected] = []
     for candidate in candidates:

@@ -1,10 +1,10 @@
 """Speaks sentences into a directory in LibriSpeech's layout.
 
-ROOT/SPLIT/SPEAKER/CHAPTER/SPEAKER-CHAPTER-NNNN.flac and SPEAKER-CHAPTER.trans.txt; beside them
-SPEAKER-CHAPTER.times.txt, when each word was said (`word_times`). A chapter is one voice's share of
-utterances; it is written beside its place and renamed, so a chapter that is there is whole, and an
-interrupted run goes on with the missing ones. Every utterance depends on the seed, its speaker, chapter
-and number alone, so the result is the same for any number of processes.
+ROOT/SPLIT/SPEAKER/CHAPTER/SPEAKER-CHAPTER-NNNN.flac and SPEAKER-CHAPTER.trans.txt; beside them the
+times of the words, SPEAKER-CHAPTER.times.txt (`word_times`). A chapter is one voice's share of
+utterances; it is written under a hidden name and then renamed, so an existing chapter is whole, and an
+interrupted run continues with the missing ones. An utterance depends only on the seed, its speaker,
+chapter and number, so the result is the same for any number of processes.
 """
 
 import dataclasses
@@ -30,13 +30,13 @@ MARKER = "todm-speech.json"
 _PER_CHAPTER = 40
 _NUM_TALKERS = 4
 _TIMES = ".times.txt"
-# Changes whenever the same configuration would give other files than before.
 VERSION = 2
+"""Changes whenever the same configuration would give other files than before."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Chapter:
-    """One voice's share of sentences. `talkers` are the voices heard as babble."""
+    """One voice's share of sentences. `talkers` are the voices in its babble noise."""
 
     folder: Path
     number: int
@@ -57,10 +57,10 @@ def speak(
     root: Path,
     workers: Workers = ALL_CPUS,
 ) -> int:
-    """Speak all sentences of all splits under `root`; chapters that are there already stay.
+    """Speak all sentences of all splits under `root`; existing chapters are kept.
 
     Returns:
-        The number of chapters spoken now; 0 when all was there.
+        The number of chapters that were missing.
 
     Raises:
         CorpusError: `root` holds something else, or a voice is missing.
@@ -79,7 +79,7 @@ def speak(
 
 
 def plan(config: DataConfig, sentences: dict[Split, list[str]], root: Path) -> list[Chapter]:
-    """Deal the sentences of each split to its voices, in turn, and cut each share into chapters."""
+    """Deal the sentences of each split to its voices in turn, and cut each share into chapters."""
     chapters: list[Chapter] = []
     for split in SPLITS:
         who = voices(split, min(config.num_voices(split), len(sentences[split])))
@@ -133,16 +133,16 @@ def _speak_chapter(chapter: Chapter, *, config: DataConfig) -> None:
 
 
 def word_times(root: Path) -> dict[str, tuple[float, ...]]:
-    """By utterance, the second at which its first word begins, and those at which its words end.
+    """For each utterance the second at which its first word begins, and those at which its words end.
 
-    Empty where they are not known, see `Spoken.word_times`.
+    Empty if they are unknown, see `Spoken.word_times`.
     """
-    found: dict[str, tuple[float, ...]] = {}
+    times: dict[str, tuple[float, ...]] = {}
     for path in root.glob(f"*/*/*/*{_TIMES}"):
         for line in path.read_text(encoding="utf-8").splitlines():
-            name, *times = line.split()
-            found[name] = tuple(map(float, times))
-    return found
+            name, *seconds = line.split()
+            times[name] = tuple(map(float, seconds))
+    return times
 
 
 def utterance(
@@ -180,7 +180,7 @@ def _speak(
 
 @functools.cache
 def _low_pass() -> np.ndarray:
-    """The filter that `resample_poly` would design for every utterance anew."""
+    """The filter that `resample_poly` would otherwise design for every utterance."""
     from scipy.signal import firwin
 
     taps = firwin(2 * 10 * 441 + 1, 1 / 441, window=("kaiser", 5.0))  # pyright: ignore[reportArgumentType]
@@ -193,7 +193,7 @@ def _synthesizer() -> Synthesizer:
 
 
 class _Crowd:
-    """Other voices of the same split, each saying one of this chapter's sentences over and over."""
+    """Other voices of the same split, each repeating one of this chapter's sentences."""
 
     def __init__(self, chapter: Chapter, config: DataConfig) -> None:
         self._chapter, self._config = chapter, config
@@ -208,7 +208,7 @@ class _Crowd:
 
     @functools.cached_property
     def _loops(self) -> list[np.ndarray]:
-        """What each talker says; made only where an utterance needs it."""
+        """Each talker's sentence; spoken only if an utterance needs it."""
         chapter = self._chapter
         rng = np.random.default_rng([self._config.seed, 4, chapter.voice.speaker, chapter.number])
         texts = [str(rng.choice(chapter.sentences)) for _ in chapter.talkers]

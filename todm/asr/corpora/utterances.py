@@ -1,4 +1,4 @@
-"""What the readers of all layouts make: candidates, then utterances, and what was left out and why."""
+"""The output of the readers of all layouts: candidates, then utterances, and rejections with reasons."""
 
 import dataclasses
 import gzip
@@ -24,7 +24,7 @@ _SPLIT_OF: dict[str, Split] = {
 
 @dataclasses.dataclass(frozen=True)
 class Rejected:
-    """An utterance left out, and why. `reason` is one of a few; `detail` says more."""
+    """An utterance that is left out. `reason` is one of a few; `detail` says more."""
 
     id: str
     path: str
@@ -34,17 +34,17 @@ class Rejected:
 
 @dataclasses.dataclass(frozen=True)
 class Candidate:
-    """An utterance before its audio has been looked at.
+    """An utterance whose audio has not been checked yet.
 
     Attributes:
         id: its name.
-        split: where it belongs.
+        split: of the corpus.
         path: the audio file.
-        text: the transcript as it was found.
-        speaker: may be unknown.
+        text: the transcript as given.
+        speaker: empty if unknown.
         start: where it begins in the file, in seconds.
         seconds: its length; None for the rest of the file.
-        channels: indices of the file's channels that it is heard on; None if nothing says so.
+        channels: indices of its channels in the file; None if the manifest names none.
     """
 
     id: str
@@ -57,7 +57,7 @@ class Candidate:
     channels: tuple[int, ...] | None = None
 
     def reject(self, reason: str, detail: str = "") -> Rejected:
-        """The record that it is left out."""
+        """A rejection of this candidate."""
         return Rejected(self.id, str(self.path), reason, detail)
 
 
@@ -67,18 +67,18 @@ class Utterance:
 
     Attributes:
         id: its name.
-        split: where it belongs.
-        speaker: may be unknown.
+        split: of the corpus.
+        speaker: empty if unknown.
         path: the audio file.
         text: the normalised transcript.
         num_samples: its length in samples of the file.
-        rate: the file's, in samples a second.
+        rate: of the file, in samples per second.
         start: its first sample in the file.
         file_samples: the length of the file.
-        channels: those of the file to be averaged.
+        channels: channels of the file that are averaged.
         place: its number among the utterances of a corpus in shards; -1 elsewhere.
         word_times: the second at which its first word begins, and those at which its words end;
-            empty if they are not known.
+            empty if unknown.
     """
 
     id: str
@@ -96,12 +96,12 @@ class Utterance:
 
     @property
     def seconds(self) -> float:
-        """Its length."""
+        """Its length in seconds."""
         return self.num_samples / self.rate
 
 
 def split_of(name: str) -> Split | None:
-    """The split that the name of a folder or file speaks of; None if it speaks of none."""
+    """The split that the name of a folder or file contains; None if it contains none."""
     match = _SPLIT_NAME.search(name.lower())
     return _SPLIT_OF[match[1]] if match else None
 
@@ -113,40 +113,40 @@ def assign_splits(
 
     Args:
         root: the directory, for messages.
-        names: its folders or files that could be meant.
-        splits: entry to split; where it is empty, names speak for themselves.
+        names: its folders or files in this layout.
+        splits: maps entries to splits; if empty, their names decide.
 
     Raises:
-        CorpusError: a mapped entry is not there, or a split has none.
+        CorpusError: a mapped entry does not exist, or a split has none.
     """
     for name in splits:
         if name not in names:
             raise CorpusError(f"splits names {name!r}, and {root} has nothing of that name")
-    found: list[tuple[Split, str]] = []
+    assigned: list[tuple[Split, str]] = []
     for name in names:
         wanted = splits.get(name) if splits else split_of(name)
-        found.extend((split, name) for split in SPLITS if split == wanted)
-    check_splits(root, {split for split, _ in found})
-    return found
+        assigned.extend((split, name) for split in SPLITS if split == wanted)
+    check_splits(root, {split for split, _ in assigned})
+    return assigned
 
 
-def check_splits(root: Path, found: set[Split]) -> None:
+def check_splits(root: Path, present: set[Split]) -> None:
     """Raise CorpusError if a split is missing."""
-    missing = [s for s in SPLITS if s not in found]
+    missing = [s for s in SPLITS if s not in present]
     if missing:
         raise CorpusError(
-            f"{root} has nothing for {', '.join(missing)}: folders or files are named train*, dev* and "
-            "test*, or named by  --split NAME=train"
+            f"{root} has nothing for {', '.join(missing)}: name folders or files train*, dev* and "
+            "test*, or assign them with  --split NAME=train"
         )
 
 
 def unique(
-    found: Sequence[Candidate | Rejected],
+    listed: Sequence[Candidate | Rejected],
 ) -> tuple[list[Candidate], list[Rejected]]:
-    """Candidates of which each id is the first of its kind, and all that is rejected."""
+    """The first candidate of each id, and all rejections."""
     candidates: dict[str, Candidate] = {}
     rejected: list[Rejected] = []
-    for one in found:
+    for one in listed:
         if isinstance(one, Rejected):
             rejected.append(one)
         elif not _is_text(f"{one.id}{one.path}{one.speaker}"):
@@ -159,15 +159,15 @@ def unique(
 
 
 def _is_text(name: str) -> bool:
-    """Whether a name can be written to a manifest: that of a file may be any bytes."""
+    """Whether a name can be written to a manifest; the name of a file may be any bytes."""
     return name == name.encode(errors="replace").decode()
 
 
 def text_lines(path: Path) -> Iterator[tuple[int, str | None]]:
     """The lines of a text file, plain or gzipped, with their numbers; None for one that is not UTF-8.
 
-    Lines end where the file's writer ended them: a transcript may hold other signs that Python takes
-    for line ends. Empty lines are left out.
+    Only a line feed ends a line: a transcript may contain other signs that Python takes for line
+    ends. Empty lines are left out.
 
     Raises:
         CorpusError: the file cannot be read.
@@ -192,12 +192,12 @@ def _decoded(line: bytes) -> str | None:
 
 
 def not_utf8(path: Path, number: int) -> Rejected:
-    """A line that cannot be read."""
+    """A rejection of a line."""
     return Rejected(f"{path.name}:{number}", str(path), "line is not UTF-8")
 
 
 def find_audio(name: str, places: Sequence[Path]) -> Path:
-    """The audio file of that name: as it is if absolute, else in the first place that has it."""
-    # os.path: of a name that cannot be one (too long, with a zero) it says no, and `Path` raises.
-    found = (place / name for place in places if name and os.path.isfile(place / name))
-    return next(found, places[0] / name)
+    """The path of an audio file: an absolute name itself, else in the first place that has it."""
+    # os.path: for an impossible name (too long, with a zero) it returns False, and `Path` raises.
+    existing = (place / name for place in places if name and os.path.isfile(place / name))
+    return next(existing, places[0] / name)

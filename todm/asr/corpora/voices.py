@@ -1,8 +1,8 @@
 """espeak-ng through its wheel `espeakng-loader`: voices by split, and the synthesizer.
 
-A voice is an accent and a variant (the timbre). Of the 104 variants that come with espeak-ng the robots,
-whispers, echoes and near copies of others are left out (mean log-mel spectra within 0.3 nepers
-of each other); what sounds alike (within 0.5) stays in one split. No variant is in two splits.
+A voice is an accent and a variant (the timbre). Of espeak-ng's 104 variants, robots, whispers, echoes and
+near copies of others are left out (mean log-mel spectra within 0.3 nepers of each other); variants that
+sound alike (within 0.5) stay in one split. No variant is in two splits.
 """
 
 import contextlib
@@ -47,8 +47,9 @@ VARIANTS: dict[Split, tuple[str, ...]] = {
     ),
 }  # fmt: skip
 SAMPLE_RATE = 22_050
-# espeak-ng keeps the path of its data in a buffer of 160 bytes.
 _LONGEST_DATA_PATH = 140
+"""espeak-ng keeps the path of its data in a buffer of 160 bytes."""
+
 _SYNCHRONOUS, _DONT_EXIT, _UTF8 = 2, 0x8000, 1
 _RATE, _PITCH, _RANGE = 1, 3, 4
 _NO_MORE, _WORD = 0, 1
@@ -58,7 +59,7 @@ _CALLBACK = ctypes.CFUNCTYPE(
 
 
 class _Event(ctypes.Structure):
-    """`espeak_EVENT` of speak_lib.h: at `sample` the speech comes to letter `text_position` (from 1)."""
+    """`espeak_EVENT` of speak_lib.h: at `sample` the speech reaches letter `text_position` (from 1)."""
 
     _fields_: ClassVar = [
         ("type", ctypes.c_int),
@@ -81,7 +82,7 @@ class Voice(NamedTuple):
 
     @property
     def name(self) -> str:
-        """As espeak-ng names it."""
+        """Its name in espeak-ng."""
         return f"{self.accent}+{self.variant}"
 
 
@@ -102,8 +103,8 @@ class Spoken(NamedTuple):
     def word_times(self, text: str) -> tuple[float, ...]:
         """The second at which the first word of `text` begins, and those at which its words end.
 
-        A word ends where the next one begins. Empty where espeak-ng spoke other words than the text
-        has: it says "of the" as one, and some numbers as several.
+        A word ends where the next one begins. Empty if espeak-ng spoke other words than the text
+        has: it speaks "of the" as one word, and some numbers as several.
         """
         letters = [match.start() for match in re.finditer(r"\S+", text.lower())]
         samples = [*(sample for _, sample in self.begins), len(self.samples_S)]
@@ -117,27 +118,27 @@ def voices(split: Split, num: int) -> list[Voice]:
     """The first `num` voices of a split: every variant once, then each in another accent, and so on.
 
     Raises:
-        CorpusError: more voices than there are.
+        CorpusError: there are fewer voices.
     """
     variants = VARIANTS[split]
     most = len(variants) * len(ACCENTS)
     if num > most:
         raise CorpusError(
-            f"{num} voices are asked for in {split}, and there are {most}: take fewer"
+            f"{num} voices are requested in {split}, and there are {most}: take fewer"
         )
     base = {"train": 1000, "dev": 2000, "test": 3000}[split]
-    found = []
-    for index in range(num):
-        turn, which = divmod(index, len(variants))
-        found.append(Voice(base + index, ACCENTS[(which + turn) % len(ACCENTS)], variants[which]))
-    return found
+    turns = (divmod(index, len(variants)) for index in range(num))
+    return [
+        Voice(base + index, ACCENTS[(which + turn) % len(ACCENTS)], variants[which])
+        for index, (turn, which) in enumerate(turns)
+    ]
 
 
 class Synthesizer:
-    """Speaks text. Every utterance is spoken by a library loaded anew.
+    """Speaks text, and loads the library anew for every utterance.
 
-    espeak-ng carries flutter, noise and echo from one utterance to the next and cannot reset them;
-    loading takes 0.4 ms and makes each utterance depend on nothing but its arguments.
+    espeak-ng carries flutter, noise and echo over from one utterance to the next and cannot reset
+    them; loading takes 0.4 ms, and makes each utterance depend on its arguments alone.
     """
 
     def __init__(self) -> None:
@@ -182,7 +183,7 @@ class Synthesizer:
         try:
             if library.espeak_Initialize(_SYNCHRONOUS, 0, os.fsencode(self._data), _DONT_EXIT) <= 0:
                 raise CorpusError(f"espeak-ng does not start with its data in {self._data}")
-            # Breath and friction are noise from two generators; one is seeded by the clock.
+            # Breath and friction are noise from two generators, of which one is seeded by the clock.
             library.espeak_ng_SetRandSeed(ctypes.c_long(1))
             ctypes.CDLL(None).srand(1)
             library.espeak_SetSynthCallback(self._callback)
@@ -194,9 +195,9 @@ class Synthesizer:
     def _receive(self, samples: Any, num: int, events: Any) -> int:  # noqa: ANN401 - C types
         if samples and num > 0:
             self._parts.append(np.ctypeslib.as_array(samples, (num,)).copy())
-        told = ctypes.cast(events, ctypes.POINTER(_Event))
+        listed = ctypes.cast(events, ctypes.POINTER(_Event))
         number = 0
-        while (event := told[number]).type != _NO_MORE:
+        while (event := listed[number]).type != _NO_MORE:
             if event.type == _WORD:
                 self._begins.append((event.text_position - 1, event.sample))
             number += 1
@@ -204,7 +205,7 @@ class Synthesizer:
 
 
 def _unload(library: ctypes.CDLL) -> None:
-    """Unmap a library, so that loading it again starts from its first state."""
+    """Unmap a library, so that loading it again starts from its initial state."""
     import _ctypes
 
     close = getattr(_ctypes, "dlclose", None)
@@ -213,7 +214,7 @@ def _unload(library: ctypes.CDLL) -> None:
 
 
 def _short_path(path: str) -> str:
-    """`path`, or a link to it where espeak-ng's buffer is too small for it."""
+    """`path`, or a link to it if it is too long for espeak-ng's buffer."""
     if len(os.fsencode(path)) <= _LONGEST_DATA_PATH:
         return path
     link = (

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from todm.asr.data.features import FRAME_SAMPLES, SAMPLE_RATE, fbank
+from todm.asr.data.features import SAMPLE_RATE, fbank, num_frames
 from todm.errors import CorpusError
 
 SUFFIXES = frozenset(
@@ -74,19 +74,14 @@ def cut_features(cut: Any, speeds: Sequence[float]) -> list[Tensor]:  # noqa: AN
     return [fbank(torch.from_numpy(w[0])) for w in waves]
 
 
-def cut_frames(cut: Any, speed: float) -> int:  # noqa: ANN401 - a lhotse Cut
-    """The number of frames of a cut at a speed, according to its manifest."""
-    return int(frames_at(np.array([cut.duration]), speed)[0])
-
-
-def frames_at(seconds_N: np.ndarray, speed: float) -> np.ndarray:
-    """The number of frames at a speed of utterances of a length, [N] int64.
+def frames_at(seconds_N: np.ndarray | float, speed: float) -> np.ndarray:
+    """The number of frames at a speed of utterances of these lengths, [N] int64.
 
     Halves of samples are rounded as `lhotse.utils.perturb_num_samples` does.
     """
-    samples_N = np.round(np.rint(seconds_N * SAMPLE_RATE) / speed, 8)
+    samples_N = np.round(np.rint(np.asarray(seconds_N) * SAMPLE_RATE) / speed, 8)
     rounded = np.floor(samples_N + 0.5) if speed >= 1 else np.ceil(samples_N - 0.5)
-    return (rounded.astype(np.int64) + FRAME_SAMPLES // 2) // FRAME_SAMPLES
+    return num_frames(rounded.astype(np.int64))
 
 
 def cut_text(cut: Any) -> tuple[str, str]:  # noqa: ANN401 - a lhotse Cut
@@ -108,13 +103,10 @@ def speed_id(cut_id: str, speed: float) -> str:
     return cut_id if speed == 1.0 else f"{cut_id}_sp{speed}"
 
 
-def transform_name(transform: Any) -> str:  # noqa: ANN401 - lhotse's transform, or JSON
-    """The name of a recording's transform in lhotse."""
-    return transform["name"] if isinstance(transform, dict) else type(transform).__name__
-
-
 def _check_transforms(recording: Any) -> None:  # noqa: ANN401 - a lhotse Recording
-    names = {transform_name(t) for t in recording.transforms or ()}
+    names = {
+        t["name"] if isinstance(t, dict) else type(t).__name__ for t in recording.transforms or ()
+    }
     # Resampling is done here anyway, whatever the rate of the file.
     if names - {"Resample"}:
         raise CorpusError(f"the recording is to be changed by {', '.join(sorted(names))}")

@@ -1,16 +1,16 @@
 """Augmentation of log-mel features: cheap, a batch at a time, from one generator.
 
-Everything works on features already computed, so that a training step on a CPU does not pay for
-audio. What is exact and what is an approximation:
+Everything works on features that are already computed, so that a training step on a CPU does not
+process audio. What is exact and what is an approximation:
 
-- Gain is exact (a constant in the log domain), save that bins at the floor stay there and that
-  loud speech does not clip as a sample above 1 would.
+- Gain is exact (a constant in the log domain), except that bins at the floor stay there and that
+  loud speech does not clip as samples above 1 would.
 - Noise is added in the power domain, log(exp(x) + exp(n)): the cross term of the two signals, zero
-  on average, is left out. Shaping a noise's spectrum by a constant per bin stands for a filter.
-- A tail of the utterance's own noise is drawn from its quietest frames one by one: level and
-  spectrum are right, the likeness of neighbouring frames is lost. It starts with a decay of the
+  on average, is left out. A constant factor per bin stands for a filter of the noise.
+- A tail of the utterance's own noise is drawn frame by frame from its quietest frames: level and
+  spectrum are right, the similarity of neighbouring frames is lost. It starts with a decay of the
   last frame, which stands for the room.
-- Two joined utterances meet at a frame border, with no window over both.
+- Two joined utterances meet at a frame border; no window covers both.
 
 Letters: B batch, T frames, F bins, M masks, N frames of noise.
 """
@@ -34,18 +34,18 @@ _DECAY_FRAMES = 40
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class AugmentConfig(Config):
-    """How much of what. A probability of 0 switches a part off.
+    """How much augmentation of each kind. A probability of 0 switches one off.
 
     Attributes:
-        gain_db: least and greatest gain, drawn evenly per utterance.
+        gain_db: least and greatest gain, drawn uniformly per utterance.
         noise_prob: share of utterances that get noise.
-        snr_db: least and greatest ratio of speech to noise, drawn evenly.
+        snr_db: least and greatest ratio of speech to noise, drawn uniformly.
         max_tail: greatest silence after the speech, in frames.
         max_offset: greatest silence before the speech, in frames; one chunk of 640 ms is 64.
         digital_prob: share of silences that are digital; the others are the utterance's own noise.
         no_speech_prob: share of utterances that become noise or digital silence, with nothing to
-            recognise in them: without any, a transducer finds words in both.
-        join_prob: share of batches in which utterances are joined two by two.
+            recognise: without any of these, a transducer hears words in both.
+        join_prob: share of batches in which utterances are joined in pairs.
         spec_prob: share of batches with masks.
         num_freq_masks: masks over bins, per utterance.
         freq_mask_bins: greatest width of each.
@@ -72,31 +72,19 @@ class AugmentConfig(Config):
     warp_frames: int = 0
 
     def __post_init__(self) -> None:
-        for name in (
-            "noise_prob",
-            "no_speech_prob",
-            "digital_prob",
-            "join_prob",
-            "spec_prob",
-            "time_mask_share",
-        ):
-            if not 0 <= getattr(self, name) <= 1:
-                raise ConfigError(f"{name} is {getattr(self, name)}: a share from 0 to 1 is needed")
-        for name in ("gain_db", "snr_db"):
-            low, high = getattr(self, name)
-            if low > high:
-                raise ConfigError(f"{name} is [{low}, {high}]: the lower end comes first")
-        for name in ("max_tail", "max_offset", "num_freq_masks", "num_time_masks", "warp_frames"):
-            if getattr(self, name) < 0:
-                raise ConfigError(f"{name} is {getattr(self, name)}: it cannot be negative")
+        self.check_shares("noise_prob", "no_speech_prob", "digital_prob", "join_prob", "spec_prob")
+        self.check_shares("time_mask_share")
+        self.check_ranges("gain_db", "snr_db")
+        self.check_at_least(0, "max_tail", "max_offset", "num_freq_masks", "num_time_masks")
+        self.check_at_least(0, "warp_frames")
         if not 0 <= self.freq_mask_bins <= NUM_BINS:
             raise ConfigError(f"freq_mask_bins is {self.freq_mask_bins}: from 0 to {NUM_BINS}")
-        if self.num_time_masks and self.time_mask_frames < 1:
-            raise ConfigError(f"time_mask_frames is {self.time_mask_frames}: at least 1 is needed")
+        if self.num_time_masks:
+            self.check_at_least(1, "time_mask_frames")
 
 
 class Augmenter:
-    """All of it, in the order of the world: silence, noise, level, session, then masks."""
+    """All augmentation, in the order of a real recording: silence, noise, level, session; then masks."""
 
     def __init__(
         self, config: AugmentConfig, *, mean_F: Tensor, noise_NF: Tensor | None = None
@@ -104,15 +92,15 @@ class Augmenter:
         """Prepare.
 
         Args:
-            config: how much of what.
-            mean_F: what masks put in place of speech: the training mean, which the encoder's
+            config: how much of each kind.
+            mean_F: what masks replace speech with: the training mean, which the encoder's
                 normalisation turns into zeros.
             noise_NF: frames of noise (`todm.asr.data.noise`); if None, shaped Gaussian noise.
         """
         self._config, self._mean_F = config, mean_F
-        # White noise gets a random colour; a user's own noise has the colour it has.
+        # White noise gets a random colour; a user's own noise keeps its own.
         self._shape_noise = noise_NF is None
-        # Kept as power: in the power domain it is added.
+        # Kept as power, because it is added in the power domain.
         self._noise_NF = (white_noise() if noise_NF is None else noise_NF).exp()
 
     def __call__(self, batch: Batch, generator: torch.Generator) -> Batch:
@@ -135,10 +123,10 @@ class Augmenter:
             features_BTF[noisy] = mixed
         gain_B = draw.uniform(len(batch), *config.gain_db) * _NATS_PER_DB
         _apply_gain(features_BTF, gain_B)
-        for row_TF, spans in zip(features_BTF, digital, strict=True):
+        for row_TF, spans, end in zip(features_BTF, digital, lens_B.tolist(), strict=True):
             for span in spans:
                 row_TF[span] = SILENCE_FLOOR
-        _fill_padding(features_BTF, lens_B)
+            row_TF[end:] = PADDING
         batch = dataclasses.replace(batch, features_BTF=features_BTF, feature_lens_B=lens_B)
         if draw.chance(config.join_prob):
             batch = join_pairs(batch)
@@ -149,16 +137,16 @@ class Augmenter:
 
     @property
     def silence(self) -> int:
-        """The most frames of silence that an utterance gets."""
+        """The greatest number of frames of silence that an utterance gets."""
         return self._config.max_offset + self._config.max_tail
 
     @property
     def joins(self) -> bool:
-        """Whether utterances may be joined two by two."""
+        """Whether utterances may be joined in pairs."""
         return self._config.join_prob > 0
 
     def worst(self, batch: Batch) -> Batch:
-        """The largest that a batch can become: all the silence, and joined if any batch is."""
+        """The largest batch that a batch can become: all the silence, and joined if any batch is."""
         batch = add_tail(batch, self.silence)
         return join_pairs(batch) if self.joins else batch
 
@@ -176,7 +164,7 @@ class Augmenter:
     ) -> Tensor:
         """Speech with noise from random places, at random ratios; log-mel again."""
         B, T, F = speech_BTF.shape
-        # Log-mel energies lie in [-16, 16): their powers need no care against overflow.
+        # Log-mel energies lie in [-16, 16): their powers cannot overflow.
         speech_BTF = speech_BTF.exp()
         inside_BT = torch.arange(T) < lens_B[:, None]
         speech_B = (speech_BTF.sum(2) * inside_BT).sum(1) / speech_lens_B
@@ -214,7 +202,7 @@ def white_noise(seconds: float = 40.0) -> Tensor:
 
 
 def without_speech(batch: Batch, rows: list[int]) -> Batch:
-    """The batch with nothing to recognise in some of its utterances."""
+    """The batch with empty transcripts in some rows."""
     targets = [[] if i in rows else t for i, t in enumerate(batch.targets)]
     targets_BU, target_lens_B = pad_targets(targets)
     texts = ["" if i in rows else text for i, text in enumerate(batch.texts)]
@@ -228,9 +216,9 @@ def without_speech(batch: Batch, rows: list[int]) -> Batch:
 
 
 def join_pairs(batch: Batch) -> Batch:
-    """Join utterances two by two, in time and in targets; an odd last one stays alone.
+    """Join utterances in pairs, in time and in targets; an odd last one stays alone.
 
-    The device keeps its encoder's state over an endpoint: there, speech follows speech.
+    The device keeps its encoder's state over an endpoint, so that there too speech follows speech.
     """
     pairs = [tuple(range(i, min(i + 2, len(batch)))) for i in range(0, len(batch), 2)]
     lens, targets = batch.feature_lens_B.tolist(), batch.targets
@@ -259,7 +247,7 @@ def mask(
     config: AugmentConfig,
     generator: torch.Generator,
 ) -> None:
-    """SpecAugment's masks (Park et al. 2019), in place: the mean where speech is to be hidden.
+    """SpecAugment's masks (Park et al. 2019), in place: hidden speech becomes the mean.
 
     An utterance of n frames gets at most ceil(share * n / longest) masks over time, and each has at
     most share * n / number frames, so that together they never hide more than the share.
@@ -273,7 +261,7 @@ def mask(
     in_time = _stripes(width_BM, lens_B, draw)
     width_BM = (draw.uniform((B, config.num_freq_masks)) * (config.freq_mask_bins + 1)).floor()
     in_freq = _stripes(width_BM, torch.full((B,), NUM_BINS), draw)
-    # Slices of each row: filling what is hidden costs less than a mask over everything.
+    # Slices of each row: filling only the hidden parts costs less than a mask over everything.
     for row_TF, n, times, freqs in zip(
         features_BTF, lens_B.tolist(), in_time, in_freq, strict=True
     ):
@@ -298,7 +286,7 @@ def _add_silence(
 
     Returns:
         features [B, T', F], lengths [B], and for each utterance the spans that are digital silence;
-        frames there and beyond the end are arbitrary yet.
+        frames there and beyond the end are not set yet.
     """
     B, T, F = features_BTF.shape
     front_B = draw.integers(B, config.max_offset + 1)
@@ -344,7 +332,7 @@ def _add_decay(
 
 
 def _random_spectra(num: int, draw: _Draw) -> Tensor:
-    """[num, F] smooth random colours: a tilt of up to 40 dB and three ripples of up to 6 dB."""
+    """[num, F] smooth random colours: a tilt of -32 to 8 dB and three ripples of up to 6 dB."""
     at_F = torch.linspace(0, 1, NUM_BINS)
     tilt_B = draw.uniform(num, -32, 8) * _NATS_PER_DB
     ripple_BM = draw.uniform((num, 3), -6, 6) * _NATS_PER_DB
@@ -355,21 +343,16 @@ def _random_spectra(num: int, draw: _Draw) -> Tensor:
 
 
 def _apply_gain(features_BTF: Tensor, gain_B: Tensor) -> None:
-    """Change the level in place; what is at the floor stays there, what falls below is lifted."""
+    """Change the level in place; bins at the floor stay there, bins that fall below are lifted to it."""
     torch.threshold_(features_BTF, _AT_FLOOR, -math.inf)
     features_BTF.add_(gain_B[:, None, None]).clamp_(min=SILENCE_FLOOR)
-
-
-def _fill_padding(features_BTF: Tensor, lens_B: Tensor) -> None:
-    for row_TF, end in zip(features_BTF, lens_B.tolist(), strict=True):
-        row_TF[end:] = PADDING
 
 
 def _warp(features_BTF: Tensor, lens_B: Tensor, most: int, draw: _Draw) -> Tensor:
     """Warp time about a random point of each utterance, which moves by up to `most` frames.
 
-    Utterances of fewer than 2 * most + 2 frames are left as they are. Frames are interpolated
-    linearly, in the log domain.
+    Utterances of fewer than 2 * most + 2 frames are not changed. Frames are interpolated linearly,
+    in the log domain.
     """
     B, T, F = features_BTF.shape
     wide_B = lens_B > 2 * most + 1

@@ -6,7 +6,7 @@ Letters: B batch, T frames (100 a second, before subsampling), F bins, U labels.
 import dataclasses
 import math
 from collections.abc import Callable, Iterator, Sequence
-from typing import Literal, Protocol, Self
+from typing import Literal, Self
 
 import numpy as np
 import torch
@@ -74,28 +74,6 @@ class Batch:
         return dataclasses.replace(self, **tensors)
 
 
-class Augment(Protocol):
-    """Changes a batch at random, as `todm.asr.data.augment.Augmenter` does."""
-
-    def __call__(self, batch: Batch, generator: torch.Generator) -> Batch:
-        """A changed copy, perhaps of fewer but longer utterances."""
-        ...
-
-    @property
-    def silence(self) -> int:
-        """The greatest number of frames of silence that an utterance gets."""
-        ...
-
-    @property
-    def joins(self) -> bool:
-        """Whether utterances may be joined in pairs."""
-        ...
-
-    def worst(self, batch: Batch) -> Batch:
-        """The largest batch that a batch can become."""
-        ...
-
-
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class LoaderConfig(Config):
     """How utterances become batches.
@@ -134,16 +112,11 @@ class LoaderConfig(Config):
     def __post_init__(self) -> None:
         if self.batch_size is None and self.max_frames is None:
             raise ConfigError("set batch_size or max_frames: without either a batch has no limit")
-        for name in ("batch_size", "max_frames", "num_buckets", "shards"):
-            if (value := getattr(self, name)) is not None and value < 1:
-                raise ConfigError(f"{name} is {value}: it must be at least 1")
-        for name in ("num_workers", "tail_seconds", "seed"):
-            if getattr(self, name) < 0:
-                raise ConfigError(f"{name} is {getattr(self, name)}: it must be 0 or more")
+        self.check_at_least(1, "batch_size", "max_frames", "num_buckets", "shards")
+        self.check_at_least(0, "num_workers", "tail_seconds", "seed")
+        self.check_shares("short_first")
         if not self.speeds or min(self.speeds) <= 0.5 or max(self.speeds) >= 2:
             raise ConfigError(f"speeds are {list(self.speeds)}: each must be between 0.5 and 2")
-        if not 0 <= self.short_first <= 1:
-            raise ConfigError(f"short_first is {self.short_first}: it must be from 0 to 1")
 
 
 def collate(

@@ -12,8 +12,9 @@ import functools
 import math
 import warnings
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, TypeVar
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -33,7 +34,10 @@ PADDING = math.log(1e-10)
 """Fills a batch beyond the end of an utterance, -23.0258509, as sherpa-onnx pads one."""
 
 
-def num_frames(num_samples: int) -> int:
+Count = TypeVar("Count", int, np.ndarray)
+
+
+def num_frames(num_samples: Count) -> Count:
     """The number of frames of `num_samples` samples at 16 kHz."""
     return (num_samples + FRAME_SAMPLES // 2) // FRAME_SAMPLES
 

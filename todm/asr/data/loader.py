@@ -21,9 +21,9 @@ import torch
 from torch import distributed
 
 from todm.asr.data import shar
+from todm.asr.data.augment import Augmenter
 from todm.asr.data.batch import (
     UNKNOWN,
-    Augment,
     Batch,
     Encode,
     LoaderConfig,
@@ -81,7 +81,7 @@ class Loader:
         encode: Encode,
         *,
         config: LoaderConfig,
-        augment: Augment | None = None,
+        augment: Augmenter | None = None,
         chunks: Sequence[int] = (0,),
         schedule: Schedule = ALONE,
     ) -> None:
@@ -139,7 +139,7 @@ class Loader:
         return iter(
             torch.utils.data.DataLoader(
                 self._make,
-                sampler=_Endless(self._jobs()),
+                sampler=self._jobs(),
                 batch_size=None,
                 num_workers=num_workers,
                 # Forked processes would inherit torch's threads, which do not survive a fork.
@@ -242,7 +242,7 @@ class _Job(NamedTuple):
     """A batch to be made."""
 
     epoch: int
-    index: int
+    number: int
     items: list[Item]
     targets: list[list[int]]
 
@@ -251,29 +251,15 @@ class _Made(NamedTuple):
     """A job's batch (None if no audio is readable), and reasons for rejected utterances by id."""
 
     epoch: int
-    index: int
+    number: int
     batch: Batch | None
     rejected: dict[str, str]
-
-
-class _Endless:
-    """A sampler of jobs."""
-
-    def __init__(self, jobs: Iterator[_Job]) -> None:
-        self._jobs = jobs
-
-    def __iter__(self) -> Iterator[_Job]:
-        return self._jobs
-
-    def __len__(self) -> int:
-        """There is no end; `DataLoader` only asks for the method."""
-        raise TypeError("training batches are endless")
 
 
 class _Maker(torch.utils.data.Dataset):
     """Makes a job's batch, in a loader process or here."""
 
-    def __init__(self, augment: Augment | None, seed: int, rank: int) -> None:
+    def __init__(self, augment: Augmenter | None, seed: int, rank: int) -> None:
         self._augment, self._seed, self._rank = augment, seed, rank
 
     def __getitem__(self, job: _Job) -> _Made:
@@ -285,12 +271,12 @@ class _Maker(torch.utils.data.Dataset):
             except CorpusError as error:
                 rejected[item.id] = str(error)
         if not rows:
-            return _Made(job.epoch, job.index, None, rejected)
+            return _Made(job.epoch, job.number, None, rejected)
         batch = collate(features, *(list(column) for column in zip(*rows, strict=True)))
         if self._augment is not None:
-            draws = generator(self._seed, job.epoch, job.index, self._rank)
+            draws = generator(self._seed, job.epoch, job.number, self._rank)
             batch = self._augment(batch, draws)
-        return _Made(job.epoch, job.index, batch, rejected)
+        return _Made(job.epoch, job.number, batch, rejected)
 
 
 def _mean_over_processes(value: float) -> float:

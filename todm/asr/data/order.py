@@ -103,11 +103,7 @@ class Lengths:
 
 
 class Order(Protocol):
-    """The batches of a process, as indices of items."""
-
-    def batches(self, epoch: int) -> Iterator[np.ndarray]:
-        """The batches of an epoch, in order."""
-        ...
+    """The order of the batches of a process."""
 
     def num_batches(self, epoch: int) -> int:
         """The number of batches in an epoch; the same for every process."""

@@ -6,7 +6,6 @@ from collections.abc import Callable
 import numpy as np
 
 from todm.config import Config
-from todm.errors import ConfigError
 
 SAMPLE_RATE = 16_000
 KINDS = ("white", "pink", "brown", "hum", "babble")
@@ -28,13 +27,8 @@ class RoomConfig(Config):
     direct_db: tuple[float, float] = (0.0, 15.0)
 
     def __post_init__(self) -> None:
-        for name in ("snr_db", "rt60", "direct_db"):
-            low, high = getattr(self, name)
-            if low > high:
-                raise ConfigError(f"{name} is [{low}, {high}]: the lower value comes first")
-        for name in ("clean", "room", "noise"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise ConfigError(f"{name} is {getattr(self, name)}: a share from 0 to 1 is needed")
+        self.check_ranges("snr_db", "rt60", "direct_db")
+        self.check_shares("clean", "room", "noise")
 
 
 def impulse_response(rng: np.random.Generator, rt60: float, direct_db: float) -> np.ndarray:

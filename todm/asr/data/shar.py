@@ -116,7 +116,7 @@ def read_shard(shard: Shard) -> Iterator[Any]:
     try:
         # lhotse's readers of whole shards also take URLs and commands, and leave files open.
         with opener(shard.cuts, "rb") as lines, tarfile.open(shard.recording, "r|*") as tar:
-            pairs = iterate_tarfile_pairwise(tar)
+            pairs: Iterator[Any] = iterate_tarfile_pairwise(tar)  # annotated wrongly there
             for line, ((data, path), (recording, _)) in zip(lines, pairs, strict=True):
                 cut = deserialize_item(json.loads(line))
                 if (name := str(path.with_suffix(""))) != cut.id:
@@ -269,10 +269,6 @@ class ShardOrder:
             ranks = [self._blocks(epoch, rank) for rank in range(self._schedule.world_size)]
             self._counts = {epoch: min(sum(len(b.batches) for b in blocks) for blocks in ranks)}
         return self._counts[epoch]
-
-    def batches(self, epoch: int) -> Iterator[np.ndarray]:
-        """This process's batches of an epoch."""
-        return (batch for block in self.blocks_from(epoch, 0) for batch in block.batches)
 
     def blocks_from(self, epoch: int, start: int) -> Iterator[Block]:
         """This process's blocks of an epoch, without the batches before number `start`."""

@@ -126,6 +126,7 @@ class Listed:
 
     def read(self, order: Order, epoch: int, start: int) -> Iterator[list[Item]]:
         """The batches of an epoch from number `start` on."""
+        assert isinstance(order, MixedOrder)
         for items in islice(order.batches(epoch), start, None):
             yield [self._item(item) for item in items.tolist()]
 

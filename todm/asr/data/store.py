@@ -29,7 +29,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from todm.asr.data.audio import cut_features, cut_frames, cut_text, speed_id
+from todm.asr.data.audio import cut_features, cut_text, frames_at, speed_id
 from todm.asr.data.features import NUM_BINS
 from todm.asr.data.workers import Workers
 from todm.errors import ArtifactError, CorpusError
@@ -182,7 +182,7 @@ def _plan(cuts: list[Any], speeds: Sequence[float]) -> list[_Part]:
     for start in range(0, len(cuts), _CUTS_PER_PART):
         group, places = cuts[start : start + _CUTS_PER_PART], []
         for cut in group:
-            rooms = [cut_frames(cut, speed) for speed in speeds]
+            rooms = [int(frames_at(cut.duration, speed)) for speed in speeds]
             places.append([(offset + sum(rooms[:k]), room) for k, room in enumerate(rooms)])
             offset += sum(rooms)
         parts.append(_Part(len(parts), group, places, tuple(speeds)))
