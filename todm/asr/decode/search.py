@@ -7,7 +7,7 @@ width, J joiner width, K label context, V vocabulary, P active paths of the beam
 
 import dataclasses
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Protocol
 
 import numpy as np
@@ -55,15 +55,6 @@ class Hypothesis:
     frames: tuple[int, ...] = ()
     log_probs: tuple[float, ...] = ()
     score: float = 0.0
-
-    def emit(self, token: int, frame: int, *, log_prob: float, score: float) -> "Hypothesis":
-        """This one with one more label."""
-        return Hypothesis(
-            tokens=(*self.tokens, token),
-            frames=(*self.frames, frame),
-            log_probs=(*self.log_probs, log_prob),
-            score=score,
-        )
 
 
 Search = Callable[[Transducer, Tensor, Tensor], list[Hypothesis]]
@@ -130,11 +121,13 @@ def beam_search(
         length_norm: choose the winner by score per label, context included, as the device does.
     """
     enc_BTJ, lens = model.project_encoder(enc_BTD), lens_B.tolist()
-    cache = _PredictorCache(model, enc_BTJ.device)
-    beams = [[Hypothesis()] for _ in lens]
+    beams, known = [[Hypothesis()] for _ in lens], dict[tuple[int, ...], Tensor]()
+    unused = Hypothesis(score=-math.inf)
     for t in range(max(lens, default=0)):
         alive = [b for b, length in enumerate(lens) if t < length]
-        scores_BP, pred_BPJ = _gather([beams[b] for b in alive], cache, num_active_paths)
+        paths = [(beams[b] + [unused] * num_active_paths)[:num_active_paths] for b in alive]
+        scores_BP = torch.tensor([[h.score for h in beam] for beam in paths], dtype=torch.float64)
+        pred_BPJ = _predict(model, paths, known, enc_BTJ.device)
         logits_BPV = model.joint(enc_BTJ[alive, t].unsqueeze(1), pred_BPJ).float()
         log_probs_BPV = logits_BPV.log_softmax(-1)
         totals_BN = (scores_BP.to(log_probs_BPV)[:, :, None] + log_probs_BPV).flatten(1)
@@ -152,35 +145,21 @@ def beam_search(
     ]
 
 
-class _PredictorCache:
-    """Predictor outputs by label context: the predictor is stateless and contexts recur."""
-
-    def __init__(self, model: Transducer, device: torch.device) -> None:
-        self._model = model
-        self._device = device
-        self._known: dict[tuple[int, ...], Tensor] = {}
-
-    def rows(self, labels: Sequence[tuple[int, ...]]) -> Tensor:
-        """One row [J] for each label sequence, [num, J]."""
-        size = self._model.context_size
-        start = (-1,) * (size - 1) + (BLANK_ID,)
-        contexts = [(start + tokens)[-size:] for tokens in labels]
-        new = sorted({c for c in contexts if c not in self._known})
-        if new:
-            out = self._model.predict(torch.tensor(new, dtype=torch.long, device=self._device))
-            self._known.update(zip(new, out, strict=True))
-        return torch.stack([self._known[c] for c in contexts])
-
-
-def _gather(
-    beams: list[list[Hypothesis]], cache: _PredictorCache, num_paths: int
-) -> tuple[Tensor, Tensor]:
-    """Scores [B, P] in float64 and predictor rows [B, P, J]; unused places score -inf."""
-    filled = [beam + [Hypothesis(score=-math.inf)] * (num_paths - len(beam)) for beam in beams]
-    paths = [path for beam in filled for path in beam]
-    scores = torch.tensor([path.score for path in paths], dtype=torch.float64)
-    rows = cache.rows([path.tokens for path in paths])
-    return scores.view(len(beams), num_paths), rows.view(len(beams), num_paths, -1)
+def _predict(
+    model: Transducer,
+    paths: list[list[Hypothesis]],
+    known: dict[tuple[int, ...], Tensor],
+    device: torch.device,
+) -> Tensor:
+    """Predictor outputs [B, P, J]; those of earlier label contexts are `known`, since contexts recur."""
+    size = model.context_size
+    start = (-1,) * (size - 1) + (BLANK_ID,)
+    contexts = [[(start + path.tokens)[-size:] for path in beam] for beam in paths]
+    new = sorted({c for row in contexts for c in row} - known.keys())
+    if new:
+        known.update(zip(new, model.predict(torch.tensor(new, device=device)), strict=True))
+    rows = torch.stack([known[c] for row in contexts for c in row])
+    return rows.unflatten(0, (len(paths), -1))
 
 
 def _advance(
@@ -196,7 +175,12 @@ def _advance(
             continue
         new = dataclasses.replace(beam[path], score=total)
         if symbol not in _SILENT:
-            new = beam[path].emit(symbol, frame, log_prob=log_prob, score=total)
+            new = Hypothesis(
+                tokens=(*new.tokens, symbol),
+                frames=(*new.frames, frame),
+                log_probs=(*new.log_probs, log_prob),
+                score=total,
+            )
         old = merged.get(new.tokens)
         if old is not None:
             new = dataclasses.replace(old, score=float(np.logaddexp(old.score, total)))
