@@ -1,4 +1,4 @@
-"""For every test: one seed, one thread, no network; real speech where it is at hand."""
+"""For every test: one seed, one thread, no network; real speech if it is available."""
 
 import importlib.util
 import os

@@ -1,4 +1,4 @@
-"""What the documents say is so: commands parse, links resolve, the tree exists."""
+"""The documents are true: commands parse, links and paths resolve, the tree exists; files are short."""
 
 import argparse
 import ast
@@ -27,7 +27,7 @@ OTHERS = {"pip", "git", "make", "pre-commit"}  # commands that are not ours
 
 
 def _commands(document):
-    """Each command of the `sh` blocks, as words; comments and continued lines are dealt with."""
+    """Each command of the `sh` blocks, as words, without comments and with continued lines joined."""
     blocks = re.findall(r"```sh\n(.*?)```", document.read_text(), re.DOTALL)
     for line in "".join(blocks).replace("\\\n", " ").splitlines():
         words = shlex.split(line, comments=True)
@@ -58,7 +58,7 @@ def test_commands_can_be_run_as_written(words):
     elif name == "extract-subnet":
         _parser(name).parse_args(arguments)
     elif name.startswith(".venv/bin/"):
-        pass  # of the environment that the first command makes
+        pass  # in the environment that the first command makes
     elif "/" in name:
         assert os.access(ROOT / name, os.X_OK), f"{name} is not an executable file"
     else:
@@ -96,6 +96,14 @@ def test_links_resolve(document):
     targets = re.findall(r"\]\(([^)#\s]+)[^)]*\)", document.read_text())
     missing = [t for t in targets if "://" not in t and not (document.parent / t).exists()]
     assert missing == []
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda p: str(p.relative_to(ROOT)))
+def test_paths_exist(document):
+    """Files of this repository in backticks; capitals stand for a name."""
+    folders = "todm|benchmarks|tests|scripts|export|recipes|docs"
+    paths = re.findall(rf"`((?:{folders})/[a-z0-9_./-]+)`", document.read_text())
+    assert [p for p in paths if not (ROOT / p).exists()] == []
 
 
 def _tree():
