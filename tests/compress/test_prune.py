@@ -62,7 +62,7 @@ def test_every_layer_is_pruned_or_says_why_not(method, n, m):
         assert torch.equal(weight != 0, mask)
         assert is_nm(weight, n, m), name
     assert "reads 1 inputs" in done["blocks.0.depthwise"].why_not
-    assert "LayerNorm is no linear" in done["blocks.0.norm"].why_not
+    assert "LayerNorm is neither a linear layer" in done["blocks.0.norm"].why_not
     if method == "magnitude":
         assert done["blocks.0.unused"].what
     else:

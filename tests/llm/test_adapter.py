@@ -186,7 +186,7 @@ def test_a_model_goes_through_an_artifact_packed(adapter, artifacts, tmp_path):
 def test_an_artifact_of_something_else_is_refused(artifacts):
     import dataclasses
 
-    with pytest.raises(ArtifactError, match="no language model"):
+    with pytest.raises(ArtifactError, match="is not a language model"):
         LlmAdapter.load(dataclasses.replace(artifacts(), config={"backend": "vision"}))
 
 

@@ -109,8 +109,8 @@ def test_code_of_a_checkpoint_is_never_run(broken, tmp_path):
         (lambda d: (d / "config.json").write_text("{"), r"config\.json is damaged"),
         (lambda d: (d / "config.json").write_text("[]"), "names no model_type"),
         (lambda d: _edit(d, model_type=None), "names no model_type"),
-        (lambda d: _edit(d, model_type="gpt2"), "has not the layers of the Llama family"),
-        (lambda d: _edit(d, model_type="wav2vec2"), "no causal language model"),
+        (lambda d: _edit(d, model_type="gpt2"), "does not have the layers of the Llama family"),
+        (lambda d: _edit(d, model_type="wav2vec2"), "is not a causal language model"),
         (lambda d: _edit(d, intermediate_size=32), r"proj\.weight is \(.*, and config\.json says"),
         (lambda d: _edit(d, num_hidden_layers=3), r"lacks 9 of the model's .* model\.layers\.2"),
         (lambda d: _edit(d, num_hidden_layers=1), r"holds model\.layers\.1.*no such tensor"),
@@ -118,7 +118,7 @@ def test_code_of_a_checkpoint_is_never_run(broken, tmp_path):
         (lambda d: (d / "model.safetensors").unlink(), "has no weights"),
         (lambda d: (d / "tokenizer.json").unlink(), "has no tokenizer that can be read"),
         (lambda d: _edit(d, quantization_config={"quant_method": "gptq", "bits": 4}), "by gptq"),
-        (lambda d: _edit(d, quantization_config="x"), "no table"),
+        (lambda d: _edit(d, quantization_config="x"), "is not a table"),
         (lambda d: _edit(d, quantization_config=AWQ), "no quantised layer"),
     ],
 )  # fmt: skip
@@ -143,7 +143,7 @@ def test_an_adapter_is_refused(tmp_path):
 
 
 def test_no_directory_is_refused(tmp_path):
-    with pytest.raises(ArtifactError, match="is no directory"):
+    with pytest.raises(ArtifactError, match="is not a directory"):
         _import(tmp_path / "nothing", tmp_path)
 
 

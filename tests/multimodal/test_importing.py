@@ -49,7 +49,7 @@ def test_the_commands_reach_it(checkpoint, tmp_path, capsys):
 def test_what_cannot_be_imported_is_refused_in_a_sentence(checkpoint, tmp_path):
     source, data = checkpoint
     out = tmp_path / "out"
-    with pytest.raises(ArtifactError, match="is no directory"):
+    with pytest.raises(ArtifactError, match="is not a directory"):
         import_checkpoint(data, out, data=data)
     with pytest.raises(ConfigError, match="no model 'LlavaForFun'"):
         import_checkpoint(source, out, data=data, architecture="LlavaForFun")

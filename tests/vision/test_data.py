@@ -116,7 +116,7 @@ def test_folders_that_cannot_be_used(tmp_path):
     (tmp_path / "empty").mkdir()
     for place, message in (
         (tmp_path / "empty", "has no images"),
-        (tmp_path / "no", "no folder of images"),
+        (tmp_path / "no", "is neither a folder of images"),
     ):
         with pytest.raises(CorpusError, match=message):
             data.load(config(data=str(place)), "test")
@@ -135,7 +135,7 @@ def test_folders_that_cannot_be_used(tmp_path):
 def test_a_damaged_image_is_named(tmp_path):
     (tmp_path / "bad.png").write_bytes(b"\x89PNG and nothing more")
     images = data.from_file(tmp_path, split="train", classes=())
-    with pytest.raises(CorpusError, match=r"bad.png is no image"):
+    with pytest.raises(CorpusError, match=r"bad.png is not a readable image"):
         images.batch(config(), [0])
 
 

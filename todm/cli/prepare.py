@@ -18,7 +18,7 @@ A grammar is a text file with a phrase or pattern a line:
   room = (kitchen|bedroom|living room)
   turn (on|off) the [<room>] lights
 
-(a|b) is a choice, [a] may be left out, <name> stands for the line `name = ..`. Numbers are written in
+(a|b) is a choice, [a] may be left out, <name> is replaced by the line `name = ..`. Numbers are written in
 words. Every pattern is drawn equally often, and rare words more often.
 
 --data takes speech in five layouts, and says which it found:

@@ -40,7 +40,7 @@ def why_not_a_layer(module: nn.Module) -> str:
     """Why a pass cannot change a module; empty for a linear layer or a convolution."""
     if isinstance(module, LAYERS):
         return ""
-    return f"{type(module).__name__} is no linear layer and no convolution"
+    return f"{type(module).__name__} is neither a linear layer nor a convolution"
 
 
 def why_not_packed(module: nn.Module, form: str) -> str:

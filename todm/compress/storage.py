@@ -145,10 +145,10 @@ def load_weights(model: nn.Module, found: Artifact) -> None:
     """
     tensors = found.tensors()
     if found.kind == KIND:
-        told = read(found)
-        _check_tied(told, tensors, found)
-        tensors |= {name: tensors[first] for name, first in told.tied.items()}
-        for name, form in told.layers.items():
+        stored = read(found)
+        _check_tied(stored, tensors, found)
+        tensors |= {name: tensors[first] for name, first in stored.tied.items()}
+        for name, form in stored.layers.items():
             own = {k.removeprefix(f"{name}."): v for k, v in tensors.items() if _of(name, k)}
             _replace(model, name, packed.build(form, own), found)
     try:
@@ -175,8 +175,8 @@ def _stored(model: nn.Module) -> tuple[dict[str, Tensor], dict[str, str]]:
     return tensors, tied
 
 
-def _check_tied(told: Compressed, tensors: Mapping[str, Tensor], found: Artifact) -> None:
-    missing = [first for first in told.tied.values() if first not in tensors]
+def _check_tied(stored: Compressed, tensors: Mapping[str, Tensor], found: Artifact) -> None:
+    missing = [first for first in stored.tied.values() if first not in tensors]
     if missing:
         raise ArtifactError(f"{found.path} has no tensor {missing[0]!r}: compress the model again")
 

@@ -173,7 +173,9 @@ def read_tokens(path: Path) -> tuple[str, ...]:
     """
     symbols: dict[int, str] = {}
     if path.stat().st_size > _LONGEST_TOKENS:
-        raise BundleError(f"{path} is no list of tokens: it is larger than {_LONGEST_TOKENS} bytes")
+        raise BundleError(
+            f"{path} is not a list of tokens: it is larger than {_LONGEST_TOKENS} bytes"
+        )
     try:
         lines = path.read_text(encoding="utf-8").splitlines()
     except UnicodeDecodeError:
@@ -183,7 +185,7 @@ def read_tokens(path: Path) -> tuple[str, ...]:
         plain = index.isdecimal() and len(index) < 10 and not _CONTROL.search(symbol)
         if not plain or int(index) in symbols:
             raise BundleError(
-                f"{path}, line {number}: {line[:40]!r} is not a symbol and an id of its own"
+                f"{path}, line {number}: {line[:40]!r} is not a symbol with its own id"
             )
         symbols[int(index)] = symbol or " "
     if sorted(symbols) != list(range(len(symbols))) or symbols.get(0) != BLANK:

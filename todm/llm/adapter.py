@@ -84,11 +84,13 @@ class LlmAdapter:
             scratch: where a streamed model keeps changed blocks; the system's place by default.
 
         Raises:
-            ArtifactError: it is no language model, or its weights are damaged.
+            ArtifactError: it is not a language model, or its weights are damaged.
             MissingExtra: transformers is not installed.
         """
         if found.config.get("backend") != "llm":
-            raise ArtifactError(f"{found.path} is no language model: its configuration names none")
+            raise ArtifactError(
+                f"{found.path} is not a language model: its configuration names none"
+            )
         config = LlmConfig.from_json(found.config)
         model = empty_model(config.model)
         if found.kind == storage.KIND:

@@ -104,7 +104,7 @@ def read(source: Path, described: Mapping[str, Any], quantised: object) -> Parts
         ArtifactError: it is quantised in another way, damaged, or not what its config says.
     """
     if not isinstance(quantised, dict):
-        raise ArtifactError(f"{source}/{CONFIG}: quantization_config is no table: copy it again")
+        raise ArtifactError(f"{source}/{CONFIG}: quantization_config is not a table: copy it again")
     autoawq.group_of(quantised)
     model = empty_model(described)
     layers, rest = autoawq.layers_from(read_tensors(weight_files(source)), quantised)

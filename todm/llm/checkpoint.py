@@ -38,7 +38,7 @@ def read_config(directory: Path) -> dict[str, Any]:
     """The config.json of a model.
 
     Raises:
-        ArtifactError: there is none, or it is damaged.
+        ArtifactError: it is missing or damaged.
     """
     if (directory / "adapter_config.json").is_file() and not (directory / CONFIG).is_file():
         raise ArtifactError(
@@ -147,7 +147,7 @@ def empty_model(config: Mapping[str, Any]) -> nn.Module:
     known = name in CONFIG_MAPPING and CONFIG_MAPPING[name] in MODEL_FOR_CAUSAL_LM_MAPPING
     if not known:
         raise ArtifactError(
-            f"{name!r} is no causal language model of the transformers installed here: Llama, Mistral, "
+            f"{name!r} is not a causal language model of the installed transformers: Llama, Mistral, "
             "Qwen2, Qwen3 and Gemma are, and code that comes with a checkpoint is never run"
         )
     try:
@@ -226,7 +226,7 @@ def load_tokenizer(directory: Path) -> Any:  # noqa: ANN401 - transformers' own
     """The tokenizer of a directory, of files alone.
 
     Raises:
-        ArtifactError: there is none that can be read.
+        ArtifactError: no readable one exists.
     """
     require()
     from transformers import AutoTokenizer
@@ -251,6 +251,6 @@ def _check_structure(model: nn.Module, name: str) -> None:
         blocks, fits = [], False
     if not blocks or not fits:
         raise ArtifactError(
-            f"a {name} has not the layers of the Llama family ({', '.join(LAYERS)} in each of "
+            f"a {name} does not have the layers of the Llama family ({', '.join(LAYERS)} in each of "
             "model.layers): Llama, Mistral, Qwen2, Qwen3 and Gemma have"
         )

@@ -28,14 +28,14 @@ def read_texts(file: Path) -> list[str]:
     """The texts of a file in UTF-8.
 
     Raises:
-        CorpusError: it cannot be read, is no text, or holds none.
+        CorpusError: it cannot be read, is not text, or is empty.
     """
     try:
         content = file.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise CorpusError(f"{file} cannot be read as text in UTF-8: {error}") from None
     if "\0" in content:
-        raise CorpusError(f"{file} is no text: it holds zero bytes; give a plain text file")
+        raise CorpusError(f"{file} is not text: it contains zero bytes; give a plain text file")
     texts = [" ".join(part.split()) for part in re.split(r"\n\s*\n", content)]
     if not any(texts):
         raise CorpusError(f"{file} holds no text: give a plain text file")

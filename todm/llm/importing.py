@@ -51,7 +51,7 @@ def import_checkpoint(
         MissingExtra: transformers is not installed.
     """
     if not source.is_dir():
-        raise ArtifactError(f"{source} is no directory: give one as save_pretrained writes it")
+        raise ArtifactError(f"{source} is not a directory: give one that save_pretrained wrote")
     described = read_config(source)
     texts = _texts(text)
     config = LlmConfig(model=described, context=context or _context(described))
@@ -93,7 +93,7 @@ def _texts(text: Path | None) -> dict[str, Path]:
         found = {s: text_file(text, s) for s in SPLITS if text_file(text, s).is_file()}
     if not found:
         raise CorpusError(
-            f"{text} is no text file and no directory with train.txt, dev.txt or test.txt: give one"
+            f"{text} is neither a text file nor a directory with train.txt, dev.txt or test.txt: give one"
         )
     for file in found.values():
         read_texts(file)

@@ -80,7 +80,7 @@ def bootstrap(found: Losses, *, seed: int = 0) -> Interval:
 
 
 def compare(found: Losses, other: Losses, *, seed: int = 0) -> Interval:
-    """Perplexity divided by another model's on the same texts; 1 is no difference.
+    """Perplexity divided by another model's on the same texts; 1 means no difference.
 
     Raises:
         ValueError: they are not of the same texts.

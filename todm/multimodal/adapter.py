@@ -253,7 +253,7 @@ def read_inputs(file: Path, wanted: Collection[str] = ("input_ids",)) -> dict[st
         wanted: names that must be there, and no others unless it is `input_ids` alone.
 
     Raises:
-        CorpusError: the file cannot be read, or has not these inputs.
+        CorpusError: the file cannot be read, or lacks these inputs.
     """
     from safetensors import SafetensorError
     from safetensors.torch import load_file

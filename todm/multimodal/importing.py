@@ -31,7 +31,7 @@ def import_checkpoint(source: Path, out: Path, *, data: Path, architecture: str 
         MissingExtra: transformers is not installed.
     """
     if not source.is_dir():
-        raise ArtifactError(f"{source} is no directory: give one as save_pretrained writes it")
+        raise ArtifactError(f"{source} is not a directory: give one that save_pretrained wrote")
     described = read_config(source)
     if "quantization_config" in described:
         raise ArtifactError(f"{source} is quantised already: give the model it was made of")

@@ -40,14 +40,14 @@ class Choice:
 
 
 def compressions_of(text: str) -> tuple[Compression, ...]:
-    """Compressions by what a user writes: `none`, or several joined by commas.
+    """Compressions from the text that a user writes: `none`, or several joined by commas.
 
     Raises:
         ConfigError: one of them is unknown.
     """
-    asked = dict.fromkeys(name.strip() for name in text.split(","))
-    if wrong := [name for name in asked if name not in COMPRESSIONS]:
+    given = dict.fromkeys(name.strip() for name in text.split(","))
+    if wrong := [name for name in given if name not in COMPRESSIONS]:
         raise ConfigError(
             f"--compression is {text!r}: {wrong[0]!r} is not one of {', '.join(COMPRESSIONS)}"
         )
-    return tuple(name for name in COMPRESSIONS if name in asked)
+    return tuple(name for name in COMPRESSIONS if name in given)

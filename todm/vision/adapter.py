@@ -159,18 +159,18 @@ class VisionAdapter:
             yield self.run(model, batch), batch.labels
 
     def evaluate(self, model: nn.Module, *, split: str, limit: int = 0) -> dict[str, Any]:
-        """Error rate, or what mean intersection over union lacks to 1, with intervals."""
+        """Error rate, or 1 minus the mean intersection over union, with intervals."""
         found = [self.score(*o) for o in self.outputs(model, split=split, limit=limit)]
         scores = np.concatenate(found)
         return error_rate(scores) if scores.ndim == 1 else overlap_error(scores)
 
     def score(self, logits: Tensor, labels: Tensor) -> np.ndarray:
-        """Of every image, whether its class is wrong [B], or its pixels' confusions [B, C, C]."""
-        said, true = logits.argmax(1).numpy(), labels.numpy()
+        """For each image, whether its class is wrong [B], or the confusions of its pixels [B, C, C]."""
+        predicted, true = logits.argmax(1).numpy(), labels.numpy()
         if self.config.task == "classification":
-            return (said != true).astype(np.float64)
+            return (predicted != true).astype(np.float64)
         classes = len(self.config.classes)
-        return np.stack([confusion(s, t, classes) for s, t in zip(said, true, strict=True)])
+        return np.stack([confusion(p, t, classes) for p, t in zip(predicted, true, strict=True)])
 
     def graphs(self, model: nn.Module) -> list[Graph]:
         """One: images to logits."""

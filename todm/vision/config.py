@@ -1,4 +1,4 @@
-"""What a vision model is: its architecture, its task, its images, and the network made of these."""
+"""The configuration of a vision model: architecture, task and images; and the network built from it."""
 
 import dataclasses
 from collections.abc import Mapping
@@ -26,7 +26,7 @@ class VisionConfig:
         mean: of the values from 0 to 1, subtracted; one for every channel.
         std: what is divided by then.
         crop: share of the shorter side that the central crop keeps.
-        data: digits; canvas (images composed of digits); a folder or an .npz file; "" if there is none.
+        data: digits; canvas (images composed of digits); a folder or an .npz file; "" for none.
         shift: pixels by which training images are moved at most.
         batch: images of a training batch.
     """
@@ -70,7 +70,7 @@ def build(config: VisionConfig) -> nn.Module:
     """A model with fresh weights; nothing is downloaded.
 
     Raises:
-        ConfigError: timm does not have it, or it is no plain vision transformer.
+        ConfigError: timm does not have it, or it is not a plain vision transformer.
         MissingExtra: timm is not installed.
     """
     try:

@@ -63,11 +63,11 @@ def load(config: VisionConfig, split: str) -> Images:
     """A split of a model's data, with classes.
 
     Raises:
-        CorpusError: there is none, or it does not fit the model.
+        CorpusError: it is missing, or does not fit the model.
         MissingExtra: a package is not installed.
     """
     if split not in SPLITS:
-        raise CorpusError(f"there is no split {split!r}: choose of {', '.join(SPLITS)}")
+        raise CorpusError(f"there is no split {split!r}: choose from {', '.join(SPLITS)}")
     if not config.data:
         raise CorpusError(
             "this model was imported without data: give a folder of class folders or an .npz file"
@@ -110,7 +110,9 @@ def from_file(path: Path, *, split: str, classes: Sequence[str]) -> Images:
     if path.is_file() and path.suffix == ".npz":
         return _from_npz(path, split)
     if not path.is_dir():
-        raise CorpusError(f"{path} is no folder of images and no .npz file: give one of these")
+        raise CorpusError(
+            f"{path} is neither a folder of images nor an .npz file: give one of these"
+        )
     inner = [p for name in (split, *(["val"] * (split == "dev"))) if (p := path / name).is_dir()]
     if not inner and any((path / s).is_dir() for s in SPLITS):
         raise CorpusError(f"{path} has no folder {split!r}: put the images of that split there")
@@ -220,7 +222,7 @@ def _fitted(item: np.ndarray | Path, config: VisionConfig) -> np.ndarray:
             image = Image.fromarray(item.squeeze(-1) if item.shape[-1] == 1 else item)
         image = image.convert("L" if config.channels == 1 else "RGB")
     except (OSError, ValueError, TypeError, Image.DecompressionBombError) as error:
-        raise CorpusError(f"{item} is no image that can be read: {error}; remove it") from None
+        raise CorpusError(f"{item} is not a readable image: {error}; remove it") from None
     height, width = config.size
     ratio = max(height / config.crop / image.height, width / config.crop / image.width)
     size = [max(round(image.width * ratio), width), max(round(image.height * ratio), height)]

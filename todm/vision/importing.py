@@ -66,7 +66,9 @@ def _locate(source: Path) -> tuple[Path, dict[str, Any]]:
     if source.is_file() and source.suffix == ".safetensors":
         return source, {}
     if not source.is_dir():
-        raise ArtifactError(f"{source} is no folder and no .safetensors file: give one of these")
+        raise ArtifactError(
+            f"{source} is neither a folder nor a .safetensors file: give one of these"
+        )
     try:
         described: Any = json.loads((source / "config.json").read_text())
         assert isinstance(described, dict)

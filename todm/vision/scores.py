@@ -33,7 +33,7 @@ def overlap_error(counts_ICC: np.ndarray) -> dict[str, Any]:
 
 
 def mean_iou(counts_CC: np.ndarray) -> float:
-    """Mean, over classes that occur, of intersection / union of what is and what was said."""
+    """Mean, over the classes that occur, of intersection / union of labels and predictions."""
     both = np.diagonal(counts_CC)
     union = counts_CC.sum(0) + counts_CC.sum(1) - both
     return float(np.mean(both[union > 0] / union[union > 0]))
