@@ -87,8 +87,8 @@ def test_what_does_not_fit_is_one_sentence(tmp_path, make):
     assert not (tmp_path / "out").exists()
 
 
-def test_what_is_no_checkpoint_is_refused(tmp_path, make):
-    with pytest.raises(ArtifactError, match=r"no folder and no \.safetensors"):
+def test_paths_without_a_checkpoint_are_refused(tmp_path, make):
+    with pytest.raises(ArtifactError, match=r"neither a folder nor a \.safetensors"):
         import_checkpoint(tmp_path / "nothing", tmp_path / "out")
     with pytest.raises(ArtifactError, match=r"no config.json of timm"):
         import_checkpoint(tmp_path, tmp_path / "out")
