@@ -132,6 +132,14 @@ def test_make_targets_call_scripts_that_exist():
     assert [r for r in recipes if not os.access(ROOT / r, os.X_OK)] == []
 
 
+def test_the_page_of_environment_variables_is_complete():
+    """Both ways: every variable of ours is on it, and it names none that nothing reads."""
+    places = ("todm", "scripts", "tests", "export", "recipes", "benchmarks")
+    files = [p for place in places for p in (ROOT / place).rglob("*") if p.suffix in (".py", ".sh")]
+    read = {v for p in files for v in re.findall(r"\bTODM_[A-Z_0-9]+", p.read_text())}
+    assert set(re.findall(r"\bTODM_[A-Z_0-9]+", (ROOT / "docs/environment.md").read_text())) == read
+
+
 @pytest.mark.parametrize("source", SOURCES, ids=lambda p: str(p.relative_to(ROOT)))
 def test_files_and_functions_are_short(source):
     """What ruff has no rule for; it checks docstrings, annotations, arguments and complexity."""
