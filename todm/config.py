@@ -64,25 +64,6 @@ class Config:
         """A copy with some fields changed; checked as if built anew."""
         return dataclasses.replace(self, **changes)
 
-    def check_at_least(self, low: float, *names: str) -> None:
-        """Raise ConfigError unless each of these fields is None or at least `low`."""
-        for name in names:
-            if (value := getattr(self, name)) is not None and not value >= low:
-                raise ConfigError(f"{name} is {value}: at least {low} is needed")
-
-    def check_shares(self, *names: str) -> None:
-        """Raise ConfigError unless each of these fields is from 0 to 1."""
-        for name in names:
-            if not 0 <= getattr(self, name) <= 1:
-                raise ConfigError(f"{name} is {getattr(self, name)}: a share from 0 to 1 is needed")
-
-    def check_ranges(self, *names: str) -> None:
-        """Raise ConfigError unless each of these fields is a pair with the lower value first."""
-        for name in names:
-            low, high = getattr(self, name)
-            if low > high:
-                raise ConfigError(f"{name} is [{low}, {high}]: the lower value comes first")
-
     def override(self, assignments: list[str]) -> Self:
         """Apply `a.b=value` settings; values are read as JSON, else as text.
 

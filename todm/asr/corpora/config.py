@@ -30,8 +30,11 @@ class SpeechConfig(Config):
     level_db: tuple[float, float] = (-18.0, -1.0)
 
     def __post_init__(self) -> None:
-        self.check_ranges("rate", "pitch", "pitch_range", "silence", "level_db")
-        self.check_at_least(1, "train_voices", "dev_voices", "test_voices")
+        ranges = ("rate", "pitch", "pitch_range", "silence", "level_db")
+        allowed = "the lower value comes first"
+        self.check("speech", ranges, holds=lambda v: v[0] <= v[1], allowed=allowed)
+        ones, allowed = ("train_voices", "dev_voices", "test_voices"), "at least 1 is needed"
+        self.check("speech", ones, holds=lambda v: v >= 1, allowed=allowed)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -92,8 +95,10 @@ class DataConfig(Config):
     tokens: TokensConfig = dataclasses.field(default_factory=TokensConfig)
 
     def __post_init__(self) -> None:
-        self.check_at_least(1, "num_train", "num_dev", "num_test", "shard_size")
-        self.check_at_least(0, "seed", "max_eval_seconds", "channel")
+        ones, allowed = ("num_train", "num_dev", "num_test", "shard_size"), "at least 1 is needed"
+        self.check("data", ones, holds=lambda v: v >= 1, allowed=allowed)
+        zeros, allowed = ("seed", "max_eval_seconds", "channel"), "it must not be negative"
+        self.check("data", zeros, holds=lambda v: v is None or v >= 0, allowed=allowed)
         if not 0 <= self.min_seconds < self.max_seconds:
             raise ConfigError(
                 f"min_seconds {self.min_seconds} must be below max_seconds {self.max_seconds}"

@@ -72,15 +72,18 @@ class AugmentConfig(Config):
     warp_frames: int = 0
 
     def __post_init__(self) -> None:
-        self.check_shares("noise_prob", "no_speech_prob", "digital_prob", "join_prob", "spec_prob")
-        self.check_shares("time_mask_share")
-        self.check_ranges("gain_db", "snr_db")
-        self.check_at_least(0, "max_tail", "max_offset", "num_freq_masks", "num_time_masks")
-        self.check_at_least(0, "warp_frames")
+        shares = ("noise_prob", "no_speech_prob", "digital_prob", "join_prob", "spec_prob")
+        shares, allowed = (*shares, "time_mask_share"), "a share from 0 to 1 is needed"
+        self.check("augment", shares, holds=lambda v: 0 <= v <= 1, allowed=allowed)
+        ranges, allowed = ("gain_db", "snr_db"), "the lower value comes first"
+        self.check("augment", ranges, holds=lambda v: v[0] <= v[1], allowed=allowed)
+        zeros = ("max_tail", "max_offset", "num_freq_masks", "num_time_masks", "warp_frames")
+        self.check("augment", zeros, holds=lambda v: v >= 0, allowed="it must not be negative")
         if not 0 <= self.freq_mask_bins <= NUM_BINS:
             raise ConfigError(f"freq_mask_bins is {self.freq_mask_bins}: from 0 to {NUM_BINS}")
         if self.num_time_masks:
-            self.check_at_least(1, "time_mask_frames")
+            frames, allowed = ("time_mask_frames",), "at least 1 is needed"
+            self.check("augment", frames, holds=lambda v: v >= 1, allowed=allowed)
 
 
 class Augmenter:

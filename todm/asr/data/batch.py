@@ -112,9 +112,15 @@ class LoaderConfig(Config):
     def __post_init__(self) -> None:
         if self.batch_size is None and self.max_frames is None:
             raise ConfigError("set batch_size or max_frames: without either a batch has no limit")
-        self.check_at_least(1, "batch_size", "max_frames", "num_buckets", "shards")
-        self.check_at_least(0, "num_workers", "tail_seconds", "seed")
-        self.check_shares("short_first")
+        ones, allowed = (
+            ("batch_size", "max_frames", "num_buckets", "shards"),
+            "at least 1 is needed",
+        )
+        self.check("loader", ones, holds=lambda v: v is None or v >= 1, allowed=allowed)
+        zeros = ("num_workers", "tail_seconds", "seed")
+        self.check("loader", zeros, holds=lambda v: v >= 0, allowed="it must not be negative")
+        allowed = "a share from 0 to 1 is needed"
+        self.check("loader", ("short_first",), holds=lambda v: 0 <= v <= 1, allowed=allowed)
         if not self.speeds or min(self.speeds) <= 0.5 or max(self.speeds) >= 2:
             raise ConfigError(f"speeds are {list(self.speeds)}: each must be between 0.5 and 2")
 

@@ -27,8 +27,10 @@ class RoomConfig(Config):
     direct_db: tuple[float, float] = (0.0, 15.0)
 
     def __post_init__(self) -> None:
-        self.check_ranges("snr_db", "rt60", "direct_db")
-        self.check_shares("clean", "room", "noise")
+        names, allowed = ("snr_db", "rt60", "direct_db"), "the lower value comes first"
+        self.check("room", names, holds=lambda pair: pair[0] <= pair[1], allowed=allowed)
+        names, allowed = ("clean", "room", "noise"), "a share from 0 to 1 is needed"
+        self.check("room", names, holds=lambda share: 0 <= share <= 1, allowed=allowed)
 
 
 def impulse_response(rng: np.random.Generator, rt60: float, direct_db: float) -> np.ndarray:

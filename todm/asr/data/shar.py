@@ -22,7 +22,7 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from itertools import islice
 from pathlib import Path
-from typing import Any, NamedTuple, Self
+from typing import Any, NamedTuple, Self, cast
 
 import numpy as np
 
@@ -116,7 +116,7 @@ def read_shard(shard: Shard) -> Iterator[Any]:
     try:
         # lhotse's readers of whole shards also take URLs and commands, and leave files open.
         with opener(shard.cuts, "rb") as lines, tarfile.open(shard.recording, "r|*") as tar:
-            pairs: Iterator[Any] = iterate_tarfile_pairwise(tar)  # annotated wrongly there
+            pairs = cast("Any", iterate_tarfile_pairwise(tar))  # annotated wrongly there
             for line, ((data, path), (recording, _)) in zip(lines, pairs, strict=True):
                 cut = deserialize_item(json.loads(line))
                 if (name := str(path.with_suffix(""))) != cut.id:
