@@ -50,24 +50,24 @@ _FOLDS = (
 )
 
 
-def adapter_of(found: Artifact, corpus: Path | None = None) -> "AsrAdapter":
+def adapter_of(source: Artifact, corpus: Path | None = None) -> "AsrAdapter":
     """An extracted subnet, or what was made of one, with its data.
 
     Args:
-        found: the artifact.
+        source: the artifact.
         corpus: its data; by default the corpus it was trained on, if that is still there.
 
     Raises:
         ArtifactError: a supernet, whose widths are arguments of a call: a plain model is needed.
     """
-    if found.kind == "supernet":
+    if source.kind == "supernet":
         raise ArtifactError(
-            f"{found.path} is a supernet: cut a net out of it first, with  todm extract-subnet"
+            f"{source.path} is a supernet: cut a net out of it first, with  todm extract-subnet"
         )
-    there = corpus or Path(found.info.get("corpus", ""))
+    there = corpus or Path(source.info.get("corpus", ""))
     has_data = corpus is not None or (there / artifact.MANIFEST).is_file()
-    speech = backend_of(found, corpus=there if has_data else None, with_data=has_data)
-    return AsrAdapter(speech, load_model(found, speech))
+    speech = backend_of(source, corpus=there if has_data else None, with_data=has_data)
+    return AsrAdapter(speech, load_model(source, speech))
 
 
 class AsrAdapter:
@@ -102,13 +102,13 @@ class AsrAdapter:
         """
         place = self._training if file is None else file
         source = _of_corpus(place, num) if file is None else _of_files(place)
-        found = sorted(islice(source, num), key=len)
-        if len(found) < num:
+        features = sorted(islice(source, num), key=len)
+        if len(features) < num:
             raise CorpusError(
-                f"calibration needs {num} utterances, and {place} has {len(found)}: give more "
-                f"audio, or ask for fewer with  --set num_calibration={max(len(found), 1)}"
+                f"calibration needs {num} utterances, and {place} has {len(features)}: give more "
+                f"audio, or ask for fewer with  --set num_calibration={max(len(features), 1)}"
             )
-        return [self._batch(found[i : i + _BATCH]) for i in range(0, num, _BATCH)]
+        return [self._batch(features[i : i + _BATCH]) for i in range(0, num, _BATCH)]
 
     @torch.no_grad()
     def run(self, model: nn.Module, batch: Batch) -> Tensor:
@@ -184,8 +184,8 @@ class AsrAdapter:
 
     def evaluate(self, model: nn.Module, *, split: str, limit: int = 0) -> dict[str, Any]:
         """WER of greedy search, with its interval and counts."""
-        found = self.speech.evaluate(model, subnet=None, split=split, limit=limit)
-        return {**found, "metric": "WER"}
+        figures = self.speech.evaluate(model, subnet=None, split=split, limit=limit)
+        return {**figures, "metric": "WER"}
 
     def graphs(self, model: nn.Module) -> list[Graph]:
         """Streaming encoder, decoder and joiner."""
@@ -230,12 +230,12 @@ def _of_files(place: Path) -> Iterator[Tensor]:
 def _audio_files(place: Path) -> list[Path]:
     """A recording itself, all below a folder, or those that a text file names."""
     if place.is_dir():
-        found = sorted(p for p in place.rglob("*") if p.suffix.lower() in SUFFIXES and p.is_file())
-        if not found:
+        files = sorted(p for p in place.rglob("*") if p.suffix.lower() in SUFFIXES and p.is_file())
+        if not files:
             raise CorpusError(
                 f"{place} holds no audio: calibration takes {', '.join(sorted(SUFFIXES))}"
             )
-        return found
+        return files
     if place.suffix.lower() in SUFFIXES:
         return [place]
     try:

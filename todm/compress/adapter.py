@@ -1,4 +1,4 @@
-"""What a modality brings to compression. A modality is one file that implements `ModelAdapter`.
+"""The interface of a modality to compression: one file that implements `ModelAdapter`.
 
 Letters: N outputs, K inputs of a layer.
 """
@@ -16,17 +16,17 @@ from todm.backend import Graph, Port
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Fold:
-    """Linear layers of a block that read the same input, and what may take over a factor of it.
+    """Linear layers of a block that read the same input, and the module that may absorb a factor of it.
 
     Names are relative to the block.
 
     Attributes:
         layers: the linear layers.
-        inspect: the module whose output AWQ compares (the attention around q, k and v); a layer
-            itself if it stands alone.
-        into: what comes right before: a norm, or a linear layer whose last K rows make the input.
-            None: nothing folds, and the layers keep an `pre_quant_scale`.
-        offset: what is added to the norm's stored scale when it is used (1 for Gemma).
+        inspect: the module whose output AWQ compares (the attention around q, k and v); the layer
+            itself if it has no companions.
+        into: the module right before: a norm, or a linear layer whose last K rows make the input.
+            None: nothing folds, and the layers keep a `pre_quant_scale`.
+        offset: added to the norm's stored weight when it is used (1 for Gemma).
     """
 
     layers: tuple[str, ...]
@@ -36,15 +36,15 @@ class Fold:
 
 
 class ModelAdapter(Protocol):
-    """A model and all that passes need to know of its modality.
+    """A model, and what passes need to know about its modality.
 
-    The model runs its `block_lists` one after another, and the blocks of a block_list one after another, each
-    called with the output of the one before as its first argument and with the same further arguments.
+    The model runs its `block_lists` in order, and the blocks of a list in order: each is called with the
+    output of the one before as its first argument, and with the same further arguments.
     """
 
     @property
     def backend(self) -> str:
-        """Its name in artifacts: asr, vision, llm."""
+        """Its name in artifacts: asr, vision, llm, multimodal."""
         ...
 
     @property
@@ -63,18 +63,18 @@ class ModelAdapter(Protocol):
         ...
 
     def folds(self, block: nn.Module) -> Sequence[Fold]:
-        """Where AWQ's scales go in a block. A linear layer in none of them keeps an `pre_quant_scale`."""
+        """Where AWQ's scales go in a block; a linear layer in none of them keeps a `pre_quant_scale`."""
         ...
 
     def resident(self, prefix: str) -> AbstractContextManager[None]:
-        """Inside, the weights of a block (or of what is outside the block_lists: "") are in memory.
+        """Inside, the weights of a block (or with "", those outside the block lists) are in memory.
 
-        What is changed inside stays changed. Models that are in memory anyway return a null context.
+        Changes made inside are kept. Models that are in memory anyway return a null context.
         """
         ...
 
     def calibration(self, num: int, file: Path | None) -> list[Any]:
-        """Batches for `run` with at least `num` items in all, from `file` or else the training data.
+        """Batches for `run` with at least `num` items together, from `file` or else the training data.
 
         Raises:
             CorpusError: too few items, or items that cannot be used.

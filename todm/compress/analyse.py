@@ -1,9 +1,9 @@
 """Sensitivity: what each layer, and each kind of layer, costs when it alone is compressed.
 
 A kind is the layers whose names differ in numbers only, such as `encoder.blocks.*.up`. After every
-trial the model is put back. The recommended exclusions take the costs of layers to add up:
+trial the model is restored. The recommended exclusions assume that the costs of layers add up:
 
-    leave out the dearest layers until the increases of the rest sum to the tolerance or less
+    exclude the most expensive layers until the increases of the rest sum to the tolerance or less
 """
 
 import dataclasses
@@ -24,17 +24,17 @@ from todm.files import Progress
 
 Measure = Callable[[nn.Module], float]
 DENSE = "dense"
-"""The key of the measure of the model as it is."""
+"""The key of the unchanged model."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Sensitivity:
-    """What an analysis found.
+    """The result of an analysis.
 
     Attributes:
         values: the measure with each layer or kind alone compressed, and of the dense model (`DENSE`).
         layers: the layers of each.
-        tolerance: relative increase that is allowed in all.
+        tolerance: total relative increase that is allowed.
     """
 
     values: Mapping[str, float]
@@ -46,12 +46,12 @@ class Sensitivity:
         """Relative to the dense model, the largest first; kinds among the layers."""
         dense = self.values[DENSE]
         scale = max(abs(dense), 1e-12)
-        found = {n: (v - dense) / scale for n, v in self.values.items() if n != DENSE}
-        return dict(sorted(found.items(), key=lambda item: -item[1]))
+        increases = {n: (v - dense) / scale for n, v in self.values.items() if n != DENSE}
+        return dict(sorted(increases.items(), key=lambda item: -item[1]))
 
     @property
     def exclude(self) -> list[str]:
-        """The layers to leave as they are, the dearest first."""
+        """The layers to exclude, the most expensive first."""
         costs = {n: c for n, c in self.increases.items() if list(self.layers[n]) == [n] and c > 0}
         names = list(costs)
         for count in range(len(names)):
@@ -86,12 +86,12 @@ def analyse(
     Args:
         adapter: the model; it is as before at the end.
         config: the passes; none of them may train.
-        measure: of a model, the less the better.
+        measure: of a model; lower is better.
         tolerance: see `Sensitivity`.
-        calibration: the user's own data.
-        known: values of an earlier call that was interrupted.
-        keep: called with all values so far after each trial.
-        progress: called with what is done, how much, and of how much.
+        calibration: the user's own data instead of the training data.
+        known: values from an earlier, interrupted call.
+        keep: called with all values after each trial.
+        progress: see `todm.files.Progress`.
 
     Raises:
         ConfigError: a pass that trains, or no layer to do.
@@ -116,12 +116,12 @@ def analyse(
                 keep(values)
         if progress:
             progress("sensitivity", number, len(trials))
-    found = {name: values[name] for name in trials}
-    return Sensitivity(values=found, layers=units, tolerance=tolerance)
+    measured = {name: values[name] for name in trials}
+    return Sensitivity(values=measured, layers=units, tolerance=tolerance)
 
 
 def kind_of(name: str) -> str:
-    """The name with its numbers left open."""
+    """The name with its numbers replaced by `*`."""
     return re.sub(r"(?<=\.)\d+(?=\.)", "*", f".{name}.").strip(".")
 
 
@@ -137,9 +137,9 @@ def _units(layers: Sequence[str]) -> dict[str, tuple[str, ...]]:
 def _alone(config: CompressConfig, plan: Plan, layers: Sequence[str]) -> CompressConfig:
     """The passes on these layers, all others excluded."""
     others = tuple(name for name in plan.chosen if name not in layers)
-    # A layer that is kept dense unless asked for has to be asked for here too.
-    asked = tuple(n for n in layers if any(matches(n, p) for p in config.include))
-    return config.replace(include=asked, exclude=(*config.exclude, *others))
+    # A layer that is dense unless included has to be included here too.
+    included = tuple(n for n in layers if any(matches(n, p) for p in config.include))
+    return config.replace(include=included, exclude=(*config.exclude, *others))
 
 
 def _refuse_training(config: CompressConfig) -> None:
@@ -161,7 +161,7 @@ class _Snapshot:
         self._state: dict[str, Tensor] = {k: v.clone() for k, v in model.state_dict().items()}
 
     def restore(self) -> None:
-        """Put them back."""
+        """Restore them."""
         for name, layer in self._layers.items():
             if self._model.get_submodule(name) is not layer:
                 self._model.set_submodule(name, layer)

@@ -45,21 +45,21 @@ def check(model: nn.Module) -> dict[str, W4Linear]:
     Raises:
         ConfigError: one does not, or there are none.
     """
-    found: dict[str, W4Linear] = {}
+    layers: dict[str, W4Linear] = {}
     for name, layer in layers_of(model).items():
         if why := _why_not(layer):
             raise ConfigError(f"{name} {why}")
         assert isinstance(layer, W4Linear)
-        found[name] = layer
-    if not found:
+        layers[name] = layer
+    if not layers:
         raise ConfigError("no layer has 4 bits: compress with the pass awq or int4 first")
-    groups = sorted({layer.group for layer in found.values()})
+    groups = sorted({layer.group for layer in layers.values()})
     if len(groups) > 1:
         raise ConfigError(
             f"layers have groups of {' and of '.join(map(str, groups))} inputs: an AWQ checkpoint has "
             "one group size"
         )
-    return found
+    return layers
 
 
 def tensors_of(model: nn.Module, *, dtype: torch.dtype = torch.float16) -> dict[str, Tensor]:
@@ -73,18 +73,18 @@ def tensors_of(model: nn.Module, *, dtype: torch.dtype = torch.float16) -> dict[
         ConfigError: a model that the layout cannot hold, or a number too large for `dtype`.
     """
     layers = check(model)
-    found: dict[str, Tensor] = {}
+    tensors: dict[str, Tensor] = {}
     seen: set[int] = set()
     for name, parameter in model.named_parameters():
         if id(parameter) not in seen:
             seen.add(id(parameter))
-            found[name] = _cast(name, parameter.detach(), dtype)
+            tensors[name] = _cast(name, parameter.detach(), dtype)
     for name, layer in layers.items():
         awq = to_awq(layer.weight_w4)
-        found |= {f"{name}.{part}": tensor for part, tensor in zip(_PARTS, awq, strict=True)}
+        tensors |= {f"{name}.{part}": tensor for part, tensor in zip(_PARTS, awq, strict=True)}
         if layer.bias is not None:
-            found[f"{name}.bias"] = _cast(f"{name}.bias", layer.bias, dtype)
-    return found
+            tensors[f"{name}.bias"] = _cast(f"{name}.bias", layer.bias, dtype)
+    return tensors
 
 
 def layers_from(
@@ -160,10 +160,10 @@ def _why_not(layer: PackedLinear) -> str:
 
 
 def _cast(name: str, tensor: Tensor, dtype: torch.dtype) -> Tensor:
-    found = tensor.to(dtype)
-    if not bool(found.isfinite().all()):
+    cast = tensor.to(dtype)
+    if not bool(cast.isfinite().all()):
         raise ConfigError(f"{name} holds numbers that {dtype} cannot: write it as float32")
-    return found
+    return cast
 
 
 def _bias(tensors: Mapping[str, Tensor], name: str) -> Tensor | None:

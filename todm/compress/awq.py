@@ -1,16 +1,16 @@
 """Activation-aware weights of 4 or 3 bits: the pass `awq` (AWQ, arXiv 2306.00978).
 
-Inputs that are large on average matter more, so their weights are made larger before rounding, and
-the inputs smaller: W x = (W diag s) (x / s). For each set of layers that read the same input,
+Inputs that are large on average matter more, so before rounding their weights are enlarged and the
+inputs reduced: W x = (W diag s) (x / s). For each set of layers that read the same input,
 
     s = s_x^r                                   s_x,k = mean |x_k|          (section 3.2)
     s = s_x^r / (w_k^(1 - r) + 1e-4)            w_k = mean_n |w_nk| / max_group |w|
     s <- s / sqrt(max s min s)
 
-and of all r and both families the s is kept whose rounded weights change the output of the inspected
-module least; s = 1, plain rounding, is among them. Then every group of weights is clipped to the
-range that serves its layer's inputs best. 1 / s goes into the layer before (`folds.py`), or stays with the
-packed layer as `pre_quant_scale`.
+and over all r and both families the s is chosen whose rounded weights change the output of the
+inspected module least; s = 1, plain rounding, is a candidate. Then every group of weights is clipped to
+the range that is best for its layer's inputs. 1 / s goes into the layer before (`folds.py`), or stays
+with the packed layer as `pre_quant_scale`.
 
 Letters: M rows, S rows of a sample, N outputs, K inputs, G groups of I inputs.
 """
@@ -52,7 +52,7 @@ class _Layer:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Scale:
-    """What the scale search found.
+    """The result of the scale search.
 
     Attributes:
         s_K: the factor of each input's weights.
@@ -73,8 +73,8 @@ class Scale:
 def run(block: Block, config: AwqConfig) -> dict[str, LayerResult]:
     """Put `W4Linear` in the place of the linear layers of a block; a mask is kept.
 
-    A layer that is not to be done but reads the same input as one that is, or comes before it, takes
-    its share of a folded scale and is accounted for as well.
+    A layer that was not chosen but reads the same input as a chosen one, or comes before it, takes its
+    share of a folded scale and is accounted for as well.
 
     Raises:
         ConfigError: a weight that is not finite.
@@ -107,7 +107,7 @@ def search(block: Block, place: Fold, layers: Sequence[str], config: AwqConfig) 
 
     Args:
         block: run on its calibration data.
-        place: where they are, and which module's output counts.
+        place: where they are, and which module's output is compared.
         layers: full names of those that are rounded.
         config: grid and quantiser.
 
@@ -209,27 +209,27 @@ def _scale(
     config: AwqConfig,
     state: dict[str, _Layer],
 ) -> None:
-    """Search for the factor of a set of layers, and put it where it belongs."""
+    """Search for the factor of a set of layers, and fold or store it."""
     layers = [n for n in map(block.full, place.layers) if n in names]
-    found = search(block, place, layers, config)
+    best = search(block, place, layers, config)
     figures = {
-        "ratio": found.ratio,
-        "duo": float(found.duo),
-        "error": found.error,
-        "error of rounding": found.plain,
+        "ratio": best.ratio,
+        "duo": float(best.duo),
+        "error": best.error,
+        "error of rounding": best.plain,
     }
     for name in layers:
         state[name].figures |= figures
-    if bool((found.s_K == 1).all()):
+    if bool((best.s_K == 1).all()):
         return
-    folded, factor_N = fold(block, place, found.s_K) if config.fold else (False, None)
+    folded, factor_N = fold(block, place, best.s_K) if config.fold else (False, None)
     for name in map(block.full, place.layers) if folded else layers:
         layer = state.setdefault(name, _Layer())
         if folded:
-            layer.input_factor_K = 1 / found.s_K
+            layer.input_factor_K = 1 / best.s_K
             layer.where = f", scales in {place.into}"
         else:
-            layer.pre_quant_scale_K = 1 / found.s_K
+            layer.pre_quant_scale_K = 1 / best.s_K
             layer.where = ", pre_quant_scale"
     if factor_N is not None:
         before = state.setdefault(block.full(place.into or ""), _Layer())
@@ -269,11 +269,11 @@ def _observe(block: Block, place: Fold, layer: str) -> tuple[Tensor, list[Call]]
 def _error(
     inspected: nn.Module, calls: Sequence[Call], expected: Sequence[Tensor], limit: float
 ) -> float:
-    """Squared change of the outputs; stops where it is over `limit`."""
+    """Squared change of the outputs; stops once it exceeds `limit`."""
     total = 0.0
     for call, y in zip(calls, expected, strict=True):
-        found = _first(inspected(*call.args, **call.kwargs))
-        total += float((found.double() - y.double()).square().sum())
+        output = _first(inspected(*call.args, **call.kwargs))
+        total += float((output.double() - y.double()).square().sum())
         if total > limit:
             break
     return total

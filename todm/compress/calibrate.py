@@ -74,7 +74,7 @@ class Block:
         return self.module.get_submodule(self.relative(name))
 
     def replace(self, name: str, new: nn.Module) -> None:
-        """Put another module in the place of a layer (by its full name)."""
+        """Replace a layer (by its full name) with another module."""
         self.module.set_submodule(self.relative(name), new.train(self.module.training))
 
     def is_24(self, name: str) -> bool:
@@ -274,7 +274,7 @@ class Moment:
 class Histogram:
     """Magnitudes in bins from 0 to `top`, a power of two above the absmax, for ranges of activations.
 
-    When a larger magnitude comes, `top` doubles and bins are joined two by two: they end as if `top`
+    When a larger magnitude comes, `top` doubles and bins are merged in pairs: the result is as if `top`
     had been known from the start.
     """
 
@@ -291,7 +291,7 @@ class Histogram:
         largest = float(size.max())
         self.absmax = max(self.absmax, largest)
         self._reach(largest)
-        if self.top == 0:  # nothing but zeros so far
+        if self.top == 0:  # only zeros until now
             self.count_B[0] += size.numel()
             return
         place = (size.double() * (self.BINS / self.top)).long()
@@ -306,16 +306,16 @@ class Histogram:
             self.count_B = torch.cat([joined, torch.zeros_like(joined)])
 
     def percentile(self, percent: float) -> float:
-        """Least magnitude that `percent` of all do not exceed, to the end of its bin; 100 is the absmax."""
+        """The least magnitude that `percent` of all do not exceed, up to its bin's end; 100: the absmax."""
         passed_B = self.count_B.cumsum(0)
         wanted = percent / 100 * float(passed_B[-1])
         place = int((passed_B.double() < wanted).sum())
         return min(self.absmax, (place + 1) * self.top / self.BINS)
 
     def mse_range(self, levels: int = 127) -> float:
-        """The range [-r, r] whose symmetric rounding to `levels` steps on each side errs the least.
+        """The range [-r, r] whose symmetric rounding to `levels` steps on each side has the least error.
 
-        Of 100 fractions of the absmax; a magnitude counts as the middle of its bin.
+        Among 100 fractions of the absmax; a magnitude counts as the middle of its bin.
         """
         used_B = self.count_B > 0
         place_B = torch.arange(self.BINS, dtype=torch.float64)[used_B]

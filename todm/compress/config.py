@@ -10,7 +10,7 @@ from todm.errors import ConfigError
 
 PASSES = ("prune", "int8", "int4", "awq")
 ALIASES = {"sparse24": "prune"}
-"""Other words for passes on the command line: pruning keeps 2 of 4 unless it is told otherwise."""
+"""Other words for passes on the command line; by default, pruning keeps 2 of 4."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -62,7 +62,7 @@ class PruneConfig(Config):
         n: weights kept.
         m: of how many. 2:4 is what hardware runs; others are for accuracy and storage.
         method: how the mask is chosen. magnitude; wanda (arXiv 2306.11695); sparsegpt (arXiv
-            2301.00774), which also mends the weights left; sr_ste (arXiv 2102.04010), which learns it
+            2301.00774), which also updates the weights left; sr_ste (arXiv 2102.04010), which learns it
             in training and needs tune.updates.
         decay: lambda of sr_ste, the pull on pruned weights; 0 is plain STE.
         refresh: updates between new masks (sr_ste).
@@ -135,8 +135,8 @@ class Int4Config(Config):
         bits: 4 or 3.
         group: inputs that share a scale: 32, 64 or 128.
         symmetric: no zero points.
-        method: rtn rounds to nearest; gptq (arXiv 2210.17323) mends the rest of a row after each
-            rounded weight. With tune.updates, scales are learnt from there.
+        method: rtn rounds to nearest; gptq (arXiv 2210.17323) updates the rest of a row after each
+            rounded weight. With tune.updates, training starts from these scales.
         learn_zeros: whether training moves zero points as well as scales.
         tune: quantisation-aware training.
     """
@@ -163,7 +163,7 @@ class AwqConfig(Config):
         scale: whether to search for scales of the inputs.
         clip: whether to search for the range of every group.
         grid: points of the scale search, both families together.
-        fold: put scales into the layer before where that is exact; if not, every layer keeps an
+        fold: put scales into the layer before where that is exact; otherwise every layer keeps a
             `pre_quant_scale`.
     """
 
@@ -186,10 +186,10 @@ class CompressConfig(Config):
     """A sequence of passes and their settings.
 
     Attributes:
-        passes: in order, of prune, int8, int4, awq; at most one that quantises, and last.
-        include: layers to be done although the modality would keep them dense; a name without
-            wildcards must be done, or it is an error.
-        exclude: layers to be left as they are (names or patterns).
+        passes: among prune, int8, int4 and awq, in order; at most one that quantises, and last.
+        include: layers to compress although the modality would keep them dense; a layer named without
+            wildcards that cannot be compressed is an error.
+        exclude: layers to leave unchanged (names or patterns).
         num_calibration: items (utterances, images, texts) of calibration data.
         sequential: whether a block is calibrated on the outputs of compressed blocks before it.
         seed: of training and of calibration data.

@@ -1,8 +1,8 @@
-"""The sequence of passes over a model: which layers, block by block, and what became of each.
+"""The sequence of passes over a model, block by block, and the account of every layer.
 
 One-shot passes go through a model block by block, so that a model needs memory for one block and
-its activations. All one-shot passes of a stretch do a block before the next is touched, and the next
-sees what the compressed one puts out. Passes that train work on the whole model, between stretches.
+its activations. All one-shot passes of a stretch run on a block before the next block is touched, which is
+calibrated on the compressed block's output. Passes that train work on the whole model, between stretches.
 """
 
 import copy
@@ -64,10 +64,10 @@ def compress(
         calibration: the user's own data instead of the training data.
         optimizers: further optimizers for passes that train, by name; see `todm.compress.train.tune`.
         checkpoints: directory where a training keeps its checkpoint, to be resumed; None for none.
-        progress: called with what is done, how much, and of how much.
+        progress: see `todm.files.Progress`.
 
     Raises:
-        ConfigError: a layer that is named and cannot be done, a model already compressed, settings
+        ConfigError: a named layer that cannot be compressed, a model already compressed, settings
             that do not fit a layer; before any work.
         CorpusError: calibration data that cannot be used.
         TrainingError: a training that cannot go on.

@@ -1,10 +1,10 @@
-"""Folding: a factor of each input of a layer moves into the layer before, and outputs stay the same.
+"""Folding: a factor of each input of a layer moves into the layer before; outputs stay the same.
 
     W x = (W diag s) (x / s)
 
 A norm in front divides its gain and shift by s; a linear layer in front divides the rows that make x,
-and their bias. What lies between may be any function f with f(x / s) = f(x) / s for positive s: the
-identity, attention over values, ReLU, the product with a gate.
+and their bias. Between them may be any function f with f(x / s) = f(x) / s for positive s: the identity,
+ attention over values, ReLU, the product with a gate.
 
 Letters: N outputs, K inputs of a layer.
 """
@@ -17,15 +17,15 @@ from todm.compress.calibrate import Block
 
 _SAME = 1e-3
 """Change of a block's output, relative to its largest value, up to which a fold counts as exact: far
-above rounding in float32, far below what a wrong map of folds does."""
+above rounding in float32, far below the effect of a wrong map of folds."""
 
 
 def folds_of(block: Block, names: list[str]) -> list[Fold]:
     """Folds with a layer among `names` (full names), and one that folds nowhere for each of the rest."""
-    found = [f for f in block.folds if any(block.full(n) in names for n in f.layers)]
-    inside = {block.full(n) for f in found for n in f.layers}
+    folds = [f for f in block.folds if any(block.full(n) in names for n in f.layers)]
+    inside = {block.full(n) for f in folds for n in f.layers}
     inner = [block.relative(n) for n in names if n not in inside]
-    return found + [Fold(layers=(n,), inspect=n) for n in inner]
+    return folds + [Fold(layers=(n,), inspect=n) for n in inner]
 
 
 def scale_inputs(layer: nn.Linear, s_K: Tensor) -> None:
@@ -51,7 +51,7 @@ def unscale_outputs(layer: nn.Linear, s_K: Tensor) -> Tensor:
     """The last K rows of the weight and of the bias are divided by s.
 
     Returns:
-        [N], what each output is multiplied with from now on.
+        [N], the factor of each output from now on.
     """
     factor_N = torch.ones(layer.out_features, device=s_K.device)
     factor_N[-len(s_K) :] = 1 / s_K
@@ -66,13 +66,12 @@ def fold(block: Block, place: Fold, s_K: Tensor) -> tuple[bool, Tensor | None]:
     """Move a factor into the layer before, if there is one and the block's output stays as it is.
 
     Args:
-        block: its weights are changed in place; where the output would change, they are put back.
+        block: its weights are changed in place, and restored if its output would change.
         place: the layers and what is in front of them.
         s_K: positive, what the layers' inputs are divided by.
 
     Returns:
-        Whether it was done, and [N] what each output of a linear layer in front is multiplied with
-        from now on.
+        Whether it was done, and the factor [N] of each output of a linear layer in front from now on.
     """
     if place.into is None:
         return False, None
@@ -106,8 +105,8 @@ def _fits(into: nn.Module, num_inputs: int) -> bool:
     return weight is not None and tuple(weight.shape) == (num_inputs,)
 
 
-def _same(found: Tensor, expected: Tensor) -> bool:
-    # What has few digits (bfloat16) is rounded anew by a fold.
+def _same(output: Tensor, expected: Tensor) -> bool:
+    # Values of few digits (bfloat16) are rounded again by a fold.
     tolerance = max(_SAME, 8 * torch.finfo(expected.dtype).eps)
-    worst = (found.float() - expected.float()).abs().max()
+    worst = (output.float() - expected.float()).abs().max()
     return bool(worst <= tolerance * expected.float().abs().max())

@@ -47,7 +47,7 @@ def run(block: Block, config: Int8Config) -> dict[str, LayerResult]:
 
 
 def activation_range(histogram: Histogram, config: Int8Config) -> float:
-    """The largest magnitude with a code of its own, by `range` of the settings; above zero."""
+    """The largest magnitude that is not clipped, by `range` of the settings; above zero."""
     if config.range == "mse":
         return histogram.mse_range(QMAX)
     if config.range == "percentile":
@@ -56,7 +56,7 @@ def activation_range(histogram: Histogram, config: Int8Config) -> float:
 
 
 def mse_scale(weight_NK: Tensor) -> Tensor:
-    """Scale of each output, float32 [N]: of 1, 0.99, ... 0.5 absmax / 127, what errs the least."""
+    """Scale of each output, float32 [N]: of 1, 0.99, ... 0.5 absmax / 127, the one of least error."""
     weight_NK = weight_NK.float()
     full_N = weight_NK.abs().amax(1).clamp(min=1e-30) / QMAX
     best_N, least_N = full_N, torch.full_like(full_N, float("inf"))

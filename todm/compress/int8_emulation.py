@@ -1,9 +1,9 @@
-"""How well a net will stand int8: outliers of its weights, and its error with int8 arithmetic.
+"""How int8 will affect a net: outliers of its weights, and its error with int8 arithmetic.
 
 A transducer trained for long can lose half of its accuracy in post-training int8 although its
 float32 error is unchanged, because single weights have grown far beyond the others of their channel
-and take the range of its scale (icefall issue 2003). Both are watched during training here, and a
-cap keeps such weights away.
+and use up the range of its scale (icefall issue 2003). Training monitors both, and can clamp such
+weights.
 
 Letters: C output channels, K weights of a channel, B rows of a batch, T steps.
 """
@@ -26,11 +26,11 @@ _TOLERANCE = 1e-4  # of the cap: a channel that was capped is not capped again f
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class QuantConfig(Config):
-    """What is watched of int8 during training.
+    """int8 monitoring and outlier clamping during training.
 
     Attributes:
         every: fraction of the updates between evaluations in int8; above 1 for none.
-        outlier_cap: the most that a weight may be, times the rms of its channel; None for no cap.
+        outlier_cap: largest weight, as a multiple of the rms of its channel; None for no cap.
             A normal distribution reaches 3 to 4. It holds for the largest net, whose channels a
             narrower one cuts to a prefix.
     """
@@ -92,7 +92,7 @@ def int8_copy(model: nn.Module, *, chunk: int = 16) -> Iterator[nn.Module]:
     """Inside, the model computes as its exported int8 graphs do; its weights stay as they are.
 
     As in `todm/export/quantize.py`: matrices of linear layers in int8 with one scale per output
-    channel, what enters them in uint8 with a range of its own each time, embedding tables in uint8
+    channel, their inputs in uint8 with a range per call, embedding tables in uint8
     with one scale; all else in float32. Scales are those of the weights a call really uses, so that
     a narrow subnet has the scales of its extracted form. An activation's range is that of one row
     of the batch and `chunk` steps, since a device runs one stream chunk by chunk.

@@ -73,8 +73,8 @@ class LayerState:
 
     Attributes:
         name: full name of the layer.
-        planned: its kind and size, and why it is left as it is.
-        probe: None until calibration data was looked at.
+        planned: its kind and size, and why it is left unchanged.
+        probe: None before calibration.
         results: by pass.
         errors: relative error of its outputs after each pass.
         sizes: how it was stored after each pass, as fields of `Row`.

@@ -21,8 +21,8 @@ class LayerResult:
     """What a pass did to a layer.
 
     Attributes:
-        what: in a few words, such as `2:4 wanda`; empty if the layer was left as it is.
-        why_not: the reason, if it was left as it is.
+        what: in a few words, such as `2:4 wanda`; empty if the layer was left unchanged.
+        why_not: the reason, if it was left unchanged.
         input_factor_K: factor of the layer's input from now on, since an earlier layer took over its
             inverse (AWQ).
         output_factor_N: factor of the layer's output from now on (that earlier layer).

@@ -2,7 +2,7 @@
 
 SR-STE (arXiv 2102.04010), section 3. Groups lie along the inputs (dim 1 of a weight): the input
 features of a linear layer, and the input channels of a convolution at each position of its kernel,
-which is the direction that hardware multiplies along. The last group is short where K is not a
+the direction that hardware multiplies along. The last group is short where K is not a
 multiple of m, and keeps min(n, its size); so a prefix of whole groups of a valid mask is valid.
 
 Letters: N outputs, K inputs, G = ceil(K / m) groups; a convolution has P kernel positions beside.
@@ -55,14 +55,14 @@ def group_inputs(weight: Tensor, m: int, *, fill: float) -> Tensor:
     Args:
         weight: [N, K, ...].
         m: entries of a group.
-        fill: what fills up the last group.
+        fill: padding of the last group.
     """
     rows = weight.movedim(1, -1)
     return F.pad(rows, (0, -rows.shape[-1] % m), value=fill).unflatten(-1, (-1, m))
 
 
 def ungroup_inputs(groups: Tensor, shape: tuple[int, ...]) -> Tensor:
-    """Inverse of `group_inputs` for a weight of this shape; what filled up the last group goes."""
+    """Inverse of `group_inputs` for a weight of this shape; the padding of the last group is dropped."""
     return groups.flatten(-2)[..., : shape[1]].movedim(-1, 1).contiguous()
 
 
@@ -74,8 +74,8 @@ def weight_matrix(weight: Tensor, m: int) -> Tensor:
         m: entries of a group.
 
     Returns:
-        [N, P * G * m]: positions of the kernel outside, inputs inside, each position filled up with
-        columns of zeros to whole groups.
+        [N, P * G * m]: kernel positions outside, inputs inside, each position padded with columns of
+        zeros to whole groups.
     """
     return group_inputs(weight, m, fill=0.0).flatten(1)
 

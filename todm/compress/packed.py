@@ -1,11 +1,11 @@
-"""Linear layers whose weight is packed: what runs, and what an artifact stores.
+"""Linear layers with a packed weight, as they run and as an artifact stores them.
 
 `forward` goes through `todm.kernels`: on a GPU the kernels, on a CPU the same arithmetic in torch, so
 that accuracy measured on a CPU is the deployed accuracy. There is no gradient.
 
-The buffers of a layer are its storage and no more; what an op reads beside them (an expanded 2:4
-weight, a dequantised copy) is made when first needed, and dropped by `release`, `to` and
-`load_state_dict`. Scales keep their dtype when a model is cast, since codes belong to the exact scale.
+The buffers of a layer are its storage alone; anything else that an op reads (an expanded 2:4 weight, a
+dequantised copy) is made on first use, and dropped by `release`, `to` and `load_state_dict`. Scales keep
+their dtype when a model is cast, since codes belong to the exact scale.
 
 Letters: M rows, N outputs, K inputs, G groups of inputs, H = 2 ceil(K / 4) kept values.
 """
@@ -64,7 +64,7 @@ class PackedLinear(nn.Module, abc.ABC):
             out_features: as of `ElasticLinear`; a packed layer has one width, N.
 
         Raises:
-            ConfigError: another width is asked for, or the op refuses the input.
+            ConfigError: another width is requested, or the op refuses the input.
         """
         check_width(out_features, self.out_features)
         return self.product(input)
@@ -91,7 +91,7 @@ class PackedLinear(nn.Module, abc.ABC):
         return {"kind": self.KIND, "shape": shape, "tensors": names, **self._format()}
 
     def release(self) -> None:
-        """Drop what was made of the buffers."""
+        """Drop what was derived from the buffers."""
         self._ready = None
 
     def extra_repr(self) -> str:
@@ -181,7 +181,7 @@ class Int8Linear(PackedLinear):
             sparse24: store and run it as 2:4.
 
         Raises:
-            ConfigError: parts that do not belong together, or codes that are not 2:4.
+            ConfigError: parts that do not match, or codes that are not 2:4.
         """
         self.sparse24 = sparse24
         if (
@@ -344,9 +344,9 @@ def build(format: Format, tensors: Mapping[str, Tensor]) -> PackedLinear:  # noq
             f"a compressed layer cannot be read ({error}): compress the model again"
         ) from None
     if [layer.out_features, layer.in_features] != shape:
-        found = f"{layer.out_features} x {layer.in_features}"
+        sizes = f"{layer.out_features} x {layer.in_features}"
         raise ArtifactError(
-            f"a compressed layer is {found}, and {shape} was written: it is damaged"
+            f"a compressed layer is {sizes}, and {shape} was written: it is damaged"
         )
     return layer
 
@@ -357,7 +357,7 @@ def layers_of(model: nn.Module) -> dict[str, PackedLinear]:
 
 
 def release(model: nn.Module) -> None:
-    """Free what its packed layers made of their buffers; they make it again when they run."""
+    """Free what its packed layers derived from their buffers; they derive it again when they run."""
     for layer in layers_of(model).values():
         layer.release()
 

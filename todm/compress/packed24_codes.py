@@ -1,7 +1,7 @@
 """Storage of a weight of 4 or 3 bits that is 2:4: of every four codes the two kept ones.
 
     kept_NP   uint8, the kept codes of an output one after another, `bits` each, lowest bit first
-    codes_NC  where they were, as of `todm.kernels.matmul_24`
+    codes_NC  their positions, as in `todm.kernels.matmul_24`
 
 12 bits for four weights of 4 bits instead of 16, 10 for 3 bits instead of 12. No kernel reads this:
 it is expanded when it is loaded. A weight that is not kept has its group's zero point for a code.
@@ -40,7 +40,7 @@ def expand(kept_NP: Tensor, codes_NC: Tensor, weight: matmul_w4.Packed) -> matmu
         weight: whose scales, zeros and sizes it has; its words are not read.
 
     Raises:
-        ConfigError: parts that do not belong together.
+        ConfigError: parts that do not match.
     """
     N, K = weight.shape
     num_kept = 2 * -(-K // 4)

@@ -1,4 +1,4 @@
-"""Which layers are done: all linear and convolution layers of the blocks, less what is kept or excluded.
+"""Which layers are compressed: all linear and convolution layers of the blocks, except kept or excluded ones.
 
 Every parameter of a model with two axes or more is accounted for, done or not.
 """
@@ -18,7 +18,7 @@ from todm.errors import ConfigError
 
 
 class Planned(NamedTuple):
-    """A parameter with two axes or more: its kind and size, and why it is left as it is ("": it is not)."""
+    """A parameter with two axes or more: its kind and size, and why it is left unchanged (or "")."""
 
     kind: str
     num_weights: int
@@ -31,8 +31,8 @@ class Plan:
 
     Attributes:
         all: every parameter with two axes or more, by the name of its layer.
-        chosen: those to be done.
-        named: those that must be done.
+        chosen: those to compress.
+        named: those that must be compressed.
         layers: linear and convolution layers, chosen or not.
         blocks: names of the blocks.
     """
@@ -61,29 +61,29 @@ def select(adapter: ModelAdapter, config: CompressConfig) -> Plan:
     """
     modules = dict(adapter.model.named_modules())
     _refuse_compressed(modules)
-    found = {name: (kind, count) for name, kind, count in _parameters(modules)}
-    _check_patterns(found, config)
+    parameters = {name: (kind, count) for name, kind, count in _parameters(modules)}
+    _check_patterns(parameters, config)
     blocks = tuple(
         f"{block_list}.{child}"
         for block_list in adapter.block_lists
         for child, _ in adapter.model.get_submodule(block_list).named_children()
     )
-    layers = tuple(n for n in found if isinstance(modules.get(n), LAYERS))
-    whys = {n: _why_not(n, adapter, config, blocks, is_layer=n in layers) for n in found}
-    named = tuple(n for n in config.include if n in found)
+    layers = tuple(n for n in parameters if isinstance(modules.get(n), LAYERS))
+    whys = {n: _why_not(n, adapter, config, blocks, is_layer=n in layers) for n in parameters}
+    named = tuple(n for n in config.include if n in parameters)
     for name in named:
         if name not in layers:
             raise ConfigError(
-                f"{name} is named to be compressed and is a {found[name][0]}: only linear and "
+                f"{name} is named to be compressed and is a {parameters[name][0]}: only linear and "
                 "convolution layers can be; leave it out of --include"
             )
-    chosen = tuple(n for n in found if not whys[n])
+    chosen = tuple(n for n in parameters if not whys[n])
     if not chosen:
         raise ConfigError(
             "no layer is left to compress: all are kept or excluded; name some with --include"
         )
     return Plan(
-        all={n: Planned(*found[n], whys[n]) for n in found},
+        all={n: Planned(*parameters[n], whys[n]) for n in parameters},
         chosen=chosen,
         named=named,
         layers=layers,
@@ -147,10 +147,10 @@ def _refuse_compressed(modules: Mapping[str, nn.Module]) -> None:
             )
 
 
-def _check_patterns(found: Mapping[str, tuple[str, int]], config: CompressConfig) -> None:
+def _check_patterns(names: Mapping[str, tuple[str, int]], config: CompressConfig) -> None:
     for flag, patterns in (("include", config.include), ("exclude", config.exclude)):
         for pattern in patterns:
-            if not any(matches(name, pattern) for name in found):
+            if not any(matches(name, pattern) for name in names):
                 raise ConfigError(
-                    f"--{flag} {pattern!r} fits no layer: names are such as {', '.join(list(found)[:3])}"
+                    f"--{flag} {pattern!r} fits no layer: names are such as {', '.join(list(names)[:3])}"
                 )

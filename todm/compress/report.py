@@ -1,7 +1,7 @@
-"""What became of every layer, and what it is worth in bytes and operations.
+"""The account of every layer, and the savings in bytes and operations.
 
 Size and operations are counted as GPUSQ-ViT does (arXiv 2305.10727): of every m weights n are kept,
-each with its bits and two bits (log2 m in general) that say where it was.
+each with its bits and two bits (log2 m in general) for its position.
 
     size ratio = 32 numel / (density (bits + index bits) numel)      summed over all parameters
     ops ratio  = 32 * 32 MACs / (density weight_bits activation_bits MACs)     over linear and conv layers
@@ -28,7 +28,7 @@ class Row:
         name: full name.
         kind: such as `linear 384x96`.
         done: what was done, empty if nothing.
-        why_not: why nothing was done.
+        why_not: why the layer was left unchanged.
         before: squared error of its outputs, relative to their power, before the pass; None if unknown.
         after: the same after it.
         num_weights: weights in it.
@@ -36,7 +36,7 @@ class Row:
         weight_bits: of a kept weight.
         activation_bits: of its inputs.
         density: share of weights kept.
-        index_bits: of a kept weight, to say where it was.
+        index_bits: of a kept weight, for its position.
         bytes_before: of the weight in float32.
         bytes_after: as stored now, scales and codes included.
         figures: of the pass.
@@ -145,22 +145,22 @@ def table(report: PassReport) -> str:
         )
         for row in report.rows
     ]
-    found = report.totals
+    sums = report.totals
     lines = [
         f"pass {report.name}",
         "",
         markdown_table((*heads, "bytes before", "bytes after"), rows),
         "",
-        f"{found.layers_done} layers done, {found.layers_left} left; bytes {found.bytes_before} -> "
-        f"{found.bytes_after} ({found.bytes_before / max(found.bytes_after, 1):.2f} times smaller)",
-        f"size ratio {found.size_ratio:.2f}   ({SIZE_FORMULA})",
-        f"ops ratio {found.ops_ratio:.1f}   ({OPS_FORMULA})",
+        f"{sums.layers_done} layers done, {sums.layers_left} left; bytes {sums.bytes_before} -> "
+        f"{sums.bytes_after} ({sums.bytes_before / max(sums.bytes_after, 1):.2f} times smaller)",
+        f"size ratio {sums.size_ratio:.2f}   ({SIZE_FORMULA})",
+        f"ops ratio {sums.ops_ratio:.1f}   ({OPS_FORMULA})",
     ]
     return "\n".join(lines)
 
 
 def index_bits(m: int) -> float:
-    """Bits that say where a kept weight was, of m places."""
+    """Bits for the position of a kept weight among m."""
     return math.log2(m)
 
 

@@ -7,7 +7,7 @@ best change of the columns after it is
     w_j -= (w_k - q_k) / U_kk * U_kj,    j > k
 
 GPTQ (arXiv 2210.17323), section 4, and SparseGPT (arXiv 2301.00774), section 3. Columns go from left
-to right in blocks of about 128, and what lies beyond a block is updated once at its end.
+to right in blocks of about 128; columns beyond a block are updated once at its end.
 
 Letters: N outputs, K columns (inputs), I columns of a step (a group of a mask or of a grid).
 """
@@ -19,8 +19,8 @@ from torch import Tensor
 
 BLOCK = 128
 DAMPING = 0.01
-"""Of the mean of H's diagonal, as in both papers. A column that never saw an input has it alone, and
-touches no other column."""
+"""Of the mean of H's diagonal, as in both papers. A column that never saw an input has only the damping,
+and changes no other column."""
 
 
 Rule = Callable[[Tensor, Tensor, int], Callable[[Tensor, int], Tensor]]
@@ -40,13 +40,13 @@ def inverse_factor(moment_KK: Tensor, *, damping: float = DAMPING) -> Tensor:
     """
     mean = moment_KK.diagonal().mean()
     eye_KK = torch.eye(moment_KK.shape[0], dtype=moment_KK.dtype, device=moment_KK.device)
-    if not bool(mean > 0):  # no input at all: every column stands for itself
+    if not bool(mean > 0):  # no input at all: columns are independent
         return eye_KK
-    # With both axes turned round, H = V V^T has V upper triangular, and U is its inverse: nothing has
-    # to be factored that is itself an inverse, and may have lost its definiteness to rounding.
-    turned_KK = moment_KK.flip(0, 1)
-    turned_KK.diagonal().add_(damping * mean)
-    lower_KK = torch.linalg.cholesky(turned_KK)
+    # With both axes reversed, H = V V^T has V upper triangular, and U is its inverse: no inverse has to
+    # be factored, which may have lost its definiteness to rounding.
+    reversed_KK = moment_KK.flip(0, 1)
+    reversed_KK.diagonal().add_(damping * mean)
+    lower_KK = torch.linalg.cholesky(reversed_KK)
     return torch.linalg.solve_triangular(lower_KK, eye_KK, upper=False).flip(0, 1)
 
 

@@ -1,9 +1,9 @@
 """Compressed models on disk: artifacts of kind `compressed`.
 
 The tensors are the model's `state_dict`, in which packed layers are stored as they are packed. The
-config is that of the model it was made of, so that the modality that built that one builds this one
-too; `info["compressed"]` has the settings of the passes, the format of every packed layer, and what
-became of each layer. Tensors that a model shares between two names are stored once.
+config is that of the model it was made from, so that the same modality builds it;
+`info["compressed"]` has the settings of the passes, the format of every packed layer, and the reports
+of all passes. Tensors that a model shares between two names are stored once.
 """
 
 import dataclasses
@@ -27,11 +27,11 @@ _FIELDS = {"settings": dict, "of": str, "layers": dict, "tied": dict, "reports":
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Compressed:
-    """What an artifact says of its compression.
+    """The account of its compression in an artifact.
 
     Attributes:
         settings: of the passes, with their sequence.
-        of: kind of the artifact it was made of.
+        of: kind of the artifact it was made from.
         layers: format of every packed layer, by name.
         tied: names of shared tensors, and the name each is stored by.
         reports: one per pass.
@@ -65,7 +65,7 @@ def save(
     Args:
         path: the directory to make; an artifact already there is replaced.
         model: as `driver.compress` left it.
-        parent: what it was made of; its config and info stay.
+        parent: the artifact it was made from; its config and info are kept.
         config: the passes.
         reports: one per pass.
         metrics: figures of merit.
@@ -95,68 +95,68 @@ def save(
     )
 
 
-def read(found: Artifact) -> Compressed:
+def read(source: Artifact) -> Compressed:
     """What an artifact of kind `compressed` says of its compression.
 
     Raises:
         ArtifactError: it is of another kind, or damaged.
     """
-    table = found.info.get("compressed")
-    if found.kind != KIND or not isinstance(table, dict):
-        raise ArtifactError(f"{found.path} is a {found.kind}, and no compressed model")
+    table = source.info.get("compressed")
+    if source.kind != KIND or not isinstance(table, dict):
+        raise ArtifactError(f"{source.path} is a {source.kind}, and no compressed model")
     try:
         if not all(isinstance(table[name], kind) for name, kind in _FIELDS.items()):
             raise TypeError
         if "sparse24" in table["settings"]:
             raise ArtifactError(
-                f"{found.path} was written by an older todm, in which the pass `prune` was called "
+                f"{source.path} was written by an older todm, in which the pass `prune` was called "
                 "`sparse24`: compress the model again"
             )
         reports = [PassReport.from_json(report) for report in table["reports"]]
         return Compressed(**{**{name: table[name] for name in _FIELDS}, "reports": reports})
     except (KeyError, TypeError):
         raise ArtifactError(
-            f"{found.path} does not say how its layers are packed: compress the model again"
+            f"{source.path} does not say how its layers are packed: compress the model again"
         ) from None
 
 
-def refuse_compressed(found: Artifact) -> None:
+def refuse_compressed(source: Artifact) -> None:
     """Say that a compressed model cannot be compressed again.
 
     Raises:
         ArtifactError: it is one.
     """
-    if found.kind == KIND:
+    if source.kind == KIND:
         raise ArtifactError(
-            f"{found.path} is compressed already ({read(found).words}): give the model it was made "
+            f"{source.path} is compressed already ({read(source).words}): give the model it was made "
             "of, with all passes at once, as in  --passes prune,int8"
         )
 
 
-def load_weights(model: nn.Module, found: Artifact) -> None:
+def load_weights(model: nn.Module, source: Artifact) -> None:
     """Put an artifact's weights into the model that its config describes, packed ones too.
 
     Args:
         model: as the modality builds it, changed in place.
-        found: a dense artifact, or a compressed one, whose packed layers replace the model's.
+        source: a dense artifact, or a compressed one, whose packed layers replace the model's.
 
     Raises:
         ArtifactError: the weights do not fit the configuration, or are damaged.
     """
-    tensors = found.tensors()
-    if found.kind == KIND:
-        stored = read(found)
-        _check_tied(stored, tensors, found)
+    tensors = source.tensors()
+    if source.kind == KIND:
+        stored = read(source)
+        _check_tied(stored, tensors, source)
         tensors |= {name: tensors[first] for name, first in stored.tied.items()}
         for name, form in stored.layers.items():
             own = {k.removeprefix(f"{name}."): v for k, v in tensors.items() if _of(name, k)}
-            _replace(model, name, packed.build(form, own), found)
+            _replace(model, name, packed.build(form, own), source)
     try:
         model.load_state_dict(tensors)
     except RuntimeError as error:
         first = " ".join(str(error).splitlines()[:2])
         raise ArtifactError(
-            f"the weights in {found.path} do not fit its configuration: {first}"
+            f"the weights in {source.path} do not fit its configuration: {first}"
         ) from None
 
 
@@ -175,10 +175,10 @@ def _stored(model: nn.Module) -> tuple[dict[str, Tensor], dict[str, str]]:
     return tensors, tied
 
 
-def _check_tied(stored: Compressed, tensors: Mapping[str, Tensor], found: Artifact) -> None:
+def _check_tied(stored: Compressed, tensors: Mapping[str, Tensor], source: Artifact) -> None:
     missing = [first for first in stored.tied.values() if first not in tensors]
     if missing:
-        raise ArtifactError(f"{found.path} has no tensor {missing[0]!r}: compress the model again")
+        raise ArtifactError(f"{source.path} has no tensor {missing[0]!r}: compress the model again")
 
 
 def _of(layer: str, tensor: str) -> bool:
@@ -186,19 +186,19 @@ def _of(layer: str, tensor: str) -> bool:
     return tensor.startswith(f"{layer}.") and "." not in tensor.removeprefix(f"{layer}.")
 
 
-def _replace(model: nn.Module, name: str, layer: packed.PackedLinear, found: Artifact) -> None:
+def _replace(model: nn.Module, name: str, layer: packed.PackedLinear, source: Artifact) -> None:
     try:
         old = model.get_submodule(name)
     except AttributeError:
         raise ArtifactError(
-            f"{found.path} has a packed layer {name}, and its configuration none: it is not to be "
-            "trusted, compress the model again"
+            f"{source.path} has a packed layer {name}, and its configuration none: do not trust "
+            "it, compress the model again"
         ) from None
     weight = getattr(old, "weight", None)
     shape = (layer.out_features, layer.in_features)
     if not isinstance(weight, torch.Tensor) or tuple(weight.shape) != shape:
         raise ArtifactError(
-            f"{found.path}: the packed layer {name} is {shape[0]} x {shape[1]}, and its "
+            f"{source.path}: the packed layer {name} is {shape[0]} x {shape[1]}, and its "
             "configuration says otherwise: compress the model again"
         )
     model.set_submodule(name, layer.train(old.training))

@@ -73,12 +73,12 @@ class LlmAdapter:
 
     @classmethod
     def load(
-        cls, found: Artifact, *, streamed: bool | None = None, scratch: Path | None = None
+        cls, source: Artifact, *, streamed: bool | None = None, scratch: Path | None = None
     ) -> "LlmAdapter":
         """The model of an artifact, of kind `model` or `compressed`.
 
         Args:
-            found: the artifact.
+            source: the artifact.
             streamed: weights stay in files, and one block at a time is in memory; by default if all of
                 them would take more than 4 GiB.
             scratch: where a streamed model keeps changed blocks; the system's place by default.
@@ -87,23 +87,23 @@ class LlmAdapter:
             ArtifactError: it is not a language model, or its weights are damaged.
             MissingExtra: transformers is not installed.
         """
-        if found.config.get("backend") != "llm":
+        if source.config.get("backend") != "llm":
             raise ArtifactError(
-                f"{found.path} is not a language model: its configuration names none"
+                f"{source.path} is not a language model: its configuration names none"
             )
-        config = LlmConfig.from_json(found.config)
+        config = LlmConfig.from_json(source.config)
         model = empty_model(config.model)
-        if found.kind == storage.KIND:
+        if source.kind == storage.KIND:
             allocate(model)
-            storage.load_weights(model, found)
-            return cls(config, model, found.path)
-        tensors = read_tensors(weight_files(found.path))
+            storage.load_weights(model, source)
+            return cls(config, model, source.path)
+        tensors = read_tensors(weight_files(source.path))
         if streamed is None:
             streamed = 4 * sum(p.numel() for p in model.parameters()) > _LARGE
         assign(model, tensors, dtype=None if streamed else torch.float32)
         blocks = [f"{_TOWER}.{n}" for n, _ in model.get_submodule(_TOWER).named_children()]
         keeper = Streaming(model, blocks, scratch) if streamed else None
-        return cls(config, model, found.path, streaming=keeper)
+        return cls(config, model, source.path, streaming=keeper)
 
     def folds(self, block: nn.Module) -> Sequence[Fold]:
         """See `todm.llm.folds`."""
@@ -120,10 +120,10 @@ class LlmAdapter:
             CorpusError: too little text, or none.
         """
         place = file or self._text("train", "name a text file with  --calibration FILE")
-        found = windows(
+        chosen = windows(
             self.tokens(read_texts(place)), num, context=self.config.context, source=place
         )
-        return list(found.split(_BATCH))
+        return list(chosen.split(_BATCH))
 
     @torch.no_grad()
     def run(self, model: nn.Module, batch: Tensor) -> Tensor:
@@ -166,12 +166,12 @@ class LlmAdapter:
         See `todm.compress.train.distill.soft_loss` for the divergence.
         """
         logits_MV = _logits(student, batch)[:, :-1].flatten(0, 1)
-        found = {"hard": F.cross_entropy(logits_MV, batch[:, 1:].flatten())}
+        terms = {"hard": F.cross_entropy(logits_MV, batch[:, 1:].flatten())}
         if teacher is not None:
             with torch.no_grad():
                 wanted_MV = _logits(teacher, batch)[:, :-1].flatten(0, 1)
-            found["soft"] = soft_loss(logits_MV, wanted_MV, temperature)
-        return found
+            terms["soft"] = soft_loss(logits_MV, wanted_MV, temperature)
+        return terms
 
     def evaluate(self, model: nn.Module, *, split: str, limit: int = 0) -> dict[str, Any]:
         """Perplexity of the first `limit` texts of a split (0: all), with its interval over texts."""
@@ -253,7 +253,7 @@ def _let_blocks_know_their_positions(model: nn.Module) -> None:
         def own(
             _module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], kind: str = kind
         ) -> tuple[tuple[Any, ...], dict[str, Any]]:
-            found = rotary(args[0], kwargs["position_ids"], kind)
-            return args, {**kwargs, "position_embeddings": found}
+            positions = rotary(args[0], kwargs["position_ids"], kind)
+            return args, {**kwargs, "position_embeddings": positions}
 
         block.register_forward_pre_hook(own, with_kwargs=True)

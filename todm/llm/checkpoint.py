@@ -42,19 +42,21 @@ def read_config(directory: Path) -> dict[str, Any]:
     """
     if (directory / "adapter_config.json").is_file() and not (directory / CONFIG).is_file():
         raise ArtifactError(
-            f"{directory} is an adapter (LoRA), and no model: merge it into its model, and save that"
+            f"{directory} is an adapter (LoRA), not a model: merge it into its model, and save that"
         )
     try:
-        found = json.loads((directory / CONFIG).read_text(encoding="utf-8"))
+        described = json.loads((directory / CONFIG).read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise ArtifactError(
             f"{directory} has no {CONFIG}: give a directory of transformers, as save_pretrained writes it"
         ) from None
     except (OSError, ValueError) as error:
         raise ArtifactError(f"{directory}/{CONFIG} is damaged ({error}): copy it again") from None
-    if not isinstance(found, dict) or not isinstance(found.get("model_type"), str):
-        raise ArtifactError(f"{directory}/{CONFIG} names no model_type: it is not of transformers")
-    return found
+    if not isinstance(described, dict) or not isinstance(described.get("model_type"), str):
+        raise ArtifactError(
+            f"{directory}/{CONFIG} names no model_type: it was not written by transformers"
+        )
+    return described
 
 
 def weight_files(directory: Path) -> list[Path]:
@@ -99,7 +101,7 @@ def shapes(files: list[Path]) -> dict[str, tuple[int, ...]]:
     """
     from safetensors import SafetensorError, safe_open
 
-    found: dict[str, tuple[int, ...]] = {}
+    by_name: dict[str, tuple[int, ...]] = {}
     for file in files:
         try:
             with safe_open(file, "pt") as opened:
@@ -107,10 +109,10 @@ def shapes(files: list[Path]) -> dict[str, tuple[int, ...]]:
                 here = {n: tuple(opened.get_slice(n).get_shape()) for n in names}
         except (OSError, SafetensorError) as error:
             raise ArtifactError(f"{file} is damaged ({error}): copy it again") from None
-        if twice := found.keys() & here:
+        if twice := by_name.keys() & here:
             raise ArtifactError(f"{file} holds {min(twice)}, which another file holds as well")
-        found |= here
-    return found
+        by_name |= here
+    return by_name
 
 
 def read_tensors(files: list[Path]) -> dict[str, Tensor]:
@@ -122,13 +124,13 @@ def read_tensors(files: list[Path]) -> dict[str, Tensor]:
     from safetensors import SafetensorError
     from safetensors.torch import load_file
 
-    found: dict[str, Tensor] = {}
+    tensors: dict[str, Tensor] = {}
     for file in files:
         try:
-            found |= load_file(file)
+            tensors |= load_file(file)
         except (OSError, ValueError, SafetensorError) as error:
             raise ArtifactError(f"{file} is damaged ({error}): copy it again") from None
-    return found
+    return tensors
 
 
 def empty_model(config: Mapping[str, Any]) -> nn.Module:
@@ -164,29 +166,29 @@ def empty_model(config: Mapping[str, Any]) -> nn.Module:
     return model.eval()
 
 
-def check_weights(model: nn.Module, found: Mapping[str, tuple[int, ...]], where: Path) -> None:
+def check_weights(model: nn.Module, stored: Mapping[str, tuple[int, ...]], where: Path) -> None:
     """Raises ArtifactError unless the tensors of a checkpoint are those of the model."""
     wanted = {n: tuple(p.shape) for n, p in model.named_parameters(remove_duplicate=False)}
     tied = tied_names(model)
-    missing = [n for n in wanted if n not in found and tied.get(n) not in found]
+    missing = [n for n in wanted if n not in stored and tied.get(n) not in stored]
     if missing:
         raise ArtifactError(
             f"{where} lacks {len(missing)} of the model's {len(wanted)} tensors, such as {missing[0]}: "
-            "it is incomplete, or not of this model"
+            "it is incomplete, or belongs to another model"
         )
-    for name, shape in found.items():
+    for name, shape in stored.items():
         if name in wanted and shape != wanted[name]:
             raise ArtifactError(f"{where}: {name} is {shape}, and {CONFIG} says {wanted[name]}")
     # Old checkpoints store the frequencies of rotary embeddings, which are computed here.
-    unknown = [n for n in found if n not in wanted and not n.endswith("rotary_emb.inv_freq")]
+    unknown = [n for n in stored if n not in wanted and not n.endswith("rotary_emb.inv_freq")]
     if unknown:
         raise ArtifactError(
-            f"{where} holds {unknown[0]}, and the model has no such tensor: it is not of this model"
+            f"{where} holds {unknown[0]}, and the model has no such tensor: it belongs to another model"
         )
 
 
 def tied_names(model: nn.Module) -> dict[str, str]:
-    """Names of parameters that are another one, and that one's name."""
+    """For every parameter that is tied to an earlier one, the name of that one."""
     first: dict[int, str] = {}
     tied: dict[str, str] = {}
     for name, parameter in model.named_parameters(remove_duplicate=False):
@@ -197,7 +199,7 @@ def tied_names(model: nn.Module) -> dict[str, str]:
 
 
 def assign(model: nn.Module, tensors: Mapping[str, Tensor], *, dtype: torch.dtype | None) -> None:
-    """Put tensors in the place of parameters; ties stay.
+    """Replace parameters with tensors; ties are kept.
 
     Args:
         model: with parameters on the meta device or anywhere.
@@ -217,13 +219,13 @@ def assign(model: nn.Module, tensors: Mapping[str, Tensor], *, dtype: torch.dtyp
 
 
 def allocate(model: nn.Module) -> None:
-    """Give parameters without memory some, as it comes."""
+    """Allocate uninitialised memory for parameters that have none."""
     on_meta = {n: p for n, p in model.named_parameters() if p.is_meta}
     assign(model, {n: torch.empty(p.shape, device="cpu") for n, p in on_meta.items()}, dtype=None)
 
 
 def load_tokenizer(directory: Path) -> Any:  # noqa: ANN401 - transformers' own
-    """The tokenizer of a directory, of files alone.
+    """The tokenizer of a directory, read offline.
 
     Raises:
         ArtifactError: no readable one exists.

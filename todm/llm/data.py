@@ -48,14 +48,14 @@ def tokens_of(texts: Sequence[str], tokenizer: Tokenizer, *, vocab: int) -> list
     Raises:
         CorpusError: an id that the model does not know.
     """
-    found = [torch.tensor(tokenizer(text)["input_ids"], dtype=torch.int64) for text in texts]
-    largest = max((int(ids.max()) for ids in found if len(ids)), default=0)
+    texts_ids = [torch.tensor(tokenizer(text)["input_ids"], dtype=torch.int64) for text in texts]
+    largest = max((int(ids.max()) for ids in texts_ids if len(ids)), default=0)
     if largest >= vocab:
         raise CorpusError(
             f"the tokenizer gives the id {largest}, and the model knows {vocab}: they do not belong "
             "together; import the model with its own tokenizer"
         )
-    return found
+    return texts_ids
 
 
 def windows(texts_ids: Sequence[Tensor], num: int, *, context: int, source: object) -> Tensor:

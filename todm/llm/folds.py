@@ -25,23 +25,23 @@ def folds_of(block: nn.Module) -> list[Fold]:
     match: not with grouped queries, where one row of v feeds several inputs).
     """
     modules = dict(block.named_modules())
-    found: list[Fold] = []
+    folds: list[Fold] = []
     if {_QUERY, _KEY, _VALUE} <= set(modules):
         layers = (_QUERY, _KEY, _VALUE)
-        found.append(_after_norm(layers, "self_attn", _BEFORE_ATTENTION, modules))
+        folds.append(_after_norm(layers, "self_attn", _BEFORE_ATTENTION, modules))
     for out in ("self_attn.o_proj", "self_attn.out_proj"):
         if out in modules:
             same = _side(modules.get(_VALUE), 0) == _side(modules[out], 1)
-            found.append(Fold(layers=(out,), inspect=out, into=_VALUE if same else None))
+            folds.append(Fold(layers=(out,), inspect=out, into=_VALUE if same else None))
     prefix = "mlp." if "mlp" in modules else ""
     for first, partner, last in (("gate_proj", "up_proj", "down_proj"), ("fc1", None, "fc2")):
         layers = tuple(f"{prefix}{n}" for n in (first, partner) if n and f"{prefix}{n}" in modules)
         if f"{prefix}{first}" in modules:
             inspect = "mlp" if prefix else layers[0]
-            found.append(_after_norm(layers, inspect, _BEFORE_MLP, modules))
+            folds.append(_after_norm(layers, inspect, _BEFORE_MLP, modules))
             last, linear = f"{prefix}{last}", f"{prefix}{partner}" if partner else None
-            found.append(Fold(layers=(last,), inspect=last, into=linear))
-    return found
+            folds.append(Fold(layers=(last,), inspect=last, into=linear))
+    return folds
 
 
 def _after_norm(

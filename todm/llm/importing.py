@@ -45,8 +45,8 @@ def import_checkpoint(
         context: tokens of a window; by default 512, or what the model can do if that is less.
 
     Raises:
-        ArtifactError: a directory that is damaged, foreign, holds pickles, or is quantised in another
-            way than AWQ's.
+        ArtifactError: a directory that is damaged, foreign, holds pickles, or is not quantised in
+            AWQ's way.
         CorpusError: text that cannot be read.
         MissingExtra: transformers is not installed.
     """
@@ -88,16 +88,16 @@ def _texts(text: Path | None) -> dict[str, Path]:
     if text is None:
         return {}
     if text.is_file():
-        found = {"train": text}
+        files = {"train": text}
     else:
-        found = {s: text_file(text, s) for s in SPLITS if text_file(text, s).is_file()}
-    if not found:
+        files = {s: text_file(text, s) for s in SPLITS if text_file(text, s).is_file()}
+    if not files:
         raise CorpusError(
             f"{text} is neither a text file nor a directory with train.txt, dev.txt or test.txt: give one"
         )
-    for file in found.values():
+    for file in files.values():
         read_texts(file)
-    return found
+    return files
 
 
 def _copy(source: Path, texts: dict[str, Path], to: Path) -> None:

@@ -3,7 +3,7 @@
     perplexity = exp(sum of -log p(token | tokens before) / number of tokens predicted)
 
 A text longer than the context is cut into windows that overlap by one token, so that every token but
-the first of the text is predicted once.
+the text's first is predicted once.
 
 Letters: B windows of a batch, T tokens.
 """
@@ -71,24 +71,24 @@ def losses(
     return Losses(nats=tuple(nats), tokens=tuple(tokens))
 
 
-def bootstrap(found: Losses, *, seed: int = 0) -> Interval:
+def bootstrap(texts: Losses, *, seed: int = 0) -> Interval:
     """The perplexity, and its interval over resampled texts."""
-    means = _resampled(found, seed).exp()
+    means = _resampled(texts, seed).exp()
     return Interval(
-        value=found.perplexity, low=_quantile(means, 0.025), high=_quantile(means, 0.975)
+        value=texts.perplexity, low=_quantile(means, 0.025), high=_quantile(means, 0.975)
     )
 
 
-def compare(found: Losses, other: Losses, *, seed: int = 0) -> Interval:
+def compare(texts: Losses, other: Losses, *, seed: int = 0) -> Interval:
     """Perplexity divided by another model's on the same texts; 1 means no difference.
 
     Raises:
         ValueError: they are not of the same texts.
     """
-    if found.tokens != other.tokens:
+    if texts.tokens != other.tokens:
         raise ValueError("losses of two different sets of texts cannot be compared")
-    ratios = (_resampled(found, seed) - _resampled(other, seed)).exp()
-    value = found.perplexity / other.perplexity
+    ratios = (_resampled(texts, seed) - _resampled(other, seed)).exp()
+    value = texts.perplexity / other.perplexity
     return Interval(value=value, low=_quantile(ratios, 0.025), high=_quantile(ratios, 0.975))
 
 
@@ -100,7 +100,7 @@ def _windows(ids: Tensor, context: int) -> list[Tensor]:
 def _batch_nats(
     predict: Callable[[Tensor], Tensor], batch: Sequence[tuple[int, Tensor]]
 ) -> list[float]:
-    """Of each window. What is filled up lies behind, where nothing before it looks."""
+    """Of each window. Padding comes after the text, where no earlier token attends to it."""
     tokens_BT = torch.nn.utils.rnn.pad_sequence([ids for _, ids in batch], batch_first=True)
     logits_BTV = predict(tokens_BT)[:, :-1].float()
     loss_BT = F.cross_entropy(logits_BTV.transpose(1, 2), tokens_BT[:, 1:], reduction="none")
@@ -110,10 +110,10 @@ def _batch_nats(
     ]
 
 
-def _resampled(found: Losses, seed: int) -> Tensor:
+def _resampled(texts: Losses, seed: int) -> Tensor:
     """Mean loss of each resample; the same texts for the same seed."""
-    nats = torch.tensor(found.nats, dtype=torch.float64)
-    tokens = torch.tensor(found.tokens, dtype=torch.float64)
+    nats = torch.tensor(texts.nats, dtype=torch.float64)
+    tokens = torch.tensor(texts.tokens, dtype=torch.float64)
     draws = torch.Generator().manual_seed(seed)
     chosen = torch.randint(len(nats), (_RESAMPLES, len(nats)), generator=draws)
     return nats[chosen].sum(1) / tokens[chosen].sum(1).clamp(min=1)

@@ -1,8 +1,8 @@
 """A model larger than memory: weights stay in files, and those of one block at a time come into memory.
 
-Every parameter is a tensor mapped from a file; the system reads it when it is touched, and may drop it
-again. Where a block works, its weights are float32 copies in memory. When `resident` is left,
-they are written to a scratch file and mapped from there.
+Every parameter is a tensor mapped from a file; the system reads it on access, and may drop it again.
+While a block is in use, its weights are float32 copies in memory. At the end of `resident` they are
+written to a scratch file and mapped from there.
 """
 
 import shutil
@@ -28,9 +28,9 @@ class Streaming:
 
         Args:
             model: its parameters are mapped from files.
-            blocks: names of modules that come and go as a whole.
-            scratch: a directory for what has changed, with room for the model in float32; the
-                system's own by default.
+            blocks: names of modules that are loaded and dropped as a whole.
+            scratch: a directory for changed blocks, with room for the model in float32; the system's
+                temporary directory by default.
         """
         self._model, self._blocks = model, tuple(blocks)
         self._directory = Path(tempfile.mkdtemp(prefix="todm-blocks-", dir=scratch))
@@ -54,7 +54,7 @@ class Streaming:
 
     @contextmanager
     def present(self, prefix: str) -> Iterator[None]:
-        """As `resident`, for reading alone: nothing is written."""
+        """As `resident`, read-only: nothing is written."""
         self._enter(prefix)
         try:
             yield
@@ -118,17 +118,17 @@ class Streaming:
 
 def _tensors(modules: dict[str, nn.Module]) -> dict[str, Tensor]:
     """Parameters and stored buffers, each once."""
-    found: dict[str, Tensor] = {}
+    tensors: dict[str, Tensor] = {}
     seen: set[int] = set()
     for name, module in modules.items():
         for own, parameter in module._parameters.items():
             if parameter is not None and id(parameter) not in seen:
                 seen.add(id(parameter))
-                found[f"{name}.{own}"] = parameter.data
+                tensors[f"{name}.{own}"] = parameter.data
         for own, buffer in module._buffers.items():
             if buffer is not None and own not in module._non_persistent_buffers_set:
-                found[f"{name}.{own}"] = buffer
-    return found
+                tensors[f"{name}.{own}"] = buffer
+    return tensors
 
 
 def _put(modules: dict[str, nn.Module], tensors: dict[str, Tensor]) -> None:

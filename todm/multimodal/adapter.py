@@ -81,7 +81,7 @@ class MultimodalAdapter:
         self._block_lists = _block_lists(model)
 
     @classmethod
-    def load(cls, found: Artifact) -> "MultimodalAdapter":
+    def load(cls, source: Artifact) -> "MultimodalAdapter":
         """From an artifact of kind `model`, or a compressed one.
 
         Raises:
@@ -89,9 +89,9 @@ class MultimodalAdapter:
         """
         from safetensors.torch import load_file
 
-        model = build(found.config["architecture"], found.config["settings"])
-        storage.load_weights(model, found)
-        return cls(model, load_file(found.file(INPUTS)))
+        model = build(source.config["architecture"], source.config["settings"])
+        storage.load_weights(model, source)
+        return cls(model, load_file(source.file(INPUTS)))
 
     def save(self, path: Path) -> Artifact:
         """Write the (dense) model as an artifact of kind `model`."""
@@ -174,12 +174,12 @@ class MultimodalAdapter:
     ) -> dict[str, Tensor]:
         """Cross entropy of next tokens, and `soft_loss` of them."""
         logits_ITV = student(**batch, use_cache=False).logits
-        found = {"hard": _next_token(logits_ITV, batch["input_ids"])}
+        terms = {"hard": _next_token(logits_ITV, batch["input_ids"])}
         if teacher is not None:
             with torch.no_grad():
                 wanted_ITV = teacher(**batch, use_cache=False).logits
-            found["soft"] = soft_loss(logits_ITV, wanted_ITV, temperature)
-        return found
+            terms["soft"] = soft_loss(logits_ITV, wanted_ITV, temperature)
+        return terms
 
     def evaluate(self, model: nn.Module, *, split: str, limit: int = 0) -> dict[str, Any]:
         """Mean cross entropy of next tokens, in nats."""
@@ -224,13 +224,13 @@ class _Logits(nn.Module):
 
 
 def _block_lists(model: nn.Module) -> tuple[str, ...]:
-    found: list[str] = []
+    names: list[str] = []
     for name, module in model.named_modules():
         blocks = list(module.children()) if isinstance(module, nn.ModuleList) else []
-        inside = any(name.startswith(f"{outer}.") for outer in found)
+        inside = any(name.startswith(f"{outer}.") for outer in names)
         if not inside and blocks and len({type(b) for b in blocks}) == 1 and _linear(blocks[0]):
-            found.append(name)
-    return tuple(found)
+            names.append(name)
+    return tuple(names)
 
 
 def _linear(block: nn.Module) -> bool:

@@ -27,22 +27,22 @@ LABELS = "labels.json"
 
 
 class VisionAdapter:
-    """A vision transformer, its images, and what passes need to know of it."""
+    """A vision transformer and its images."""
 
     def __init__(self, config: VisionConfig, model: nn.Module) -> None:
         """Args: model is as `build(config)` makes it, with trained weights."""
         self.config, self.model = config, model
 
     @classmethod
-    def load(cls, found: Artifact) -> "VisionAdapter":
+    def load(cls, source: Artifact) -> "VisionAdapter":
         """From an artifact of kind `model`, or a compressed one.
 
         Raises:
             ArtifactError: its weights are not those of its config.
         """
-        config = VisionConfig.from_json(found.config)
+        config = VisionConfig.from_json(source.config)
         model = build(config)
-        storage.load_weights(model, found)
+        storage.load_weights(model, source)
         return cls(config, model.eval())
 
     def save(self, path: Path, *, metrics: Mapping[str, Any] | None = None) -> Artifact:
@@ -68,18 +68,18 @@ class VisionAdapter:
 
     @property
     def kept(self) -> Mapping[str, str]:
-        """All outside the blocks: GPUSQ-ViT's choice (arXiv 2305.10727), and Apex's for the head."""
+        """Everything outside the blocks, as in GPUSQ-ViT (arXiv 2305.10727), and in Apex for the head."""
         return {
             "*patch_embed*": "it sees the pixels: few inputs, and sensitive",
             "head*": "it gives the classes: few weights, and sensitive",
         }
 
     def folds(self, block: nn.Module) -> Sequence[Fold]:
-        """What reads the norms, and what is linear in rows of the layer before."""
+        """Layers that read a norm, and layers whose input is linear in rows of the layer before."""
         from timm.layers import Attention, GluMlp, SwiGLU
         from timm.models.vision_transformer import Block
 
-        # Another block norms elsewhere; its layers keep their factors.
+        # Other blocks have their norms elsewhere; their layers keep their factors.
         if not isinstance(block, Block) or not isinstance(block.attn, Attention):
             return []
         attn: Any = block.attn
@@ -102,7 +102,7 @@ class VisionAdapter:
         return nullcontext()
 
     def calibration(self, num: int, file: Path | None) -> list[Batch]:
-        """Images from `file`, or training images as they are, drawn once and for all."""
+        """Images from `file`, or unaugmented training images; the same in every call."""
         if file is None:
             images, place = data.load(self.config, "train"), self.config.data
         else:
@@ -139,14 +139,14 @@ class VisionAdapter:
     ) -> dict[str, Tensor]:
         """Cross entropy, and `soft_loss` of the classes of images or pixels."""
         logits = student(batch.images_BCHW)
-        found: dict[str, Tensor] = {}
+        terms: dict[str, Tensor] = {}
         if batch.labels is not None:
-            found["hard"] = F.cross_entropy(logits, batch.labels)
+            terms["hard"] = F.cross_entropy(logits, batch.labels)
         if teacher is not None:
             with torch.no_grad():
                 wanted = teacher(batch.images_BCHW)
-            found["soft"] = soft_loss(logits, wanted, temperature, dim=1)
-        return found
+            terms["soft"] = soft_loss(logits, wanted, temperature, dim=1)
+        return terms
 
     def outputs(
         self, model: nn.Module, *, split: str, limit: int = 0
@@ -160,8 +160,8 @@ class VisionAdapter:
 
     def evaluate(self, model: nn.Module, *, split: str, limit: int = 0) -> dict[str, Any]:
         """Error rate, or 1 minus the mean intersection over union, with intervals."""
-        found = [self.score(*o) for o in self.outputs(model, split=split, limit=limit)]
-        scores = np.concatenate(found)
+        parts = [self.score(*o) for o in self.outputs(model, split=split, limit=limit)]
+        scores = np.concatenate(parts)
         return error_rate(scores) if scores.ndim == 1 else overlap_error(scores)
 
     def score(self, logits: Tensor, labels: Tensor) -> np.ndarray:

@@ -14,7 +14,7 @@ STEP = 4
 def compose(
     images_IHW: np.ndarray, labels_I: np.ndarray, *, num: int, size: tuple[int, int], seed: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Canvases with two to five digits at random places; what comes later lies on top.
+    """Canvases with two to five digits at random places; later ones lie on top.
 
     Args:
         images_IHW: uint8, the digits.
@@ -30,12 +30,12 @@ def compose(
     height, width = images_IHW.shape[1:]
     canvases = draw.integers(0, 40, (num, *size)).astype(np.uint8)  # noise below the ink
     classes = np.zeros((num, *size), dtype=np.int64)
-    for canvas, found in zip(canvases, classes, strict=True):
+    for canvas, classes_HW in zip(canvases, classes, strict=True):
         for index in draw.integers(0, len(images_IHW), draw.integers(2, 6)):
             y = STEP * draw.integers(0, (size[0] - height) // STEP + 1)
             x = STEP * draw.integers(0, (size[1] - width) // STEP + 1)
             place = (slice(y, y + height), slice(x, x + width))
             ink = images_IHW[index] >= INK
             canvas[place] = np.maximum(canvas[place], images_IHW[index])
-            found[place] = np.where(ink, 1 + labels_I[index], found[place])
+            classes_HW[place] = np.where(ink, 1 + labels_I[index], classes_HW[place])
     return canvases, classes

@@ -48,7 +48,7 @@ class Images:
         return len(self.items)
 
     def batch(self, config: VisionConfig, indices: Sequence[int]) -> Batch:
-        """Some of them, as a batch."""
+        """A batch of the images at these indices."""
         images = torch.stack([_tensor(self.items[i], config) for i in indices])
         labels = None if self.labels is None else torch.from_numpy(self.labels[list(indices)])
         return Batch(images, labels)
@@ -92,10 +92,10 @@ def digits(split: str) -> tuple[np.ndarray, np.ndarray]:
         from sklearn.datasets import load_digits
     except ImportError:
         raise MissingExtra("scikit-learn", "vision", "the digits") from None
-    found: Any = load_digits()
-    images = np.round(found.images * (255 / 16)).astype(np.uint8)
+    collection: Any = load_digits()
+    images = np.round(collection.images * (255 / 16)).astype(np.uint8)
     chosen = np.random.default_rng(0).permutation(len(images))[DIGITS[split]]
-    return images[chosen], found.target[chosen].astype(np.int64)
+    return images[chosen], collection.target[chosen].astype(np.int64)
 
 
 def from_file(path: Path, *, split: str, classes: Sequence[str]) -> Images:
@@ -168,12 +168,12 @@ def _checked(images: Images, config: VisionConfig) -> Images:
 
 def _from_npz(path: Path, split: str) -> Images:
     try:
-        with np.load(path, allow_pickle=False) as found:
+        with np.load(path, allow_pickle=False) as arrays:
             names = [split, "val"] if split == "dev" else [split]
-            stems = [f"{n}_" for n in names if f"{n}_images" in found] or [""]
-            images = found[f"{stems[0]}images"]
-            has_labels = f"{stems[0]}labels" in found
-            labels = found[f"{stems[0]}labels"] if has_labels else None
+            stems = [f"{n}_" for n in names if f"{n}_images" in arrays] or [""]
+            images = arrays[f"{stems[0]}images"]
+            has_labels = f"{stems[0]}labels" in arrays
+            labels = arrays[f"{stems[0]}labels"] if has_labels else None
     except (OSError, ValueError, KeyError) as error:
         raise CorpusError(
             f"{path} cannot be used: {error}; an array `images` (or `{split}_images`) is needed"

@@ -33,8 +33,8 @@ def import_checkpoint(
     Args:
         source: a folder with config.json and model.safetensors, or a .safetensors file.
         out: the artifact's place.
-        architecture: timm's name; needed for a file, and goes before a folder's.
-        arguments: of timm's `create_model`, such as img_size; go before a folder's.
+        architecture: timm's name; needed for a file, and overrides a folder's.
+        arguments: of timm's `create_model`, such as img_size; override a folder's.
         data: what the model is evaluated on, as in `VisionConfig`.
 
     Raises:
@@ -124,7 +124,7 @@ def _fit(model: nn.Module, tensors: Mapping[str, Tensor], file: Path) -> None:
     """Load the weights, all of them and nothing else.
 
     Raises:
-        ArtifactError: one is missing, odd or of another shape.
+        ArtifactError: one is missing, unexpected or of another shape.
     """
     wanted = model.state_dict()
     for name in [*wanted, *tensors]:

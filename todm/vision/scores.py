@@ -23,7 +23,7 @@ def error_rate(wrong_I: np.ndarray) -> dict[str, Any]:
 
 
 def overlap_error(counts_ICC: np.ndarray) -> dict[str, Any]:
-    """What mean intersection over union lacks to 1, from the confusions of every image."""
+    """1 - mean intersection over union, from the confusions of every image."""
     num, classes = counts_ICC.shape[:2]
     rows = counts_ICC.reshape(num, -1)
     value = mean_iou(counts_ICC.sum(0))

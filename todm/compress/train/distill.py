@@ -2,11 +2,11 @@
 
     loss = hard * L_hard + soft * L_soft + feature * sum_i w_i |F_t - F_s|^2 / (|F_t|^2 + eps)
 
-L_hard is against labels (0: the unsupervised form) and L_soft against the dense teacher's outputs;
-both are the modality's. F are outputs of chosen blocks i of teacher and student. The distance is
+L_hard is against labels (hard = 0: the unsupervised form) and L_soft against the dense teacher's
+outputs; the modality computes both. F are outputs of chosen blocks i of teacher and student. The distance is
 relative to the teacher's power (SquareHead, arXiv 2310.06927), so that one weight serves all models.
-Blocks are those with the largest distance before training, which takes the place of the paper's class
-activation maps, for models without classes. In the second stage, that of quantisation, a block weighs
+The blocks are those with the largest distance before training, instead of the paper's class activation
+maps, for models without classes. In the second stage, that of quantisation, a block weighs
 
     w_i = |C| l_i / sum_j l_j,    from 0.25 to 4
 
@@ -30,10 +30,10 @@ _LEAST, _MOST = 0.25, 4.0
 
 
 class Taps:
-    """Inside, the outputs of some modules of a model are kept, call by call."""
+    """Inside, records the outputs of some modules of a model, call by call."""
 
     def __init__(self, model: nn.Module, names: Iterable[str]) -> None:
-        """Args: names of modules; of an output that is a tuple its first part is kept."""
+        """Args: names of modules; of an output that is a tuple the first part is recorded."""
         self.outputs: dict[str, list[Tensor]] = {name: [] for name in names}
         self._model, self._stack = model, ExitStack()
 
@@ -73,12 +73,12 @@ def distance(teacher: Tensor, student: Tensor) -> Tensor:
 
 def distances(teacher: Taps, student: Taps) -> dict[str, Tensor]:
     """The distance at every module, a mean over its calls."""
-    found: dict[str, Tensor] = {}
+    by_name: dict[str, Tensor] = {}
     for name, wanted in teacher.outputs.items():
         pairs = list(zip(wanted, student.outputs[name], strict=True))
         assert pairs, f"{name} was not called"
-        found[name] = torch.stack([distance(t, s) for t, s in pairs]).mean()
-    return found
+        by_name[name] = torch.stack([distance(t, s) for t, s in pairs]).mean()
+    return by_name
 
 
 @torch.no_grad()
@@ -101,15 +101,15 @@ def residuals(
     return sums
 
 
-def choose(found: Mapping[str, float], share: float) -> list[str]:
+def choose(residual: Mapping[str, float], share: float) -> list[str]:
     """The share of blocks with the largest residuals, at least one unless it is 0; in their order."""
-    count = min(len(found), math.ceil(share * len(found) - 1e-9))
-    best = sorted(found, key=lambda name: -found[name])[:count]
-    return [name for name in found if name in best]
+    count = min(len(residual), math.ceil(share * len(residual) - 1e-9))
+    best = sorted(residual, key=lambda name: -residual[name])[:count]
+    return [name for name in residual if name in best]
 
 
 def weights(left: Mapping[str, float], names: Sequence[str]) -> dict[str, float]:
-    """w_i of the chosen blocks, from the residuals that an earlier stage left."""
+    """w_i of the chosen blocks, from the residuals after an earlier stage."""
     total = sum(left[name] for name in names)
     if not total > 0:
         return dict.fromkeys(names, 1.0)
@@ -118,7 +118,7 @@ def weights(left: Mapping[str, float], names: Sequence[str]) -> dict[str, float]
 
 
 class Distiller:
-    """The loss of a student, and what it is made of."""
+    """The loss of a student, and its terms."""
 
     def __init__(
         self,
@@ -138,7 +138,7 @@ class Distiller:
         """The loss to go backward from, and its terms before they are weighted.
 
         Raises:
-            ConfigError: the data has no labels and nothing else is asked for.
+            ConfigError: the data has no labels and no other term has a weight.
         """
         config = self.config
         with ExitStack() as stack:

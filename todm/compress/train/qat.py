@@ -1,15 +1,15 @@
 """Quantisation-aware training with learnt scales (LSQ, arXiv 1902.08153).
 
-A linear layer computes what its packed form will compute, with gradients: rounding passes them on,
-and a scale s of n numbers v with codes from -Q_n to Q_p has (eqs. 3 to 5)
+A linear layer computes what its packed form will compute, with gradients: they pass through rounding,
+and for a scale s of n numbers v with codes from -Q_n to Q_p (eqs. 3 to 5)
 
     d v^ / d s = round(v / s) - v / s   inside the range, else its end (-Q_n or Q_p)
     d v^ / d v = 1                      inside the range, else 0
     times 1 / sqrt(n Q_p)               for the gradient of s
 
-A scale is learnt as the logarithm of its ratio to where it began, so that it stays positive, and a
-step of Adam is a relative one. Training starts from the scales found after training (`start`), and
-`pack` makes the layer that runs, with the same codes. A masked weight is zero before it is rounded,
+A scale is learnt as the logarithm of its ratio to its start, so that it stays positive and a step of
+Adam is relative. Training starts from the scales of post-training quantisation (`start`),
+and `pack` makes the layer that runs, with the same codes. A masked weight is zero before it is rounded,
 and zero has a code.
 
 Letters: N outputs, K inputs, G groups of inputs.
@@ -26,7 +26,7 @@ from todm.compress.packed import Int8Linear, PackedLinear, W4Linear, check_width
 from todm.kernels import matmul_w4
 from todm.kernels.matmul_int8.quantise import QMAX, absmax_scale
 
-_INSIDE = 0.49  # of a step: how far from its code a weight begins that would round to another
+_INSIDE = 0.49  # of a step: the distance from its code at which a weight starts that would round to another
 
 
 def straight_through(value: Tensor, x: Tensor, factor: Tensor | float = 1.0) -> Tensor:
@@ -38,7 +38,7 @@ def learnt_scale(start: Tensor, log: Tensor, *, count: Tensor, largest: int) -> 
     """A scale whose gradient has LSQ's factor.
 
     Args:
-        start: where it began.
+        start: its start.
         log: learnt, of the same shape.
         count: n, the numbers it scales.
         largest: Q_p.
@@ -76,7 +76,7 @@ class FakeQuantLinear(nn.Module, abc.ABC):
         """The layer's output [..., N]; `out_features` as of `PackedLinear`.
 
         Raises:
-            ConfigError: another width is asked for.
+            ConfigError: another width is requested.
         """
         check_width(out_features, self.out_features)
         return self.product(input)
@@ -98,7 +98,7 @@ class FakeQuantLinear(nn.Module, abc.ABC):
     def _begin_at(
         self, steps_NK: Tensor, scale_NK: Tensor, zero: Tensor | float, high: int
     ) -> None:
-        """Move weights that would get another code just so far that they get the given one."""
+        """Move weights that would get another code just far enough to get the given one."""
         low = -high if isinstance(zero, float) else 0
         ratio_NK = self.weight / scale_NK
         own_NK = (ratio_NK + zero).clamp(low, high).round() - zero
@@ -110,12 +110,12 @@ class FakeQuantLinear(nn.Module, abc.ABC):
 class FakeInt8Linear(FakeQuantLinear):
     """int8 weights and activations: what `Int8Linear` computes.
 
-    A scale per output is learnt; that of activations if it is one for the layer (static). Scales of
-    rows are found in the row (dynamic), so none of its entries is clipped.
+    A scale per output is learnt, and a static one of activations too. The dynamic scale of a row comes
+    from the row itself, so none of its entries is clipped.
     """
 
     def __init__(self, layer: nn.Linear, packed: Int8Linear, mask_NK: Tensor | None = None) -> None:
-        """Begin from scales and codes found after training."""
+        """Starts from the scales and codes of post-training quantisation."""
         super().__init__(layer, mask_NK)
         self.sparse24 = packed.sparse24
         self.register_buffer("start_N", packed.scale_N.clone())
@@ -165,8 +165,8 @@ class FakeInt8Linear(FakeQuantLinear):
 class FakeW4Linear(FakeQuantLinear):
     """Weights of 4 or 3 bits in groups: what `W4Linear` computes.
 
-    Scales are rounded to the dtype they are stored in. Zero points stay where they began unless they
-    are learnt, in units of the whole range: a weight beyond it pulls at them (LSQ+, arXiv 2004.09576).
+    Scales are rounded to the dtype they are stored in. Zero points are fixed, or learnt in units of the
+    whole range: a weight beyond it moves them (LSQ+, arXiv 2004.09576).
     """
 
     def __init__(
@@ -177,7 +177,7 @@ class FakeW4Linear(FakeQuantLinear):
         *,
         learn_zeros: bool = False,
     ) -> None:
-        """Begin from scales, zero points and codes found after training."""
+        """Starts from the scales, zero points and codes of post-training quantisation."""
         super().__init__(layer, mask_NK)
         weight = packed.weight_w4
         assert weight.pre_quant_scale_K is None, "factors of inputs are not trained"
@@ -251,11 +251,11 @@ def start(
     *,
     learn_zeros: bool = False,
 ) -> FakeQuantLinear:
-    """What is trained in the place of a layer that was quantised after training.
+    """The trainable stand-in for a layer that was quantised after training.
 
     Args:
-        layer: before it was.
-        packed: after it was; its outputs are those the training starts from.
+        layer: before quantisation.
+        packed: after quantisation; training starts from its outputs.
         mask_NK: True where a weight is kept.
         learn_zeros: whether zero points of int4 and int3 are learnt.
     """
@@ -266,7 +266,7 @@ def start(
 
 
 def _from_zero(like: Tensor) -> nn.Parameter:
-    """What is learnt from zero: ScaledAdam, whose steps are relative, would leave it there."""
+    """A parameter that starts at zero: ScaledAdam, whose steps are relative, would leave it there."""
     parameter = nn.Parameter(torch.zeros_like(like))
     parameter._plain_adam = True  # pyright: ignore[reportAttributeAccessIssue]
     return parameter

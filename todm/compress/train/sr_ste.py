@@ -1,16 +1,16 @@
-"""N:M masks that are learnt while a model trains (SR-STE, arXiv 2102.04010).
+"""N:M masks learnt while a model trains (SR-STE, arXiv 2102.04010).
 
 With W the dense weight, E its mask of the n largest of every m neighbours, and W~ = E W (eq. 9):
 
     forward and backward use W~;    g = dL/dW~ is taken as the gradient of W (straight-through)
     W <- W - lr (g + decay (1 - E) W)
 
-The pull `decay` on pruned entries keeps them from coming back again and again; 0 is the plain
-straight-through estimator. It is added after clipping, and pruned entries have no weight decay
-besides (2by4, arXiv 2404.01847, which also renews masks every 40 updates only).
+The pull `decay` on pruned entries keeps them from returning again and again; 0 is the plain
+straight-through estimator. It is added after clipping, and replaces the weight decay of pruned entries
+(2by4, arXiv 2404.01847, which also renews masks only every 40 updates).
 
-No module changes: weights are masked in place for a step and the dense ones kept aside, so names of
-parameters, checkpoints and extraction stay as they are. A group of m never spans outputs, so every
+No module changes: weights are masked in place for a step while the dense ones are set aside, so names
+of parameters, checkpoints and extraction are unaffected. A group of m never spans outputs, so every
 prefix of outputs or inputs of an elastic weight is N:M with the same mask.
 
 What the pull means to an optimizer. SGD: pruned entries decay by lr * decay. Adam (`ClippedAdamW`)
@@ -50,7 +50,7 @@ class SrSteConfig(Config):
             are published for Adam over 1e5 updates, change nothing over hundreds
             (`benchmarks.studies.sr_ste`).
         refresh: updates between new masks.
-        freeze: share of the updates at whose end masks stay as they are.
+        freeze: share of the updates, at the end, during which masks are fixed.
         begin: fraction of the updates after which weights are masked; 0 is from scratch.
         layers: names or patterns (as of `fnmatch`) of linear layers and convolutions.
     """
@@ -81,7 +81,7 @@ class SrSteConfig(Config):
 
 
 class SrSte:
-    """The masks of some weights of a model, and what a training has to do for them.
+    """The masks of some weights of a model, and the steps of a training that maintain them.
 
     An update is: `enter`; forward and backward inside `masked`; clipping; `pull`; the optimizer's
     step. `finish` leaves the masked weights in the model.
@@ -117,19 +117,19 @@ class SrSte:
         """
         weights: dict[str, nn.Parameter] = {}
         for pattern in config.layers if config.n else ():
-            found = {
+            matching = {
                 name: layer.weight
                 for name, layer in model.named_modules()
                 if isinstance(layer, LAYERS)
                 and (name == pattern or fnmatch.fnmatchcase(name, pattern))
                 and layer.weight.shape[1] > config.n
             }
-            if not found:
+            if not matching:
                 raise ConfigError(
                     f"sparse.layers has {pattern!r}, which fits no linear layer or convolution of more "
                     f"than {config.n} inputs: layers are such as {', '.join(_names(model)[:3])}"
                 )
-            weights.update(found)  # pyright: ignore[reportCallIssue, reportArgumentType] - a layer's weight is a parameter
+            weights.update(matching)  # pyright: ignore[reportCallIssue, reportArgumentType] - a layer's weight is a parameter
         return cls(weights, config, num_updates=num_updates)
 
     @property
@@ -138,7 +138,7 @@ class SrSte:
         return list(self._weights)
 
     def enter(self, update: int) -> bool:
-        """Renew the masks if this update (from 0) is one where that is due; says whether it was."""
+        """Renew the masks if that is due at this update (from 0); returns whether it was."""
         since = update - self._begin
         if not self._weights or since < 0:
             return False
@@ -170,7 +170,7 @@ class SrSte:
 
     @torch.no_grad()
     def apply(self) -> None:
-        """Mask the weights in place, and keep the dense ones aside."""
+        """Mask the weights in place, and set the dense ones aside."""
         assert not self._dense, "the weights are masked already"
         for name, mask in self.masks.items():
             weight = self._weights[name]
@@ -192,7 +192,7 @@ class SrSte:
 
         Args:
             optimizer: whose `weight_decay` is taken away, decoupled (AdamW) or in the gradient.
-            clip: what the optimizer itself will multiply gradients with.
+            clip: factor that the optimizer itself will apply to gradients.
         """
         assert not self._dense, "the pull is on dense weights, and these are masked"
         groups = {id(p): group for group in optimizer.param_groups for p in group["params"]}
@@ -243,10 +243,10 @@ class SrSte:
 
     def digest(self) -> str:
         """A hash of all masks."""
-        found = hashlib.sha256()
+        digest = hashlib.sha256()
         for mask in self.masks.values():
-            found.update(mask.cpu().numpy().tobytes())
-        return found.hexdigest()
+            digest.update(mask.cpu().numpy().tobytes())
+        return digest.hexdigest()
 
     def state_dict(self) -> dict[str, Any]:
         """For a checkpoint."""

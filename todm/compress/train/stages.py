@@ -1,8 +1,8 @@
-"""The passes that train: sparse fine-tuning, masks that are learnt, quantisation-aware training.
+"""The passes that train: sparse fine-tuning, learnt masks, quantisation-aware training.
 
 GPUSQ-ViT's two stages (arXiv 2305.10727): `prune` trains with masked weights, `int8` and `int4`
-with rounded ones. Both distil from the dense model, and the second weighs blocks by what the first
-has left (`distill.py`). The loop is in `tune.py`.
+with rounded ones. Both distil from the dense model, and the second weighs blocks by the distance that
+the first left (`distill.py`). The loop is in `tune.py`.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -23,14 +23,14 @@ from todm.compress.train.tune import Masks, Options, tune
 
 
 class Trained(NamedTuple):
-    """What a training leaves beside the changed model: what became of layers, and its figures."""
+    """What a training leaves beside the changed model: results by layer, and its curves."""
 
     done: dict[str, LayerResult]
     curves: list[dict[str, float]]
 
 
 class Tuner:
-    """The trainings of one `compress`: the second weighs blocks by what the first has left."""
+    """The trainings of one `compress`."""
 
     def __init__(
         self, adapter: ModelAdapter, teacher: nn.Module, blocks: Sequence[str], options: Options
@@ -67,10 +67,10 @@ class Tuner:
             return self._quantised(name, settings, work)
 
     def _sparse(self, name: str, settings: PruneConfig, work: Block) -> Trained:
-        """Masked training: with masks that are learnt, or with those of the one-shot pass."""
+        """Masked training: with learnt masks, or with those of the one-shot pass."""
         learnt = settings.method == "sr_ste"
         done = {n: LayerResult(why_not=prune.why_not(work.get(n), settings)) for n in work.layers}
-        weights = {n: weight_of(work.get(n)) for n, found in done.items() if not found.why_not}
+        weights = {n: weight_of(work.get(n)) for n, result in done.items() if not result.why_not}
         sizes = {k: getattr(settings, k) for k in ("n", "m", "decay", "refresh", "freeze")}
         chosen = weights if learnt else {}
         sparse = SrSte(chosen, SrSteConfig(**sizes), num_updates=settings.tune.updates)
@@ -86,8 +86,8 @@ class Tuner:
             figures = sparse.by_layer.get(layer, {})
             density = float(work.masks[layer].float().mean())
             done[layer] = LayerResult(what=what, figures={"density": density, **figures})
-        # Of layers that the one-shot pass left alone, its report knows the reason.
-        kept = done if learnt else {n: found for n, found in done.items() if found.what}
+        # For layers that the one-shot pass left alone, its own result has the reason.
+        kept = done if learnt else {n: result for n, result in done.items() if result.what}
         return Trained(kept, curves)
 
     def _quantised(self, name: str, settings: Int8Config | Int4Config, work: Block) -> Trained:
@@ -149,8 +149,8 @@ class Tuner:
             names=self._blocks,
         )
 
-    def _choose(self, work: Block, config: TuneConfig, found: dict[str, float]) -> list[str]:
-        return distill.choose(found, config.feature_blocks) if work.calls else []
+    def _choose(self, work: Block, config: TuneConfig, residual: dict[str, float]) -> list[str]:
+        return distill.choose(residual, config.feature_blocks) if work.calls else []
 
     @contextmanager
     def _in_memory(self) -> Iterator[None]:
@@ -162,7 +162,7 @@ class Tuner:
 
 @contextmanager
 def _trainable(model: nn.Module) -> Iterator[None]:
-    """Inside, all parameters want a gradient; then what they wanted before."""
+    """Inside, all parameters require a gradient."""
     before = {name: p.requires_grad for name, p in model.named_parameters()}
     model.requires_grad_(requires_grad=True)
     try:

@@ -1,7 +1,7 @@
 """The training loop of passes that train: cosine steps with a warm-up over a modality's batches.
 
-With a directory it writes a checkpoint every minute and goes on from there, exactly, after Ctrl-C or
-kill -9; a training that was finished is not done again.
+With a directory it writes a checkpoint every minute and resumes from it exactly after Ctrl-C or
+kill -9; a finished training is not repeated.
 """
 
 import dataclasses
@@ -40,7 +40,7 @@ class Options:
     Attributes:
         optimizers: beside adamw.
         directory: where checkpoints are kept; None for none.
-        progress: called with what is trained, updates done and planned.
+        progress: see `todm.files.Progress`.
         seed: of batches and dropout.
     """
 
@@ -51,7 +51,7 @@ class Options:
 
 
 class Masks(NamedTuple):
-    """What keeps a training sparse.
+    """The masks of a sparse training.
 
     Attributes:
         learnt: masks that are renewed.
@@ -63,14 +63,14 @@ class Masks(NamedTuple):
 
     @torch.no_grad()
     def on_gradients(self) -> None:
-        """Pruned weights have no part in the norm of the gradient."""
+        """Keep pruned weights out of the norm of the gradient."""
         for weight, mask in self.fixed:
             if weight.grad is not None:
                 weight.grad.mul_(mask)
 
     @torch.no_grad()
     def on_weights(self) -> None:
-        """Nor do momentum and noise bring them back."""
+        """Undo what momentum and noise did to pruned weights."""
         for weight, mask in self.fixed:
             weight.mul_(mask)
 
@@ -88,8 +88,8 @@ def tune(
     Args:
         distiller: the student, its teacher, the adapter and the loss.
         config: how long and how fast.
-        masks: what keeps it sparse.
-        name: of the pass; its checkpoint is called so.
+        masks: of its weights.
+        name: of the pass, and of its checkpoint.
         options: optimizers, checkpoints, progress, seed.
 
     Returns:
@@ -97,7 +97,7 @@ def tune(
         learning rate, gradient norm, skipped updates, flip rate and drift of masks at it.
 
     Raises:
-        ConfigError: an optimizer that is not there, or a checkpoint of another training.
+        ConfigError: an unknown optimizer, or a checkpoint of another training.
         TrainingError: too many updates in a row whose loss or gradient is not finite.
     """
     training = _Training(distiller, config, masks, name=name, options=options)
@@ -106,7 +106,7 @@ def tune(
 
 
 class _Training:
-    """A training at some update: the student, the optimizer, masks and figures."""
+    """The state of a training: the student, the optimizer, masks and figures."""
 
     def __init__(
         self,
@@ -130,7 +130,7 @@ class _Training:
         self.origin = self._origin() if self.path else {}
 
     def resume(self) -> None:
-        """Go on from a checkpoint, if there is one."""
+        """Resume from a checkpoint, if there is one."""
         state = checkpoint.read(self.path) if self.path else None
         if state is None:
             return
@@ -155,7 +155,7 @@ class _Training:
             self.update += 1
             last = self.update == total
             if last or self.update % max(1, total // _LINES) == 0:
-                self._tell()
+                self._log()
             if last or time.monotonic() - saved > _CHECKPOINT_SECONDS:
                 self._save()
                 saved = time.monotonic()
@@ -203,7 +203,7 @@ class _Training:
                 f"the last {self.update}: lower {self.name}.tune.lr, or look at the data"
             )
 
-    def _tell(self) -> None:
+    def _log(self) -> None:
         """A line of the curve."""
         count = self.sums.pop("count", 0.0)
         means = {key: value / count for key, value in self.sums.items()}
@@ -227,7 +227,7 @@ class _Training:
         checkpoint.write(self.path, {**state, **{key: getattr(self, key) for key in kept}})
 
     def _origin(self) -> dict[str, Any]:
-        """What a checkpoint has to have in common with this training."""
+        """The identity of this training, which its checkpoint must share."""
         settings = {"tune": self.config.to_json(), "sparse": self.masks.learnt.config.to_json()}
         settings |= {"seed": self.options.seed}
         return {"settings": json.dumps(settings), "model": _digest(self.student)}
@@ -246,7 +246,7 @@ def _optimizer(
     make = {"adamw": _adamw, **optimizers}.get(config.optimizer)
     if make is None:
         raise ConfigError(
-            f"tune.optimizer is {config.optimizer!r}, and only adamw is at hand here: set it, or pass "
+            f"tune.optimizer is {config.optimizer!r}, and only adamw is available here: set it, or pass "
             "the other as optimizers= of compress()"
         )
     return make(model, config)
@@ -266,9 +266,9 @@ def _adamw(model: nn.Module, config: TuneConfig) -> torch.optim.Optimizer:
 
 
 def _digest(model: nn.Module) -> str:
-    """A hash of what a training begins with."""
-    found = hashlib.sha256()
+    """A hash of the weights at the start."""
+    digest = hashlib.sha256()
     for name, tensor in model.state_dict().items():
-        found.update(f"{name} {tuple(tensor.shape)}".encode())
-        found.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().data)
-    return found.hexdigest()
+        digest.update(f"{name} {tuple(tensor.shape)}".encode())
+        digest.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()
