@@ -121,7 +121,7 @@ def walks(run: Path, wanted: list[str]) -> dict[str, dict[str, list[str]]]:
 
 def main() -> None:
     """Walk and print."""
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument(
         "verbs", nargs="*", metavar="VERB", help=f"from {', '.join(VERBS)}; default: all"
     )

@@ -84,7 +84,7 @@ def encoded(encoder: "onnxruntime.InferenceSession", frames: np.ndarray) -> np.n
         inputs = [frames[None, start : start + shift], *states]
         names = [port.name for port in encoder.get_inputs()]
         out, *states = encoder.run(None, dict(zip(names, inputs, strict=True)))
-        outs.append(out[0])
+        outs.append(np.asarray(out)[0])
     return np.concatenate(outs)
 
 
