@@ -109,7 +109,7 @@ def test_transformers_own_loader_reads_it(compressed, tmp_path, gptqmodel, dtype
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     out = _write(compressed, tmp_path / "awq", dtype=dtype)
-    model, info = AutoModelForCausalLM.from_pretrained(
+    model, info = AutoModelForCausalLM.from_pretrained(  # pyright: ignore[reportGeneralTypeIssues]
         out, dtype=torch.float32, output_loading_info=True
     )
     assert not info["missing_keys"]
