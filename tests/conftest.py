@@ -81,6 +81,18 @@ def repo():
 
 
 @pytest.fixture(scope="session")
+def debug_run(tmp_path_factory):
+    """A run of which every stage was done once, by the verbs; shared by all, so only read or repeated."""
+    from tests.debug_run import Run
+
+    run = Run(tmp_path_factory.mktemp("pipeline"))
+    for stage in ("prepare", "train", "extract", "export", "evaluate", "report"):
+        status, out, err = getattr(run, stage)()
+        assert status == 0, f"{stage}: {out}{err}"
+    return run
+
+
+@pytest.fixture(scope="session")
 def shared_data():
     """Directory of real speech (`librispeech-mini`, `fsdd-connected`), beside the repository."""
     path = Path(os.environ.get("TODM_SHARED_DATA", ROOT.parent / "shared" / "data"))

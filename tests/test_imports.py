@@ -18,6 +18,7 @@ MODULES = sorted(m.name for m in pkgutil.walk_packages(todm.__path__, "todm."))
 # Rooms of which no module needs more than `pip install todm` brings.
 DEVICE = [m for m in MODULES if m.startswith("todm.device")] + [
     "todm", "todm.errors", "todm.config", "todm.artifact", "todm.cli.main", "todm.cli.transcribe",
+    "todm.stages", "todm.stages.transcription",
 ]  # fmt: skip
 OPTIONAL = {
     "triton": r"kernels\.((\w+\.)?triton_\w+|_tune)$",

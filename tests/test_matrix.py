@@ -22,7 +22,6 @@ from torch import nn
 from todm import artifact
 from todm.backend import Graph
 from todm.cli import main as cli
-from todm.cli.adapters import adapter_of
 from todm.compress import packed, storage
 from todm.compress.config import CompressConfig
 from todm.compress.driver import compress
@@ -30,6 +29,7 @@ from todm.errors import ConfigError
 from todm.export.compressed import is_rounding
 from todm.export.model import check_model
 from todm.export.to_onnx import graph_to_onnx
+from todm.stages.adapters import adapter_of
 
 pytestmark = pytest.mark.runtime
 

@@ -180,6 +180,11 @@ def load(path: str | Path, *, kind: str | tuple[str, ...] | None = None) -> Arti
     )
 
 
+def existing(path: str | Path, *, kind: str | tuple[str, ...]) -> Artifact | None:
+    """What `load` gives, or None where there is no artifact."""
+    return load(path, kind=kind) if (Path(path) / MANIFEST).is_file() else None
+
+
 def _read_manifest(path: Path) -> tuple[str, dict[str, Any]]:
     """The manifest as text and as a table with all its fields."""
     damaged = ArtifactError(

@@ -4,6 +4,9 @@
 class TodmError(Exception):
     """An error the user can correct: the message says what was given, what is allowed, what to do."""
 
+    status = 2
+    """Exit status of the command line."""
+
 
 class ConfigError(TodmError):
     """A configuration, flag or override that cannot be used."""

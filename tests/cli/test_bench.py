@@ -39,8 +39,8 @@ def test_defaults_are_the_rehearsal(asked):
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["--ops", "conv"], "no op 'conv'"),
-        (["--ops", "mh_ssm", "--shapes", "gpu"], "no shape 'gpu'"),
+        (["--ops", "conv"], "unknown op 'conv'"),
+        (["--ops", "mh_ssm", "--shapes", "gpu"], "unknown shape 'gpu'"),
         (["--device", "cuda"], "torch sees no CUDA device"),
     ],
     ids=["op", "shape", "device"],

@@ -12,8 +12,8 @@ import onnxruntime
 
 from todm import artifact
 from todm.cli import main as cli
-from todm.cli.adapters import adapter_of, backend_name
 from todm.errors import ArtifactError, ConfigError
+from todm.stages.adapters import adapter_of, backend_name
 
 ARCHITECTURE = "vit_tiny_patch16_224"
 
@@ -97,7 +97,8 @@ def test_targets_of_other_modalities_are_named(target, tmp_path, capsys):
     found = artifact.save(tmp_path / "vit", kind="model", config={"backend": "vision"})
     assert todm("export", found.path, "--target", target, "--out", tmp_path / "out") == 2
     assert (
-        f"--target {target} is not for a model of vision: choose of onnx" in capsys.readouterr().err
+        f"--target {target} is not for a model of vision: choose from onnx"
+        in capsys.readouterr().err
     )
 
 

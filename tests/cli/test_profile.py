@@ -67,9 +67,9 @@ def table(devices, tmp_path):
 
 
 def test_a_table_is_brought_and_found_by_its_name(devices, table):
-    kept = devices.bring(table, None)
+    kept = devices.keep(table, None)
     assert kept == devices.folder / "pi5.json"
-    assert devices.bring(table, "my-phone").stem == "my-phone"
+    assert devices.keep(table, "my-phone").stem == "my-phone"
     prices = devices.prices(["pi5", str(table)])
     costs = prices(Choice(devices.space.largest))
     assert costs["latency@pi5"] == pytest.approx(7e-3, rel=1e-3)
@@ -83,11 +83,11 @@ def test_a_device_needs_a_name_of_its_own(devices, table, name):
     content = json.loads(table.read_text()) | {"name": name or "local"}
     table.write_text(json.dumps(content | {"sha256": checksum(content)}))
     with pytest.raises(ConfigError, match="a device cannot be called"):
-        devices.bring(table, name or None)
+        devices.keep(table, name or None)
 
 
 def test_an_unknown_device_names_the_known_ones(devices, table):
-    devices.bring(table, None)
+    devices.keep(table, None)
     with pytest.raises(ConfigError, match=r"no device 'pi4' is known .*known: local, pi5"):
         devices.table("pi4")
 
@@ -97,7 +97,7 @@ def test_a_table_of_another_space_is_not_brought(backend, devices, table):
     other = Devices(AsrBackend(wider, backend.assets), lambda what, done, total: None)
     assert other.key != devices.key
     with pytest.raises(ConfigError, match="another search space"):
-        other.bring(table, None)
+        other.keep(table, None)
 
 
 def test_the_two_commands_of_profile_exclude_each_other(capsys, tmp_path):

@@ -6,9 +6,9 @@ import pytest
 import torch
 
 from todm import artifact
-from todm.cli import adapters
 from todm.cli import main as cli
 from todm.compress import packed, storage
+from todm.stages import adapters
 
 
 @pytest.fixture

@@ -50,7 +50,7 @@ def test_a_budget_is_read(text, limits):
         ("size=1MB,", "'' is not a size"),
         ("nan", "'nan' is not a size"),
         ("1e6", "'1e6' is not a size"),
-        ("speed=3", "'speed' is not a constraint known here"),
+        ("speed=3", "'speed' is not a constraint;"),
         ("latency=3ms", "latency needs a device after @, such as @local"),
         ("latency=3ms@", "latency needs a device after @"),
         ("latency=3@local", "'3' is not a size \\(units: us, ms, s\\)"),

@@ -17,7 +17,7 @@ def test_an_unknown_compression_is_no_choice(space):
 
 
 @pytest.mark.parametrize(
-    ("text", "found"), [("none", ("none",)), ("int8, none", ("none", "int8")), ("int4", ("int4",))]
+    ("text", "found"), [("none", ("none",)), ("int8, none", ("none", "int8")), ("int8", ("int8",))]
 )
 def test_compressions_are_read(text, found):
     assert compressions_of(text) == found
@@ -26,3 +26,8 @@ def test_compressions_are_read(text, found):
 def test_an_unknown_compression_is_named():
     with pytest.raises(ConfigError, match="'fp8' is not one of none, int8, int4"):
         compressions_of("none,fp8")
+
+
+def test_a_compression_whose_errors_cannot_be_foretold_is_refused():
+    with pytest.raises(ConfigError, match="errors in int4 are not known before"):
+        compressions_of("none,int4")

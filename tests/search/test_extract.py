@@ -4,7 +4,7 @@ import torch
 from todm import artifact
 from todm.errors import ArtifactError
 from todm.search.choice import Choice
-from todm.search.extract import extract_subnet
+from todm.search.extract import write_subnet
 from todm.supernet.space import Subnet
 
 
@@ -26,9 +26,21 @@ def _difference(supernet, plain, subnet):
     return float((ours - plain.encode(features, lens)[0]).abs().max())
 
 
-def _extract(backend, supernet, out, subnet, **more):
-    options = {"same": _difference, "costs": {"params": 5.0}, "info": {"asked": {"budget": "60k"}}}
-    return extract_subnet(backend, supernet, Choice(subnet, "int8"), out, **{**options, **more})
+def _extract(backend, supernet, out, subnet, difference=None):
+    whole = backend.build(None)
+    whole.load_state_dict(supernet.tensors())
+    plain = backend.extract(whole.eval(), subnet)
+    with torch.no_grad():
+        found = _difference(whole, plain, subnet) if difference is None else difference
+    return write_subnet(
+        out,
+        plain,
+        backend=backend,
+        found=supernet,
+        choice=Choice(subnet, "int8"),
+        difference=found,
+        info={"asked": {"budget": "60k"}, "costs": {"params": 5.0}},
+    )
 
 
 def test_a_choice_is_written_as_a_plain_model(make_backend, supernet, space, tmp_path):
@@ -55,7 +67,5 @@ def test_a_choice_is_written_as_a_plain_model(make_backend, supernet, space, tmp
 @pytest.mark.parametrize("difference", [1e-3, float("nan")])
 def test_a_model_that_differs_is_not_written(make_backend, supernet, space, tmp_path, difference):
     with pytest.raises(ArtifactError, match="differs from it by"):
-        _extract(
-            make_backend(), supernet, tmp_path / "out", space.smallest, same=lambda *_: difference
-        )
+        _extract(make_backend(), supernet, tmp_path / "out", space.smallest, difference)
     assert not (tmp_path / "out").exists()

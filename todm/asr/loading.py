@@ -94,6 +94,7 @@ def subnet_of(text: str, space: SearchSpace) -> Subnet:
     return subnet
 
 
+@torch.no_grad()
 def same_outputs(supernet: nn.Module, plain: nn.Module, subnet: Subnet) -> float:
     """Largest difference between a supernet's subnet and the plain model, on fixed noise."""
     assert isinstance(supernet, Rnnt)

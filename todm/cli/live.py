@@ -1,5 +1,6 @@
 """`todm transcribe BUNDLE --mic` and `todm transcribe BUNDLE -`: text while it is being said."""
 
+import argparse
 import contextlib
 import shutil
 import signal
@@ -8,10 +9,11 @@ from collections.abc import Iterator
 from types import FrameType
 from typing import TextIO
 
+from todm import stages
+from todm.cli.arguments import given
 from todm.device.capture import Capture
-from todm.device.formats import Format, Writer, open_writer
-from todm.device.recognizer import StreamingRecognizer
-from todm.device.segments import Segment, transcribe_blocks
+from todm.device.formats import Writer, open_writer
+from todm.device.segments import Segment
 from todm.errors import CorpusError
 
 _CLEAR = "\r\x1b[K"
@@ -48,21 +50,22 @@ class _Lines:
         """Nothing follows the last line."""
 
 
-def listen(recognizer: StreamingRecognizer, capture: Capture, form: Format) -> int:
+def show(args: argparse.Namespace) -> int:
     """Write segments to standard output until the sound ends or Ctrl-C; a second Ctrl-C ends at once.
 
     Returns:
         0; 2, with a message, if the source failed.
     """
     screen, why = _Screen(sys.stderr), None
+    capture, segments = stages.listen(**given(args, stages.listen), partial=screen.show)
     out: Writer = _Lines(sys.stdout)
-    if form != "txt":
-        out = open_writer(form, sys.stdout, capture.name, lines=True)
+    if args.form != "txt":
+        out = open_writer(args.form, sys.stdout, capture.name, lines=True)
     if sys.stderr.isatty():
         print(f"listening to {capture.name}; Ctrl-C ends", file=sys.stderr)
     try:
         with _until_interrupted(capture):
-            for segment in transcribe_blocks(recognizer, capture, partial=screen.show):
+            for segment in segments:
                 screen.show("")
                 out.add(segment)
     except CorpusError as error:

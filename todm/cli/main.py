@@ -1,8 +1,8 @@
 """`todm VERB ...`: finds the verb, imports its module and no other, and says errors in a sentence.
 
 A verb is a module with `add_arguments(parser)` and `run(args) -> int`. Imports no torch, so that
-`todm transcribe` runs on a device that has none. Exit status: 0 done, 1 done with a bad result,
-2 something the user can mend, 130 interrupted.
+`todm transcribe` runs on a device without it. Exit status: 0 done, 1 done with a bad result,
+2 something the user can put right, 130 interrupted.
 """
 
 import argparse
@@ -77,7 +77,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         status = _run(arguments)
         sys.stdout.flush()
     except TodmError as error:
-        return _fail(str(error))
+        return _fail(str(error), error.status)
     except ModuleNotFoundError as error:
         return _fail(_missing(error, arguments))
     except KeyboardInterrupt:
@@ -123,9 +123,9 @@ def _missing(error: ModuleNotFoundError, arguments: list[str]) -> str:
     raise error
 
 
-def _fail(message: str) -> int:
+def _fail(message: str, status: int = TodmError.status) -> int:
     print(f"todm: {message}", file=sys.stderr)
-    return 2
+    return status
 
 
 if __name__ == "__main__":

@@ -1,66 +1,56 @@
 """`todm profile SUPERNET`: how fast the subnets of a supernet are on this machine, or on any device."""
 
 import argparse
-from pathlib import Path
 from typing import Any
 
+from todm import stages
+from todm.cli.arguments import Flags, given
 from todm.cli.progress import progress_report
+from todm.errors import ConfigError
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Flags of the verb."""
-    parser.add_argument("supernet", type=Path, help="directory that  todm train  wrote")
-    parser.add_argument(
-        "--pack", type=Path, metavar="DIR", help="write a folder that measures any device instead"
+    flag = Flags(parser, stages.profile)
+    flag("supernet", "directory that  todm train  wrote")
+    flag("--rounds", "turns of every graph on this machine (default %(default)s)")
+    pack = Flags(parser, stages.write_pack)
+    pack(
+        "--pack",
+        "write a folder that measures any device instead",
+        metavar="DIR",
+        required=False,
     )
-    parser.add_argument(
-        "--import", type=Path, dest="table", metavar="FILE", help="keep a table from a device"
+    flag = Flags(parser, stages.keep_table)
+    flag(
+        "--import",
+        "keep a table from a device instead",
+        dest="table",
+        metavar="FILE",
+        required=False,
     )
-    parser.add_argument("--name", help="of the imported device in budgets (the table's own)")
-    parser.add_argument(
-        "--rounds", type=int, default=20, help="turns of every graph on this machine (20)"
-    )
+    flag("--name", "of the device in budgets, with --import (default: as the table says)")
 
 
 def run(args: argparse.Namespace) -> int:
     """Measure, write the pack, or keep a table."""
-    from todm import artifact
-    from todm.asr.loading import backend_of, check_numbers
-    from todm.errors import ConfigError
-    from todm.search.devices import Devices
-
     if args.pack and args.table:
         raise ConfigError("--pack and --import are two commands: give one of them")
-    check_numbers(rounds=args.rounds)
-    found = artifact.load(args.supernet, kind="supernet")
-    with progress_report() as report:
-        devices = Devices(backend_of(found, with_data=False), report)
+    if args.table:
+        print(f"table: {stages.keep_table(**given(args, stages.keep_table))}")
+        return 0
+    with progress_report() as progress:
         if args.pack:
-            _pack(devices, args.pack, report)
-            print(
-                f"pack: {args.pack}; copy it to the device and run  python3 measure.py --name NAME"
-            )
-        elif args.table:
-            print(f"table: {devices.bring(args.table, args.name)}")
+            pack = stages.write_pack(**given(args, stages.write_pack), progress=progress)
+            print(f"pack: {pack}; copy it to the device and run  python3 measure.py --name NAME")
         else:
-            path, table = devices.profile(rounds=args.rounds)
-            print(_summary(table) + f"\ntable: {path}")
+            made = stages.profile(**given(args, stages.profile), progress=progress)
+            print(f"{_summary(made.table)}\ntable: {made.path}")
     return 0
 
 
-def _pack(devices: Any, folder: Path, report: Any) -> None:  # noqa: ANN401
-    from todm.export.profile_pack import design
-
-    profile_builder = devices.profile_builder()
-    profile_builder.write_pack(
-        folder,
-        design(devices.space),
-        progress=lambda done, total: report("graphs of the pack", done, total),
-    )
-
-
 def _summary(table: dict[str, Any]) -> str:
-    """The range of encoders, the search, and what the largest spends its time on."""
+    """The range of the encoders, the search, and what the largest spends its time on."""
     lines = []
     for precision, search in table["search_ms"].items():
         times = [e["ms"] for e in table["entries"] if e["precision"] == precision]

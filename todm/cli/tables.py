@@ -5,10 +5,9 @@ from typing import Any
 from todm.files import markdown_table
 
 
-def show(found: dict[str, Any]) -> None:
-    """Print an evaluation: a table if chunk sizes or latency were asked for, else a line a result."""
-    rows = found["results"]
-    if found["asked"]["chunks"] or found["asked"]["latency"]:
+def show(rows: dict[str, dict[str, Any]], *, table: bool) -> None:
+    """Print an evaluation: a table that compares its results, or a line for each."""
+    if table:
         print(_table(rows))
         return
     for name, row in rows.items():

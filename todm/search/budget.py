@@ -21,6 +21,8 @@ _KINDS = {
     "rtf": {"": 1.0},
 }
 ON_DEVICE = ("latency", "rtf")
+_COMPRESSED = ("size", "memory", "latency", "rtf")
+"""Costs that a compression changes: a budget that limits one of them may be met in int8."""
 _HELP = (
     "write  2M  or  params=2M  (parameters),  size=3MiB  (weights on disk),  macs=400M  (per second of "
     "audio),  memory=40MiB  (peak while decoding),  latency=20ms@DEVICE  (a chunk, streaming),  "
@@ -40,6 +42,12 @@ class Budget:
         """The devices whose tables are needed."""
         named = (name.partition("@")[2] for name in self.limits if "@" in name)
         return tuple(dict.fromkeys(named))
+
+    @property
+    def compressions(self) -> str:
+        """Those worth trying for this budget, as `--compression` takes them."""
+        kinds = {name.partition("@")[0] for name in self.limits}
+        return "none,int8" if kinds.intersection(_COMPRESSED) else "none"
 
     def holds(self, costs: Mapping[str, float]) -> bool:
         """Whether every limit is kept."""
@@ -61,7 +69,7 @@ def parse(text: str) -> Budget:
         name, sep, value = item.strip().rpartition("=")
         name = name.strip() if sep else "params"
         if name not in _KINDS:
-            raise BudgetError(f"budget {text!r}: {name!r} is not a constraint known here; {_HELP}")
+            raise BudgetError(f"budget {text!r}: {name!r} is not a constraint; {_HELP}")
         value, at, device = (part.strip() for part in value.partition("@"))
         if (name in ON_DEVICE) != bool(at and device):
             need = (

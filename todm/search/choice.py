@@ -10,6 +10,8 @@ from todm.supernet.space import Subnet
 
 Compression = Literal["none", "int8", "int4"]
 COMPRESSIONS: tuple[Compression, ...] = get_args(Compression)
+SCORED: tuple[Compression, ...] = ("none", "int8")
+"""Compressions whose errors can be measured before  todm compress  has run."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,14 +42,19 @@ class Choice:
 
 
 def compressions_of(text: str) -> tuple[Compression, ...]:
-    """Compressions from the text that a user writes: `none`, or several joined by commas.
+    """The compressions that a user lets a search choose: `none`, `int8`, or both joined by a comma.
 
     Raises:
-        ConfigError: one of them is unknown.
+        ConfigError: one of them is unknown, or its errors are not known before it is applied.
     """
-    given = dict.fromkeys(name.strip() for name in text.split(","))
-    if wrong := [name for name in given if name not in COMPRESSIONS]:
+    requested = dict.fromkeys(name.strip() for name in text.split(","))
+    if unknown := [name for name in requested if name not in COMPRESSIONS]:
         raise ConfigError(
-            f"--compression is {text!r}: {wrong[0]!r} is not one of {', '.join(COMPRESSIONS)}"
+            f"--compression is {text!r}: {unknown[0]!r} is not one of {', '.join(COMPRESSIONS)}"
         )
-    return tuple(name for name in COMPRESSIONS if name in given)
+    if unscored := [name for name in requested if name not in SCORED]:
+        raise ConfigError(
+            f"--compression is {text!r}: errors in {unscored[0]} are not known before  todm compress ; "
+            f"search {' or '.join(SCORED)}, and compress the subnet afterwards"
+        )
+    return tuple(name for name in SCORED if name in requested)

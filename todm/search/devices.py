@@ -6,19 +6,21 @@ the search space; the pieces that graphs are put together of lie beside them.
 
 import os
 import tempfile
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from todm.backend import Backend
+from todm.device import profiler
 from todm.errors import ConfigError, TodmError
+from todm.export.profile_pack import ProfileBuilder, design, is_fresh, stamp_of
 from todm.files import Progress
-
-if TYPE_CHECKING:
-    from todm.backend import Backend
-    from todm.export.profile_pack import ProfileBuilder
-    from todm.search.cost import Prices
-    from todm.search.latency import LatencyModel
-    from todm.supernet.space import SearchSpace
+from todm.search.budget import Budget
+from todm.search.choice import Choice, Compression
+from todm.search.cost import Prices, StackCosts, sizes
+from todm.search.evolve import Problem
+from todm.search.latency import LatencyModel, read_table, space_key
+from todm.supernet.space import SearchSpace, Subnet
 
 LOCAL = "local"
 
@@ -32,17 +34,15 @@ def home() -> Path:
 class Devices:
     """The tables of one supernet's search space."""
 
-    def __init__(self, backend: "Backend", report: Progress) -> None:
+    def __init__(self, backend: Backend, progress: Progress) -> None:
         """Name the search space; nothing is measured yet."""
-        from todm.search.latency import space_key
-
-        self._backend, self._report = backend, report
+        self._backend, self._progress = backend, progress
         self.key = space_key(backend.space_key())
         self._tables: dict[str, dict[str, Any]] = {}
-        self._workshop: ProfileBuilder | None = None
+        self._builder: ProfileBuilder | None = None
 
     @property
-    def space(self) -> "SearchSpace":
+    def space(self) -> SearchSpace:
         """The subnets."""
         return self._backend.space
 
@@ -57,7 +57,7 @@ class Devices:
 
     @property
     def tables(self) -> Mapping[str, dict[str, Any]]:
-        """Those that were asked for so far, by the name in the budget."""
+        """Those that were needed so far, by the name in the budget."""
         return self._tables
 
     def table(self, name: str) -> dict[str, Any]:
@@ -70,16 +70,8 @@ class Devices:
             self._tables[name] = self._local() if name == LOCAL else self._named(name)
         return self._tables[name]
 
-    def models(self, names: Iterable[str]) -> "dict[str, LatencyModel]":
-        """Latency models by the names in budgets."""
-        from todm.search.latency import LatencyModel
-
-        return {name: LatencyModel(self.table(name), self._backend.space) for name in names}
-
-    def prices(self, names: Iterable[str]) -> "Prices":
+    def prices(self, names: Iterable[str]) -> Prices:
         """All costs of a choice, on these devices."""
-        from todm.search.cost import Prices, StackCosts, sizes
-
         backend = self._backend
         stack = StackCosts(
             lambda subnet: {
@@ -87,63 +79,79 @@ class Devices:
                 **backend.work_and_state(subnet),
             }
         )
-        return Prices(stack, self.models(names))
+        models = {name: LatencyModel(self.table(name), self.space) for name in names}
+        return Prices(stack, models)
 
-    def profile_builder(self) -> "ProfileBuilder":
-        """Makes graphs of any subnet; its pieces are exported once."""
-        from todm.export.profile_pack import ProfileBuilder
+    def problems(
+        self, budgets: Sequence[Budget], compressions: Sequence[Compression]
+    ) -> list[Problem]:
+        """A search problem for every budget, with the costs of all devices they name."""
+        prices = self.prices(dict.fromkeys(name for b in budgets for name in b.devices))
+        return [Problem(self.space, budget, compressions, prices) for budget in budgets]
 
-        if self._workshop is None:
-            self._report("exporting the pieces of the search space", 0, 1)
-            self._workshop = ProfileBuilder(
+    def profile_builder(self) -> ProfileBuilder:
+        """Makes graphs of any subnet; their pieces are exported once."""
+        if self._builder is None:
+            what = "exporting the pieces of the search space"
+            self._progress(what, 0, 1)
+            self._builder = ProfileBuilder(
                 self._backend.graph_parts(),
                 self.key,
                 chunk_seconds=self._backend.chunk_seconds,
                 frames=self._backend.chunk_frames,
                 cache=self._pieces,
             )
-            self._report("exporting the pieces of the search space", 1, 1)
-        return self._workshop
+            self._progress(what, 1, 1)
+        return self._builder
 
-    def measure(self, subnets: "list[Any]", *, rounds: int, name: str = LOCAL) -> dict[str, Any]:
+    def measure(
+        self, subnets: Sequence[Subnet], *, rounds: int, name: str = LOCAL
+    ) -> dict[str, Any]:
         """The table of these subnets on this machine."""
-        from todm.device.profiler import ProfileError, measure
-
         with tempfile.TemporaryDirectory() as scratch:
             folder = Path(scratch) / "pack"
             self.profile_builder().write_pack(folder, subnets)
             try:
-                return measure(
+                return profiler.measure(
                     folder,
                     name,
                     rounds=rounds,
-                    progress=lambda done, total: self._report(
+                    progress=lambda done, total: self._progress(
                         "measuring this machine", done, total
                     ),
                 )
-            except ProfileError as error:
+            except profiler.ProfileError as error:
                 raise TodmError(str(error)) from None
+
+    def measured(self, choice: Choice, budget: Budget) -> dict[str, float]:
+        """The costs in a budget that can be measured here: bytes of the graphs, and time on this machine."""
+        found: dict[str, float] = {}
+        precision = "fp32" if choice.compression == "none" else choice.compression
+        if "size" in budget.limits:
+            found["size"] = float(self.profile_builder().num_bytes(choice.subnet, precision))
+        if LOCAL in budget.devices:
+            table = self.measure([choice.subnet], rounds=20)
+            (entry,) = (e for e in table["entries"] if e["precision"] == precision)
+            seconds = (entry["ms"] + table["search_ms"][precision]) / 1e3
+            features = (table["features_ms"] or 0.0) / 1e3
+            found[f"latency@{LOCAL}"] = seconds
+            found[f"rtf@{LOCAL}"] = (seconds + features) / table["chunk_seconds"]
+        return found
 
     def profile(self, *, rounds: int = 20) -> tuple[Path, dict[str, Any]]:
         """Measure this machine and keep the table; returns where, and the table."""
-        from todm.device.profiler import write_table
-        from todm.export.profile_pack import design
-
-        table = self.measure(design(self._backend.space), rounds=rounds)
+        table = self.measure(design(self.space), rounds=rounds)
         path = self.folder / f"{LOCAL}.json"
-        write_table(path, table)
+        profiler.write_table(path, table)
         self._tables[LOCAL] = table
         return path, table
 
-    def bring(self, path: Path, name: str | None) -> Path:
+    def keep(self, path: Path, name: str | None) -> Path:
         """Keep a table that was measured elsewhere; returns where.
 
         Raises:
             ConfigError: it cannot be used, or its name is not one.
         """
-        from todm.device.profiler import write_table
-        from todm.search.latency import read_table
-
         table = read_table(path, self.key)
         name = str(name or table["name"])
         if name == LOCAL or not name.replace("-", "").replace("_", "").isalnum():
@@ -151,12 +159,10 @@ class Devices:
                 f"a device cannot be called {name!r}: give  --name  with letters, digits, - and _"
             )
         kept = self.folder / f"{name}.json"
-        write_table(kept, table)
+        profiler.write_table(kept, table)
         return kept
 
     def _named(self, name: str) -> dict[str, Any]:
-        from todm.search.latency import read_table
-
         path = Path(name)
         if not ("/" in name or path.suffix == ".json"):
             path = self.folder / f"{name}.json"
@@ -171,14 +177,10 @@ class Devices:
 
     def _local(self) -> dict[str, Any]:
         """This machine's table: kept, unless it is damaged, another machine's or of older graphs."""
-        from todm.device.profiler import machine
-        from todm.export.profile_pack import is_fresh, stamp_of
-        from todm.search.latency import read_table
-
         try:
             table = read_table(self.folder / f"{LOCAL}.json", self.key)
             fresh = is_fresh(self._pieces, stamp_of(self._backend.graph_parts()))
-            if fresh and table["machine"] == machine():
+            if fresh and table["machine"] == profiler.machine():
                 return table
         except ConfigError:
             pass  # measured anew

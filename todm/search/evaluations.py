@@ -1,17 +1,23 @@
 """Evaluated choices, kept in a file line by line, so that a search killed at any time goes on."""
 
+import contextlib
+import functools
 import json
-import os
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from todm.files import write_text
+from torch import nn
+
+from todm.backend import Backend
+from todm.compress.int8_emulation import int8_copy
+from todm.files import append, write_text
 from todm.search.choice import Choice
 
 Figures = Mapping[str, Any]
 Evaluate = Callable[[Choice], Figures]
-"""`score`, which a search minimises, and whatever else is to be kept of a choice, as JSON types."""
+"""Gives `score`, which a search minimises, and other figures of a choice, as JSON types."""
+_VERSION = 2  # of the figures
 
 
 class Evaluations:
@@ -23,7 +29,7 @@ class Evaluations:
         Args:
             evaluate: works out the figures of a choice.
             path: the file; None keeps them in memory only.
-            key: what figures depend on beside the choice; a file of another key is begun anew.
+            key: what the figures depend on besides the choice; a file with another key is overwritten.
         """
         self._evaluate, self._path = evaluate, path
         self._known: dict[Choice, Figures] = {}
@@ -33,13 +39,11 @@ class Evaluations:
     def __call__(self, choice: Choice) -> Figures:
         """The figures of a choice."""
         if choice not in self._known:
-            found = self._evaluate(choice)
+            figures = self._evaluate(choice)
             if self._path is not None:
-                with self._path.open("a", encoding="utf-8") as file:
-                    file.write(json.dumps({**choice.to_json(), "figures": found}) + "\n")
-                    file.flush()
-                    os.fsync(file.fileno())
-            self._known[choice] = found
+                line = json.dumps({**choice.to_json(), "figures": figures})
+                append(self._path, f"{line}\n".encode())
+            self._known[choice] = figures
         return self._known[choice]
 
     def __contains__(self, choice: Choice) -> bool:
@@ -52,7 +56,7 @@ class Evaluations:
         return len(self._known)
 
     def _open(self, path: Path, key: str) -> None:
-        """Take every whole line; what a kill left of the last one is dropped from the file."""
+        """Read every whole line; the torn rest of an interrupted write is dropped from the file."""
         head, kept = json.dumps({"key": key}), list[str]()
         lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
         if lines and lines[0] == head:
@@ -65,3 +69,34 @@ class Evaluations:
                 kept.append(line)
         path.parent.mkdir(parents=True, exist_ok=True)
         write_text(path, "".join(f"{line}\n" for line in [head, *kept]))
+
+
+def in_supernet(
+    backend: Backend,
+    supernet: nn.Module,
+    *,
+    limit: int,
+    key: str = "",
+    path: Path | None = None,
+) -> Evaluations:
+    """Scores of choices on the dev split, inside the supernet and in the arithmetic of a compression.
+
+    Args:
+        backend: with a corpus.
+        supernet: with its weights, in evaluation mode.
+        limit: dev utterances; 0 for all.
+        key: names the supernet and the corpus, see `Evaluations`.
+        path: of the file; None for no file.
+    """
+
+    @functools.cache
+    def scorer() -> Callable[..., dict[str, Any]]:
+        return backend.scorer(supernet, limit=limit)  # computes features if they are not there yet
+
+    def evaluate(choice: Choice) -> dict[str, Any]:
+        in_int8 = choice.compression == "int8"
+        chunk = backend.chunk_frames
+        with int8_copy(supernet, chunk=chunk) if in_int8 else contextlib.nullcontext():
+            return scorer()(choice.subnet)
+
+    return Evaluations(evaluate, path, key=f"{_VERSION} {key} {limit}")

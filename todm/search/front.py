@@ -67,11 +67,35 @@ def write_front(
     )
 
 
+def default_place(supernet: Path) -> Path:
+    """Where the front of a supernet lies unless another place is given: beside it."""
+    return supernet.resolve().parent / "front"
+
+
+def find_front(given: Path | None, supernet: Artifact) -> Artifact | None:
+    """The front that is given, or the one beside the supernet if it belongs to it.
+
+    Raises:
+        ArtifactError: the one given belongs to another supernet, or is no front.
+    """
+    path = given or default_place(supernet.path)
+    if given is None and not (path / artifact.MANIFEST).is_file():
+        return None
+    front = artifact.load(path, kind=KIND)
+    if front.parent == supernet.hash:
+        return front
+    if given is None:
+        return None
+    raise ArtifactError(
+        f"{path} is the front of another supernet than {supernet.path}: search this one"
+    )
+
+
 def read_points(found: Artifact) -> list[tuple[Choice, dict[str, Any]]]:
     """Every choice of a front and its figures, the best first.
 
     Raises:
-        ArtifactError: the artifact is none that a search wrote.
+        ArtifactError: it is not an artifact that a search wrote.
     """
     try:
         rows = json.loads(found.file(POINTS).read_text(encoding="utf-8"))

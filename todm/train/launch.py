@@ -18,10 +18,10 @@ from pathlib import Path
 from types import FrameType
 
 from todm.errors import TrainingError
-from todm.train.parallel import PARENT
+from todm.train.parallel import PARENT, LostProcess
 
-LOST = 75
-"""Exit status of a process that ends because another one is gone (EX_TEMPFAIL)."""
+LOST = LostProcess.status
+"""Exit status of a process that ends because another one is gone."""
 _CRASHED = 1
 _INTERRUPTED = 130
 _GRACE = 10.0  # seconds in which the others notice by themselves that one is gone

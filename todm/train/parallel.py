@@ -31,6 +31,8 @@ _WAIT = datetime.timedelta(hours=24)
 class LostProcess(TrainingError):
     """Another process of this training is gone; starting again goes on from the last checkpoint."""
 
+    status = 75  # EX_TEMPFAIL
+
 
 class World:
     """The processes of this training. `torchrun` sets RANK, WORLD_SIZE and LOCAL_RANK."""

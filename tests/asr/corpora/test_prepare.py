@@ -221,7 +221,7 @@ def test_the_verb(copy, capsys):
         (["--data", "a", "--text", "b"], "give one of --text, --data"),
         (["--grammar", "/nowhere/g"], "/nowhere/g cannot be read"),
         (["--hours", "2"], "'hours' is not used"),
-        (["--source", "kaldi"], "--source speaks of --data PATH"),
+        (["--source", "kaldi"], "--source describes --data PATH"),
         (["--data", "x", "--source", "shar", "--shar", "y"], "leave --shar out"),
         (["--data", "x", "--split", "train"], "write  --split NAME=train"),
         (["--data", "x", "--split", "a=valid"], "allowed are train, dev, test"),

@@ -1,4 +1,4 @@
-"""The one place that knows which modality stands behind an artifact's configuration."""
+"""Which modality stands behind an artifact, and its adapter for compression."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING

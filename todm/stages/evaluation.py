@@ -1,0 +1,361 @@
+"""Supernet, subnet or bundle + corpus -> word error rate, latency and cost; and two of these compared."""
+
+import dataclasses
+import hashlib
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from todm.errors import ConfigError
+from todm.files import Progress, no_progress
+
+if TYPE_CHECKING:
+    from todm.artifact import Artifact
+    from todm.asr.decode.search import Search as Decode
+    from todm.asr.decode.utterances import Decoded
+    from todm.asr.decode.wer import Comparison, Wer
+    from todm.asr.decode.word_ends import Timed
+    from todm.asr.tokens import Tokenizer
+
+Split = Literal["train", "dev", "test"]
+Search = Literal["greedy", "beam", "fast_beam"]
+_LONGEST = 1500  # frames of 40 ms: a minute
+_BEAM = 4
+_FIGURES, _UTTERANCES = "figures.json", "utterances-{}.jsonl"
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Evaluated:
+    """An evaluation.
+
+    Attributes:
+        results: by precision or chunk size, as JSON: `error` with its interval, counts, and what else
+            was measured.
+        existed: whether `out` held it already.
+    """
+
+    results: dict[str, dict[str, Any]]
+    existed: bool
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Compared:
+    """A result that two evaluations have in common: each one's errors, and how they differ."""
+
+    name: str
+    ours: "Wer"
+    theirs: "Wer"
+    comparison: "Comparison"
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class _Result:
+    """What was recognised, at which chunk size (None: unknown), and what it cost."""
+
+    utterances: "list[Decoded]"
+    chunk: int | None = None
+    cost: dict[str, Any] = dataclasses.field(default_factory=dict)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Request:
+    """How to decode; see `evaluate`."""
+
+    split: Split
+    search: Search
+    phrases: str | Path | None
+    limit: int
+    chunks: Sequence[int]
+    subnet: str | None
+
+    def check(self, found: "Artifact") -> None:
+        """Raise ConfigError for what cannot be, or not of this artifact."""
+        if self.limit < 0:
+            raise ConfigError(f"--limit is {self.limit}: 0 (all) or more")
+        chunks = ",".join(map(str, self.chunks))
+        if found.kind == "bundle" and (chunks or self.subnet):
+            raise ConfigError(
+                f"{found.path} is a bundle, and has the chunk and subnet it was exported with: "
+                "give --chunks and --subnet with a supernet"
+            )
+        if found.kind in ("subnet", "compressed") and self.subnet:
+            raise ConfigError(f"{found.path} is a single net already: leave out --subnet")
+        different = len(set(self.chunks)) == len(self.chunks)
+        if not different or not all(0 <= c <= _LONGEST for c in self.chunks):
+            raise ConfigError(
+                f"--chunks is '{chunks}': different whole numbers up to {_LONGEST}, as in 8,16,32,0"
+            )
+        if self.phrases and self.search != "fast_beam":
+            raise ConfigError("--phrases is for --search fast_beam: give both or neither")
+        if self.search == "fast_beam" and found.kind == "bundle":
+            raise ConfigError(
+                f"{found.path} is a bundle, which knows --search greedy and beam: give fast_beam with "
+                "the supernet or subnet it was made of"
+            )
+
+    def to_json(self) -> dict[str, Any]:
+        """All that decides what is recognised."""
+        phrases = self.phrases and hashlib.sha256(Path(self.phrases).read_bytes()).hexdigest()
+        chunks = ",".join(map(str, self.chunks)) or None
+        return {**dataclasses.asdict(self), "phrases": phrases, "chunks": chunks}
+
+    def decode(self, tokenizer: "Tokenizer") -> "Decode":
+        """The search from encoder outputs to labels."""
+        from todm.asr.decode.search import beam_search, greedy_search
+
+        if self.search == "fast_beam":
+            from todm.asr.decode.search_k2 import favour
+
+            return favour(self.phrases and Path(self.phrases), tokenizer)
+        return beam_search if self.search == "beam" else greedy_search
+
+
+def evaluate(
+    model: str | Path,
+    corpus: str | Path | None = None,
+    *,
+    split: Split = "test",
+    search: Search = "greedy",
+    phrases: str | Path | None = None,
+    limit: int = 0,
+    chunks: Sequence[int] = (),
+    subnet: str | None = None,
+    latency: bool = False,
+    aligner: str | Path | None = None,
+    out: str | Path | None = None,
+    progress: Progress = no_progress,
+) -> Evaluated:
+    """Measure the word error rate on a corpus: of a bundle in every precision, or of a model in torch.
+
+        >>> found = stages.evaluate(run / "supernet", split="dev", limit=2)
+        >>> 0 <= found.results["torch"]["error"]
+        True
+
+    Args:
+        model: a supernet, a subnet (compressed or not) or a bundle.
+        corpus: by default the one the model was trained on; a bundle needs one.
+        split: of the corpus.
+        search: beam keeps 4 hypotheses; fast_beam is k2's, and not for bundles.
+        phrases: file of phrases that fast_beam favours, one a line.
+        limit: at most so many utterances; 0 for all.
+        chunks: chunk sizes in frames of 40 ms, 0 for whole utterances; all are compared with the first.
+        subnet: of a supernet: largest (default), smallest, or JSON, or a file with it.
+        latency: measure the seconds from the end of a word to its text.
+        aligner: supernet or subnet that says where words end, if the corpus does not.
+        out: directory for figures, alignments and utterances.
+        progress: called with (what, done, all).
+
+    Raises:
+        TodmError: something given cannot be used; the message says what to do.
+    """
+    from todm import artifact
+    from todm.asr.loading import corpus_of
+
+    found = artifact.load(model, kind=("supernet", "subnet", "compressed", "bundle"))
+    request = _Request(split, search, phrases, limit, chunks, subnet)
+    request.check(found)
+    timed_by = _aligner(found, aligner, latency=latency)
+    data = corpus_of(found, corpus and Path(corpus))
+    place = out and Path(out)
+    if place:
+        place.mkdir(parents=True, exist_ok=True)
+    asked = {
+        "artifact": found.hash,
+        "corpus": data.hash,
+        "latency": timed_by and timed_by.hash,
+        **request.to_json(),
+    }
+    if place and (results := _known(place, asked)) is not None:
+        return Evaluated(results=results, existed=True)
+    decode = _of_bundle if found.kind == "bundle" else _of_model
+    decoded = decode(found, data, request, progress)
+    # A limit takes the first utterances for a bundle, and others for a model.
+    most = 0 if found.kind == "bundle" else limit
+    ends = _word_ends(timed_by, data, split, most, progress) if timed_by else None
+    results = {name: _row(name, decoded, ends) for name in decoded}
+    if place:
+        _write(place, decoded, {"asked": asked, "results": results})
+    return Evaluated(results=results, existed=False)
+
+
+def compare(ours: str | Path, theirs: str | Path) -> list[Compared]:
+    """Compare two evaluations, utterance by utterance.
+
+    Args:
+        ours: the `out` of an evaluation, or one of its files of utterances.
+        theirs: likewise.
+
+    Raises:
+        ConfigError: they have nothing in common.
+    """
+    from todm.asr.decode.utterances import paired, read_utterances
+    from todm.asr.decode.wer import compare as compare_errors
+
+    rows = []
+    for name, a, b in _pairs(Path(ours), Path(theirs)):
+        first, second = paired(read_utterances(a), read_utterances(b))
+        comparison = compare_errors(first, second)
+        rows.append(Compared(name=name, ours=first, theirs=second, comparison=comparison))
+    return rows
+
+
+def _aligner(found: "Artifact", given: str | Path | None, *, latency: bool) -> "Artifact | None":
+    """The model that says where words end, if latency is measured."""
+    from todm import artifact
+
+    if not latency:
+        if given:
+            raise ConfigError("--aligner is for --latency: give both or neither")
+        return None
+    if given:
+        return artifact.load(given, kind=("supernet", "subnet", "compressed"))
+    if found.kind == "bundle":
+        raise ConfigError("--latency of a bundle needs a model to align with: give --aligner")
+    return found
+
+
+def _of_model(
+    found: "Artifact", corpus: "Artifact", request: _Request, progress: Progress
+) -> dict[str, _Result]:
+    """Decode with torch, at each chunk size."""
+    from todm.asr.loading import backend_of, load_model, subnet_of
+
+    backend = backend_of(found, corpus=corpus.path, report=progress)
+    model = load_model(found, backend)
+    subnet = subnet_of(request.subnet, backend.space) if request.subnet else None
+    search = request.decode(backend.tokenizer)
+    results, chunks = {}, request.chunks
+    for number, chunk in enumerate(chunks or [backend.config.eval_chunk], 1):
+        utterances = backend.recognise(
+            model,
+            subnet=subnet,
+            split=request.split,
+            limit=request.limit,
+            chunk=chunk,
+            search=search,
+        )
+        name = (f"{40 * chunk}ms" if chunk else "offline") if chunks else "torch"
+        results[name] = _Result(utterances=utterances, chunk=chunk)
+        if chunks:
+            progress("chunk sizes", number, len(chunks))
+    return results
+
+
+def _of_bundle(
+    found: "Artifact", corpus: "Artifact", request: _Request, progress: Progress
+) -> dict[str, _Result]:
+    """Decode with onnxruntime, chunk by chunk, in every form; measure what it costs.
+
+    Of the encoders int8 and int8.rr it is the one this processor computes right (`forms_here`).
+    """
+    from todm.asr.decode.evaluate import decode_bundle, references
+    from todm.device.bundle import forms_here, open_bundle
+    from todm.device.profiler import machine
+    from todm.device.timing import Runtime, megabytes, time_bundle
+
+    bundle = open_bundle(found.path)
+    utterances = references(found, corpus, request.split, request.limit)
+    timed = [u.samples() for u in utterances[:20]]
+    results = {}
+    for precision in forms_here(bundle):
+        what = f"{found.path.name} {precision}"
+        decoded = decode_bundle(
+            bundle,
+            utterances,
+            precision=precision,
+            beam=_BEAM if request.search == "beam" else 1,
+            progress=lambda done, total, what=what: progress(what, done, total),
+        )
+        timing = time_bundle(bundle, timed, precision=precision)
+        cost = Runtime(timing=timing, megabytes=megabytes(bundle, precision), machine=machine())
+        name = "compressed" if bundle.info.get("compressed") else precision.removesuffix(".rr")
+        results[name] = _Result(
+            utterances=decoded,
+            chunk=round(timing.chunk_seconds * 25),
+            cost=dataclasses.asdict(cost),
+        )
+    return results
+
+
+def _word_ends(
+    aligner: "Artifact", corpus: "Artifact", split: Split, limit: int, progress: Progress
+) -> "dict[str, Timed]":
+    """Where the words of the split end."""
+    from todm.asr.loading import backend_of, load_model
+
+    backend = backend_of(aligner, corpus=corpus.path, report=progress)
+    return backend.word_ends(
+        load_model(aligner, backend),
+        split=split,
+        limit=limit,
+        progress=lambda done, total: progress("word ends", done, total),
+    )
+
+
+def _row(name: str, results: dict[str, _Result], ends: "dict[str, Timed] | None") -> dict[str, Any]:
+    """The figures of a result, compared with the first."""
+    from todm.asr.decode.utterances import paired, score_all
+    from todm.asr.decode.wer import compare as compare_errors
+    from todm.asr.decode.wer import figures
+
+    result, first = results[name], next(iter(results))
+    row = {**figures(score_all(result.utterances)), **result.cost, "chunk": result.chunk}
+    if name != first:
+        pair = paired(result.utterances, results[first].utterances)
+        row["against_first"] = dataclasses.asdict(compare_errors(*pair))
+    if ends is not None:
+        from todm.asr.decode.latency import measure
+
+        delays = measure(result.utterances, ends, chunk=result.chunk or 0)
+        row["latency"] = delays and dataclasses.asdict(delays)
+    return row
+
+
+def _write(out: Path, results: dict[str, _Result], figures: dict[str, Any]) -> None:
+    """What was recognised, and last the figures, which say that all is there."""
+    from todm.asr.decode.utterances import write_utterances
+    from todm.asr.decode.wer import write_alignments
+    from todm.files import write_text
+
+    for name, result in results.items():
+        rows = ((u.id, u.reference, u.hypothesis) for u in result.utterances)
+        columns = (list(column) for column in zip(*rows, strict=True))
+        write_alignments(out / f"alignments-{name}.txt", *columns)
+        write_utterances(out / _UTTERANCES.format(name), result.utterances)
+    write_text(out / _FIGURES, json.dumps(figures, indent=1) + "\n")
+
+
+def _known(out: Path, asked: dict[str, Any]) -> dict[str, dict[str, Any]] | None:
+    """Results of an earlier call with the same request."""
+    try:
+        found = json.loads((out / _FIGURES).read_text())
+    except (OSError, json.JSONDecodeError):
+        return None
+    return found["results"] if found.get("asked") == asked else None
+
+
+def _pairs(ours: Path, theirs: Path) -> list[tuple[str, Path, Path]]:
+    """The files that two evaluations have in common, or the only file of each."""
+    for path in (ours, theirs):
+        if not path.exists():
+            raise ConfigError(f"{path} is not there: run  todm evaluate ... --out {path}  first")
+    first, second = _files(ours), _files(theirs)
+    if len(first) == len(second) == 1:
+        return [(f"{ours} against {theirs}", *first.values(), *second.values())]
+    common = [name for name in first if name in second]
+    if not common:
+        raise ConfigError(
+            f"{ours} has {', '.join(first) or 'no utterances'} and {theirs} has "
+            f"{', '.join(second) or 'no utterances'}: name two files utterances-*.jsonl"
+        )
+    return [(name, first[name], second[name]) for name in common]
+
+
+def _files(path: Path) -> dict[str, Path]:
+    """The utterances of an evaluation by the name of the result."""
+    if not path.is_dir():
+        return {path.stem: path}
+    before, after = _UTTERANCES.split("{}")
+    found = sorted(path.glob(_UTTERANCES.format("*")))
+    return {f.name.removeprefix(before).removesuffix(after): f for f in found}

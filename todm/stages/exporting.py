@@ -1,0 +1,198 @@
+"""Subnet or model -> files that a device's runtime loads, verified."""
+
+import dataclasses
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from todm.errors import ConfigError
+from todm.files import Progress, no_progress
+
+if TYPE_CHECKING:
+    from todm.artifact import Artifact
+    from todm.backend import Graph
+
+Target = Literal["onnx", "sherpa-onnx", "web", "executorch", "awq"]
+Kind = Literal["bundle", "programs", "model", "checkpoint"]
+_TARGETS: dict[str, tuple[Target, ...]] = {
+    "asr": ("sherpa-onnx", "onnx", "web", "executorch"),
+    "vision": ("onnx",),
+    "llm": ("onnx", "awq"),
+    "multimodal": ("onnx",),
+}
+"""By modality, the default first."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Exported:
+    """What was exported.
+
+    Attributes:
+        path: where it lies.
+        kind: what it is.
+        sizes: bytes of its graphs, by name.
+        existed: whether it was there already.
+    """
+
+    path: Path
+    kind: Kind
+    sizes: dict[str, int]
+    existed: bool
+
+
+def export(
+    model: str | Path,
+    *,
+    out: str | Path,
+    target: Target | None = None,
+    precisions: Sequence[str] | None = None,
+    sample: str | Path | None = None,
+    corpus: str | Path | None = None,
+    progress: Progress = no_progress,
+) -> Exported:
+    """Export a model, and verify it in its runtime.
+
+    A recogniser becomes a bundle of encoder, decoder and joiner, or programs of ExecuTorch; a vision or
+    language model one ONNX file; a language model with 4-bit weights also an AWQ checkpoint.
+
+        >>> stages.export(run / "subnet", out=run / "bundles" / "a", target="onnx").kind
+        'bundle'
+
+    Args:
+        model: what  todm extract-subnet, compress  or  import  wrote.
+        out: directory of the result.
+        target: by default sherpa-onnx for speech, else onnx.
+        precisions: forms of a recogniser; see `todm.export.bundle.ExportConfig`.
+        sample: recording that travels with a bundle; by default a test utterance.
+        corpus: where the test utterance comes from; by default the corpus the model was trained on.
+        progress: called with (what, done, all).
+
+    Raises:
+        TodmError: something given cannot be used; the message says what to do.
+    """
+    from todm import artifact
+    from todm.stages.adapters import backend_name
+
+    found = artifact.load(model, kind=("subnet", "compressed", "model"))
+    name = backend_name(found)
+    target = target or _TARGETS[name][0]
+    if target not in _TARGETS[name]:
+        raise ConfigError(
+            f"--target {target} is not for a model of {name}: choose from {', '.join(_TARGETS[name])}"
+        )
+    if target == "awq":
+        return _checkpoint(found, Path(out))
+    if name != "asr":
+        return _one_graph(found, Path(out))
+    place, recording = Path(out), sample and Path(sample)
+    if target == "executorch":
+        return _programs(found, place, precisions, recording, corpus and Path(corpus))
+    config: dict[str, object] = {"target": target}
+    if precisions:
+        config["precisions"] = list(precisions)
+    elif found.kind == "compressed":  # has its one form; others are made of float32 graphs
+        config["precisions"] = ["fp32"]
+    return _bundle(found, place, config, recording, corpus and Path(corpus), progress)
+
+
+def _bundle(
+    found: "Artifact",
+    out: Path,
+    wanted: dict[str, object],
+    sample: Path | None,
+    corpus: Path | None,
+    progress: Progress,
+) -> Exported:
+    """Encoder, decoder and joiner of a recogniser."""
+    from todm.export.bundle import ExportConfig, write_bundle
+
+    config = ExportConfig.from_json(wanted)
+    if done := _existing(out, found, "bundle", config.to_json()):
+        return _exported(done, "bundle", existed=True)
+    graphs, options = _recogniser(found, sample, corpus)
+    made = write_bundle(
+        out,
+        graphs,
+        config=config,
+        progress=lambda done, total: progress(f"export to {config.target}", done, total),
+        **options,
+    )
+    return _exported(made, "bundle")
+
+
+def _programs(
+    found: "Artifact",
+    out: Path,
+    precisions: Sequence[str] | None,
+    sample: Path | None,
+    corpus: Path | None,
+) -> Exported:
+    """Programs for the XNNPACK delegate of ExecuTorch."""
+    from todm.export.to_executorch import KIND, ExecutorchConfig, write_executorch
+
+    wanted = ",".join(precisions or ("fp32", "int8"))
+    if wanted not in ("fp32", "fp32,int8"):
+        raise ConfigError(f"--precisions {wanted}: executorch has fp32 and fp32,int8")
+    config = ExecutorchConfig(int8="int8" in wanted)
+    if done := _existing(out, found, KIND, config.to_json()):
+        return _exported(done, "programs", existed=True)
+    graphs, options = _recogniser(found, sample, corpus)
+    return _exported(write_executorch(out, graphs, config=config, **options), "programs")
+
+
+def _recogniser(
+    found: "Artifact", sample: Path | None, corpus: Path | None
+) -> "tuple[Sequence[Graph], dict[str, Any]]":
+    """The graphs of a recogniser, and what its writers need besides.
+
+    The recording is the given one, or the first test utterance of at least two seconds.
+    """
+    from todm.asr.loading import backend_of, load_model
+    from todm.export.sample import Sample
+
+    backend = backend_of(found, corpus=corpus, with_data=sample is None)
+    if sample is None:
+        samples, text = backend.example("test", seconds=2.0)
+        recording = Sample(samples_S=samples, reference=text)
+    else:
+        recording = Sample.read(sample)
+    options = {"write_assets": backend.write_assets, "sample": recording, "parent": found}
+    return backend.graphs(load_model(found, backend)), options
+
+
+def _one_graph(found: "Artifact", out: Path) -> Exported:
+    """A vision or language model as one file."""
+    from todm.export.model import KIND, check_one_graph, write_model
+    from todm.stages.adapters import adapter_of
+
+    if done := _existing(out, found, KIND):
+        return _exported(done, "model", existed=True)
+    adapter = adapter_of(found)
+    graph = check_one_graph(adapter.graphs(adapter.model.float().eval()), found.path)
+    made = write_model(out, graph, parent=found, write_assets=adapter.write_assets)
+    return _exported(made, "model")
+
+
+def _checkpoint(found: "Artifact", out: Path) -> Exported:
+    """A language model as transformers and vLLM load it."""
+    from todm.llm.adapter import LlmAdapter
+    from todm.llm.awq_checkpoint import write
+
+    adapter = LlmAdapter.load(found)
+    write(out, adapter.model, adapter.config, assets=found.path)
+    return Exported(path=out, kind="checkpoint", sizes={}, existed=False)
+
+
+def _existing(
+    out: Path, found: "Artifact", kind: str, config: dict[str, Any] | None = None
+) -> "Artifact | None":
+    """The export at `out`, if it was made of the same model with the same settings."""
+    from todm import artifact
+
+    done = artifact.existing(out, kind=kind)
+    same = done is not None and done.parent == found.hash
+    return done if same and (config is None or done.config["export"] == config) else None
+
+
+def _exported(made: "Artifact", kind: Kind, *, existed: bool = False) -> Exported:
+    return Exported(path=made.path, kind=kind, sizes=made.metrics["bytes"], existed=existed)

@@ -1,0 +1,147 @@
+"""Bundle -> false accepts an hour, in silence, noise and speech outside its grammar."""
+
+import dataclasses
+import hashlib
+import json
+from collections.abc import Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from todm.errors import ConfigError
+from todm.files import Progress, no_progress, write_text
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from todm.device.audio import Samples
+    from todm.device.bundle import Bundle
+    from todm.device.false_accepts import Speaker
+    from todm.device.recognizer import StreamingRecognizer
+
+_FIGURES = "false_accepts.json"
+
+
+def count_false_accepts(
+    bundle: str | Path,
+    *,
+    speech: str | Path | None = None,
+    minutes: float = 10.0,
+    out: str | Path | None = None,
+    card: bool = False,
+    progress: Progress = no_progress,
+) -> dict[str, dict[str, Any]]:
+    """Count false accepts: how often a bundle writes a word when nobody spoke to it.
+
+    Args:
+        bundle: what  todm export  wrote.
+        speech: folder of recordings outside its grammar; by default LibriSpeech-mini of
+            TODM_SHARED_DATA, or sentences spoken by espeak-ng.
+        minutes: of each kind of sound.
+        out: directory for the figures.
+        card: put them into the bundle's card and manifest too.
+        progress: called with (what, done, all).
+
+    Returns:
+        By precision and kind of sound, the fields of `todm.device.false_accepts.FalseAccepts`.
+
+    Raises:
+        TodmError: something given cannot be used; the message says what to do.
+    """
+    from todm.device import false_accepts
+    from todm.device.bundle import forms_here, open_bundle
+    from todm.device.recognizer import StreamingRecognizer
+
+    if not 0 < minutes <= 100_000:
+        raise ConfigError(f"--minutes is {minutes}: it must be above 0")
+    opened = open_bundle(bundle)
+    file = out and Path(out) / _FIGURES
+    asked = {"reject": _key(opened), "speech": str(speech or ""), "minutes": minutes}
+    found = _known(file, asked)
+    if found is None:
+        results = {}
+        for precision in forms_here(opened):
+            recognizer = StreamingRecognizer(opened, precision=precision)
+            results[precision] = _score(recognizer, precision, minutes, speech, progress)
+        found = {"asked": asked, "sure": false_accepts.SURE, "results": results}
+        if file:
+            file.parent.mkdir(parents=True, exist_ok=True)
+            write_text(file, json.dumps(found, indent=1) + "\n")
+    if card:
+        from todm.export.false_accepts import write_false_accepts
+
+        write_false_accepts(opened.path, found["results"], sure=found["sure"])
+    return found["results"]
+
+
+def _score(
+    recognizer: "StreamingRecognizer",
+    precision: str,
+    minutes: float,
+    speech: str | Path | None,
+    progress: Progress,
+) -> dict[str, Any]:
+    """Every kind of sound through one form of the bundle."""
+    from todm.device import false_accepts
+
+    results = {}
+    for kind in ("silence", *false_accepts.noises()):
+        results[kind] = false_accepts.score_noise(
+            recognizer,
+            kind,
+            minutes=minutes,
+            progress=lambda done, total, kind=kind: progress(f"{precision} {kind}", done, total),
+        )
+    name, utterances = _speech(speech)
+    results[name] = false_accepts.score_speech(
+        recognizer,
+        utterances,
+        minutes=minutes,
+        progress=lambda done, total: progress(f"{precision} {name} (s)", done, total),
+    )
+    return {kind: dataclasses.asdict(found) for kind, found in results.items()}
+
+
+def _speech(given: str | Path | None) -> "tuple[str, Iterable[Samples]]":
+    """Speech outside the grammar, and its name."""
+    from todm.device import false_accepts
+
+    folder = Path(given) if given else false_accepts.shared_speech()
+    if folder is not None:
+        return f"speech ({folder.name})", false_accepts.folder_of_speech(folder)
+    return "speech (espeak-ng)", false_accepts.spoken_sentences(_espeak())
+
+
+def _espeak() -> "Speaker":
+    """Speaks by espeak-ng in the voices of the test split.
+
+    Raises:
+        MissingExtra: espeak-ng is not installed.
+    """
+    from todm.asr.corpora.voices import SAMPLE_RATE, Manner, Synthesizer, voices
+    from todm.device.audio import resample
+
+    synthesizer, speakers = Synthesizer(), voices("test", 12)
+
+    def speak(sentence: str, rng: "np.random.Generator") -> "Samples":
+        voice = speakers[int(rng.integers(len(speakers)))]
+        manner = Manner(int(rng.integers(140, 216)), int(rng.integers(25, 76)), 50)
+        return resample(synthesizer(sentence, voice, manner).samples_S, SAMPLE_RATE)
+
+    return speak
+
+
+def _key(bundle: "Bundle") -> str:
+    """A hash of what is scored: not of the card, which this changes."""
+    digest = hashlib.sha256()
+    for file in sorted([*bundle.path.glob("*.onnx"), bundle.file("tokens.txt")]):
+        digest.update(file.read_bytes())
+    return digest.hexdigest()
+
+
+def _known(file: Path | None, asked: dict[str, Any]) -> dict[str, Any] | None:
+    """Figures of an earlier call with the same request."""
+    try:
+        found = json.loads(file.read_text()) if file else {}
+    except (OSError, json.JSONDecodeError):
+        return None
+    return found if found.get("asked") == asked else None

@@ -1,0 +1,114 @@
+"""Speech and transcripts, made here or found on disk -> corpus."""
+
+import dataclasses
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from todm.errors import ConfigError
+from todm.files import Progress, no_progress
+
+if TYPE_CHECKING:
+    from todm.artifact import Artifact
+    from todm.asr.corpora.config import DataConfig
+
+_RULE = "asr.data.tokens.normalise="
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Prepared:
+    """A corpus, and whether it was there already."""
+
+    corpus: "Artifact"
+    existed: bool
+
+
+def prepare(
+    out: str | Path,
+    *,
+    config: str = "commands",
+    corpus: Literal["commands", "sentences"] | None = None,
+    grammar: str | None = None,
+    text: str | None = None,
+    hours: float | None = None,
+    data: str | None = None,
+    source: Literal["librispeech", "kaldi", "jsonl", "lhotse", "shar"] | None = None,
+    split: Sequence[str] = (),
+    shar: str | None = None,
+    processes: int | None = None,
+    settings: Sequence[str] = (),
+    progress: Progress = no_progress,
+) -> Prepared:
+    """Speak a corpus, or read one from disk.
+
+        >>> stages.prepare(run / "corpus", config="debug", settings=small).existed
+        True
+
+    Args:
+        out: directory of the corpus; spoken audio goes to OUT-audio.
+        config: the recipe: debug, commands, clean100 or full960.
+        corpus: what is spoken.
+        grammar: file of a command list to speak.
+        text: file of sentences to speak, one a line.
+        hours: of training speech from `text`.
+        data: speech on disk.
+        source: the layout of `data`; by default as found.
+        split: `NAME=SPLIT` for each folder or file of `data` that is train, dev or test.
+        shar: folder for tar shards of the training audio.
+        processes: by default one a CPU.
+        settings: changes to the recipe, such as `asr.data.num_train=500`.
+        progress: called with (what, done, all).
+
+    Raises:
+        TodmError: something given cannot be used; the message says what to do.
+    """
+    from todm.asr.corpora.prepare import is_prepared
+    from todm.asr.corpora.prepare import prepare as prepare_corpus
+    from todm.recipe import named
+
+    if processes is not None and processes < 1:
+        raise ConfigError(f"--processes is {processes}: at least 1")
+    for flag, value in (("split", split), ("source", source)):
+        if value and data is None:
+            raise ConfigError(f"--{flag} describes --data PATH: give both")
+    base = named(config).override(settings).asr.data
+    changes = _source(base, corpus, {"grammar": grammar, "text": text, "data": data}, source)
+    changes |= {
+        name: value for name, value in (("hours", hours), ("shar", shar)) if value is not None
+    }
+    if split:
+        changes["splits"] = _splits(split)
+    # Speech from elsewhere may be in any language; what is spoken here is English.
+    if data and not any(s.startswith(_RULE) for s in settings):
+        changes["tokens"] = {**base.tokens.to_json(), "normalise": "auto"}
+    made_with = base.from_json({**base.to_json(), **changes})
+    existed = is_prepared(made_with, out)
+    made = prepare_corpus(made_with, out, progress=progress, processes=processes)
+    return Prepared(corpus=made, existed=existed)
+
+
+def _source(
+    base: "DataConfig", corpus: str | None, places: dict[str, str | None], layout: str | None
+) -> dict[str, Any]:
+    """The settings that say where speech comes from.
+
+    Raises:
+        ConfigError: what is given excludes each other.
+    """
+    kinds = {"grammar": "commands", "text": "sentences", "data": layout or "auto"}
+    given = {name: place for name, place in places.items() if place is not None}
+    if len(given) > 1:
+        raise ConfigError(f"give one of {', '.join('--' + n for n in given)}, not all of them")
+    chosen = next((kinds[name] for name in given), corpus or base.source)
+    if corpus and chosen != corpus:
+        raise ConfigError(f"--corpus {corpus} and --{next(iter(given))} exclude each other")
+    if chosen == base.source and not given:
+        return {"source": chosen}
+    return {"source": chosen, **places}
+
+
+def _splits(items: Sequence[str]) -> dict[str, str]:
+    for item in items:
+        if "=" not in item:
+            raise ConfigError(f"--split {item!r} has no '=': write  --split NAME=train")
+    return dict(item.split("=", 1) for item in items)
