@@ -4,21 +4,11 @@ import math
 import pytest
 import torch
 
+from tests.kernels.lattices import KINDS, TOPOLOGIES, assert_same, draw_inputs, results
 from todm.errors import ConfigError
 from todm.kernels.rnnt_loss import Divergence, Teacher, rnnt_loss, torch_impl
 from todm.kernels.rnnt_loss.problem import Problem
 
-TOPOLOGIES = ("standard", "one_symbol")
-KINDS = {
-    "alpha": Divergence(),
-    "alpha, other constants": Divergence(alpha_min=-0.5, alpha_max=2.0, clip=3.0),
-    "alpha at its limits": Divergence(alpha_min=0.0, alpha_max=1.0),
-    "one alpha": Divergence(alpha_min=-1.0, alpha_max=-1.0),
-    "kl": Divergence(kind="kl"),
-    "collapsed": Divergence(kind="collapsed"),
-    "uniform": Divergence(weighting="uniform"),
-    "few nodes": Divergence(min_weight=0.7),
-}
 TILES = {
     "one tile": {},
     "small tiles": {"tile_bytes": 1000},
@@ -27,33 +17,9 @@ TILES = {
 }
 
 
-def _inputs(lens, *, V=7, J=5, dtype=torch.float64):
-    """Positional arguments of the op; `lens` are (frames, labels) of each utterance."""
-    B, T, U = len(lens), max(t for t, _ in lens), max(u for _, u in lens)
-    floats = [torch.randn(s, dtype=dtype) for s in ((B, T, J), (B, U + 1, J), (V, J), (V,))]
-    enc_lens, target_lens = (torch.tensor(x) for x in zip(*lens, strict=True))
-    return [*floats, torch.randint(1, V, (B, U)), enc_lens, target_lens]
-
-
 def _teacher(inputs, *, noise=0.7):
     enc, pred, weight, bias = (x + noise * torch.randn_like(x) for x in inputs[:4])
     return Teacher(enc, pred, weight, bias, torch.rand(*enc.shape[:2], pred.shape[1]).to(enc))
-
-
-def _grads(op, inputs):
-    """What `op(*inputs)` returned, and the gradients of random weights of its two losses."""
-    leaves = [x.detach().clone().requires_grad_() for x in inputs[:4]]
-    out = op(*leaves, *inputs[4:])
-    weights = torch.linspace(0.5, 2.0, 2 * len(out.loss_B)).to(out.loss_B)
-    (torch.cat([out.loss_B, out.divergence_B]) * weights).sum().backward()
-    return [*(x.detach() for x in out), *(x.grad for x in leaves)]
-
-
-def _assert_same(got, want, *, rtol=1e-10):
-    names = ("loss", "divergence", "occupancy", "enc", "pred", "weight", "bias")
-    for name, a, b in zip(names, got, want, strict=True):
-        err = (a.double() - b.double()).norm() / b.double().norm().clamp_min(1e-9)
-        assert err < rtol, f"{name}: relative error {err:.1e}, allowed {rtol:.0e}"
 
 
 def _problem(inputs, *, topology="standard", teacher=None, divergence=None):
@@ -95,7 +61,7 @@ def _brute_force(label_TU, blank_TU, topology):
 @pytest.mark.parametrize("lens", [(4, 3), (5, 2), (1, 1), (3, 0)], ids=str)
 def test_loss_is_the_sum_over_paths(lens, topology, delay_penalty, impl, device):
     pytest.importorskip("triton" if impl == "triton" else "torch")
-    inputs = _inputs([lens])
+    inputs = draw_inputs([lens])
     enc, pred, weight, bias, targets = (
         x[0] if i in (0, 1, 4) else x for i, x in enumerate(inputs[:5])
     )
@@ -125,29 +91,29 @@ def test_loss_is_the_sum_over_paths(lens, topology, delay_penalty, impl, device)
     ids=str,
 )
 def test_matches_the_reference(lens, topology):
-    inputs = _inputs(lens)
+    inputs = draw_inputs(lens)
     teacher = _teacher(inputs)
 
     def op(*args, impl):
         return rnnt_loss(*args, topology=topology, teacher=teacher, impl=impl)
 
-    got, want = (_grads(lambda *a, i=i: op(*a, impl=i), inputs) for i in ("torch", "reference"))
-    _assert_same(got, want)
+    got, want = (results(lambda *a, i=i: op(*a, impl=i), inputs) for i in ("torch", "reference"))
+    assert_same(got, want)
 
 
 @pytest.mark.parametrize("lens", [[(1, 65), (2, 3)], [(3, 63)]], ids=str)
 def test_more_labels_than_frames(lens):
-    inputs = _inputs(lens)
+    inputs = draw_inputs(lens)
     got, want = (
-        _grads(lambda *a, i=i: rnnt_loss(*a, impl=i), inputs) for i in ("torch", "reference")
+        results(lambda *a, i=i: rnnt_loss(*a, impl=i), inputs) for i in ("torch", "reference")
     )
-    _assert_same(got, want)
+    assert_same(got, want)
 
 
 @pytest.mark.parametrize("tiles", TILES.values(), ids=TILES)
 @pytest.mark.parametrize("divergence", KINDS.values(), ids=KINDS)
 def test_every_divergence_in_every_tiling(divergence, tiles):
-    inputs = _inputs([(9, 4), (6, 0), (5, 5)])
+    inputs = draw_inputs([(9, 4), (6, 0), (5, 5)])
     teacher = _teacher(inputs)
 
     def tiled(*args):
@@ -159,13 +125,13 @@ def test_every_divergence_in_every_tiling(divergence, tiles):
             *args, topology="one_symbol", teacher=teacher, divergence=divergence, impl="reference"
         )
 
-    _assert_same(_grads(tiled, inputs), _grads(oracle, inputs))
+    assert_same(results(tiled, inputs), results(oracle, inputs))
 
 
 @pytest.mark.parametrize("impl", ["reference", "torch"])
 @pytest.mark.parametrize("alpha", [-1.0, -0.5, 0.0, 0.5, 1.0, 2.0])
 def test_unclipped_gradient_is_that_of_the_definition(alpha, impl):
-    inputs = _inputs([(4, 2)])
+    inputs = draw_inputs([(4, 2)])
     teacher = _teacher(inputs, noise=0.2)
     divergence = Divergence(alpha_min=alpha, alpha_max=alpha, clip=1e9)
 
@@ -193,7 +159,7 @@ def test_unclipped_gradient_is_that_of_the_definition(alpha, impl):
 
 @pytest.mark.parametrize("topology", TOPOLOGIES)
 def test_float32_is_near_float64(check_op, topology):
-    inputs = _inputs([(63, 9), (30, 1)], V=33, J=16, dtype=torch.float32)
+    inputs = draw_inputs([(63, 9), (30, 1)], V=33, J=16, dtype=torch.float32)
     teacher = _teacher(inputs)
     wide = Teacher(*(x.double() for x in teacher))
 
@@ -209,18 +175,18 @@ def test_float32_is_near_float64(check_op, topology):
 
 def test_same_as_torchaudio():
     pytest.importorskip("torchaudio")
-    inputs = _inputs([(21, 6), (9, 0), (13, 4)], V=17, J=8, dtype=torch.float32)
+    inputs = draw_inputs([(21, 6), (9, 0), (13, 4)], V=17, J=8, dtype=torch.float32)
     got, want = (
-        _grads(lambda *a, i=i: rnnt_loss(*a, impl=i), inputs) for i in ("torch", "torchaudio")
+        results(lambda *a, i=i: rnnt_loss(*a, impl=i), inputs) for i in ("torch", "torchaudio")
     )
     got[2] = want[2] = torch.ones(1)  # torchaudio gives no occupancy
-    _assert_same(got, want, rtol=1e-4)
+    assert_same(got, want, rtol=1e-4)
 
 
 @pytest.mark.parametrize("option", ["topology", "teacher", "fastemit", "dtype"])
 def test_torchaudio_says_what_it_cannot(option):
     pytest.importorskip("torchaudio")
-    inputs = _inputs([(4, 2)], dtype=torch.float64 if option == "dtype" else torch.float32)
+    inputs = draw_inputs([(4, 2)], dtype=torch.float64 if option == "dtype" else torch.float32)
     options = {
         "topology": {"topology": "one_symbol"},
         "teacher": {"teacher": _teacher(inputs)},
@@ -233,7 +199,7 @@ def test_torchaudio_says_what_it_cannot(option):
 
 @pytest.mark.parametrize("topology", TOPOLOGIES)
 def test_occupancy_counts_the_steps_of_a_path(topology):
-    inputs = _inputs([(9, 4), (6, 0), (5, 5)])
+    inputs = draw_inputs([(9, 4), (6, 0), (5, 5)])
     occupancy = rnnt_loss(*inputs, topology=topology).occupancy
     steps = inputs[5] + (inputs[6] if topology == "standard" else 0)
     torch.testing.assert_close(occupancy.sum((1, 2)), steps.double())
@@ -244,17 +210,17 @@ def test_occupancy_counts_the_steps_of_a_path(topology):
 
 @pytest.mark.parametrize("topology", TOPOLOGIES)
 def test_fastemit_scales_label_gradients_only(topology):
-    inputs = _inputs([(9, 4), (6, 0)])
+    inputs = draw_inputs([(9, 4), (6, 0)])
     got, want = (
-        _grads(lambda *a, i=i: rnnt_loss(*a, topology=topology, fastemit=0.4, impl=i), inputs)
+        results(lambda *a, i=i: rnnt_loss(*a, topology=topology, fastemit=0.4, impl=i), inputs)
         for i in ("torch", "reference")
     )
-    _assert_same(got, want)
+    assert_same(got, want)
     torch.testing.assert_close(got[0], rnnt_loss(*inputs, topology=topology).loss_B)
 
 
 def test_teacher_equal_to_student_diverges_nowhere():
-    inputs = _inputs([(9, 4)])
+    inputs = draw_inputs([(9, 4)])
     own = rnnt_loss(*inputs)
     leaves = [x.requires_grad_() for x in inputs[:4]]
     out = rnnt_loss(*leaves, *inputs[4:], teacher=Teacher(*leaves, own.occupancy))
@@ -265,49 +231,49 @@ def test_teacher_equal_to_student_diverges_nowhere():
 
 @pytest.mark.parametrize("tiles", TILES.values(), ids=TILES)
 def test_padding_is_never_read(tiles):
-    inputs = _inputs([(9, 4), (6, 2)])
+    inputs = draw_inputs([(9, 4), (6, 2)])
     teacher = _teacher(inputs)
-    clean = _grads(lambda *a: torch_impl.rnnt_loss(_problem(a, teacher=teacher), **tiles), inputs)
+    clean = results(lambda *a: torch_impl.rnnt_loss(_problem(a, teacher=teacher), **tiles), inputs)
     for tensors in (inputs, teacher):
         tensors[0][1, 6:] = math.nan
         tensors[1][1, 3:] = math.nan
     teacher.occupancy[1, 6:] = math.nan
     inputs[4][1, 2:] = -100
-    dirty = _grads(lambda *a: torch_impl.rnnt_loss(_problem(a, teacher=teacher), **tiles), inputs)
+    dirty = results(lambda *a: torch_impl.rnnt_loss(_problem(a, teacher=teacher), **tiles), inputs)
     for a, b in zip(dirty, clean, strict=True):
         assert torch.equal(a, b)
 
 
 def test_same_call_same_bits():
-    inputs = _inputs([(30, 7), (21, 3)], V=33, J=16, dtype=torch.float32)
+    inputs = draw_inputs([(30, 7), (21, 3)], V=33, J=16, dtype=torch.float32)
     teacher = _teacher(inputs)
-    first, again = (_grads(lambda *a: rnnt_loss(*a, teacher=teacher), inputs) for _ in range(2))
+    first, again = (results(lambda *a: rnnt_loss(*a, teacher=teacher), inputs) for _ in range(2))
     assert all(torch.equal(a, b) for a, b in zip(first, again, strict=True))
 
 
 def test_extreme_scores_stay_finite():
-    inputs = _inputs([(12, 5)], V=9, J=4, dtype=torch.float32)
+    inputs = draw_inputs([(12, 5)], V=9, J=4, dtype=torch.float32)
     teacher = _teacher(inputs)
     for x in (*inputs[2:4], *teacher[2:4]):
         x *= 300
     assert all(
-        x.isfinite().all() for x in _grads(lambda *a: rnnt_loss(*a, teacher=teacher), inputs)
+        x.isfinite().all() for x in results(lambda *a: rnnt_loss(*a, teacher=teacher), inputs)
     )
 
 
 def test_autocast_multiplies_in_bfloat16_and_sums_in_float32():
-    inputs = _inputs([(20, 6), (11, 2)], V=33, J=16, dtype=torch.float32)
+    inputs = draw_inputs([(20, 6), (11, 2)], V=33, J=16, dtype=torch.float32)
     teacher = _teacher(inputs)
-    want = _grads(lambda *a: rnnt_loss(*a, teacher=teacher), inputs)
+    want = results(lambda *a: rnnt_loss(*a, teacher=teacher), inputs)
     with torch.autocast("cpu", torch.bfloat16):
-        got = _grads(lambda *a: rnnt_loss(*a, teacher=teacher), inputs)
+        got = results(lambda *a: rnnt_loss(*a, teacher=teacher), inputs)
     assert all(x.dtype == torch.float32 for x in got)
-    _assert_same(got, want, rtol=3e-2)
+    assert_same(got, want, rtol=3e-2)
 
 
 @pytest.mark.parametrize("labels", [3, 9])
 def test_nothing_of_the_size_of_the_logits_is_kept(labels):
-    inputs = _inputs([(40, labels)], V=500, J=8, dtype=torch.float32)
+    inputs = draw_inputs([(40, labels)], V=500, J=8, dtype=torch.float32)
     leaves = [x.requires_grad_() for x in inputs[:4]]
     kept = []
 
@@ -321,7 +287,7 @@ def test_nothing_of_the_size_of_the_logits_is_kept(labels):
 
 
 def test_without_gradients():
-    inputs = _inputs([(9, 4)])
+    inputs = draw_inputs([(9, 4)])
     with torch.no_grad():
         out = rnnt_loss(*inputs)
     torch.testing.assert_close(out.loss_B, rnnt_loss(*inputs, impl="reference").loss_B)
@@ -341,7 +307,7 @@ def test_without_gradients():
     ],
 )
 def test_errors_name_the_utterance(index, value, message):
-    inputs = _inputs([(9, 4), (6, 2)])
+    inputs = draw_inputs([(9, 4), (6, 2)])
     inputs[index] = torch.tensor(value)
     with pytest.raises(ConfigError, match=message):
         rnnt_loss(*inputs, topology="one_symbol")
@@ -349,11 +315,11 @@ def test_errors_name_the_utterance(index, value, message):
 
 def test_divergence_needs_a_teacher():
     with pytest.raises(ConfigError, match="without a teacher"):
-        rnnt_loss(*_inputs([(4, 2)]), divergence=Divergence())
+        rnnt_loss(*draw_inputs([(4, 2)]), divergence=Divergence())
 
 
 def test_teacher_of_another_lattice_is_refused():
-    inputs = _inputs([(9, 4)])
+    inputs = draw_inputs([(9, 4)])
     teacher = _teacher(inputs)._replace(occupancy=torch.ones(1, 8, 5))
     with pytest.raises(ConfigError, match=r"teacher.occupancy has shape \(1, 8, 5\)"):
         rnnt_loss(*inputs, teacher=teacher)
@@ -363,7 +329,7 @@ def test_teacher_of_another_lattice_is_refused():
 @pytest.mark.parametrize("tiles", TILES.values(), ids=TILES)
 @pytest.mark.parametrize("topology", TOPOLOGIES)
 def test_cuda_is_the_same(topology, tiles):
-    inputs = _inputs([(63, 9), (30, 1)], V=33, J=16)
+    inputs = draw_inputs([(63, 9), (30, 1)], V=33, J=16)
     teacher = _teacher(inputs)
     on_gpu = Teacher(*(x.cuda() for x in teacher))
 
@@ -371,6 +337,6 @@ def test_cuda_is_the_same(topology, tiles):
         problem = _problem(args, topology=topology, teacher=on_gpu)
         return torch_impl.rnnt_loss(problem, **tiles)
 
-    want = _grads(lambda *a: rnnt_loss(*a, topology=topology, teacher=teacher), inputs)
-    got = _grads(op, [x.cuda() for x in inputs])
-    _assert_same([x.cpu() for x in got], want)
+    want = results(lambda *a: rnnt_loss(*a, topology=topology, teacher=teacher), inputs)
+    got = results(op, [x.cuda() for x in inputs])
+    assert_same([x.cpu() for x in got], want)

@@ -1,5 +1,6 @@
 """k2's pruned loss. Where k2 is installed: with every position kept it is the reference."""
 
+import functools
 import importlib.util
 import sys
 from importlib import metadata
@@ -7,6 +8,7 @@ from importlib import metadata
 import pytest
 import torch
 
+from tests.kernels.lattices import TOPOLOGIES, assert_same, draw_inputs, results, spoil_padding
 from todm.errors import ConfigError
 from todm.kernels.k2_package import MissingK2, load_k2
 from todm.kernels.rnnt_loss import Divergence, Teacher, rnnt_loss
@@ -16,41 +18,16 @@ needs_k2 = pytest.mark.skipif(K2 is None, reason="k2 is not installed (todm/kern
 NO_LABELS = pytest.mark.skipif(
     K2 is not None and K2.startswith("1.23"), reason="before 1.24 k2 needs a label in every batch"
 )
-TOPOLOGIES = ("standard", "one_symbol")
 
 
-def _inputs(lens, *, V=7, J=5, dtype=torch.float64):
-    """Positional arguments of the op; the padding is NaN."""
-    B, T, U = len(lens), max(t for t, _ in lens), max(u for _, u in lens)
-    enc, pred, weight, bias = (
-        torch.randn(s, dtype=dtype) for s in ((B, T, J), (B, U + 1, J), (V, J), (V,))
-    )
-    for b, (frames, labels) in enumerate(lens):
-        enc[b, frames:], pred[b, labels + 1 :] = float("nan"), float("nan")
-    enc_lens, target_lens = (torch.tensor(x) for x in zip(*lens))  # noqa: B905 - of equal length
-    return [enc, pred, weight, bias, torch.randint(1, V, (B, U)), enc_lens, target_lens]
+def _inputs(lens):
+    return spoil_padding(draw_inputs(lens))
 
 
 def _teacher(inputs, impl, topology):
     tensors = [x + 0.7 * torch.randn_like(x) for x in inputs[:4]]
     out = rnnt_loss(*tensors, *inputs[4:], topology=topology, impl=impl)
     return Teacher(*tensors, out.occupancy)
-
-
-def _grads(inputs, **options):
-    """The results of the op, and the gradients for random weights of its two losses."""
-    leaves = [x.clone().requires_grad_() for x in inputs[:4]]
-    out = rnnt_loss(*leaves, *inputs[4:], **options)
-    weights = torch.linspace(0.5, 2.0, 2 * len(out.loss_B)).to(out.loss_B)
-    (torch.cat([out.loss_B, out.divergence_B]) * weights).sum().backward()
-    return [*(x.detach() for x in out), *(x.grad for x in leaves)]
-
-
-def _assert_same(got, want, rtol=1e-9):
-    names = ("loss", "divergence", "occupancy", "enc", "pred", "weight", "bias")
-    for name, a, b in zip(names, got, want):  # noqa: B905 - of equal length
-        err = (a - b).norm() / b.norm().clamp_min(1e-9)
-        assert err < rtol, f"{name}: relative error {err:.1e}, allowed {rtol:.0e}"
 
 
 @needs_k2
@@ -64,7 +41,8 @@ def test_with_every_position_it_is_the_reference(lens, topology, kind):
     teacher = _teacher(inputs, "reference", topology)
     options = {"topology": topology, "teacher": teacher, "divergence": Divergence(kind=kind)}
     options |= {"fastemit": 0.1, "delay_penalty": 0.2}
-    _assert_same(*(_grads(inputs, impl=impl, **options) for impl in ("k2", "reference")))
+    ops = (functools.partial(rnnt_loss, impl=impl, **options) for impl in ("k2", "reference"))
+    assert_same(*(results(op, inputs) for op in ops), rtol=1e-9)
 
 
 @needs_k2

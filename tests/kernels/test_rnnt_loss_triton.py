@@ -1,44 +1,33 @@
 """The loss in Triton: compiled on a GPU, elsewhere in the interpreter, which needs small lattices."""
 
+import functools
 import math
 
 import pytest
 import torch
 
+from tests.kernels.lattices import (
+    KINDS,
+    TOPOLOGIES,
+    assert_same,
+    draw_inputs,
+    results,
+    spoil_padding,
+)
 from todm.errors import ConfigError
-from todm.kernels.rnnt_loss import Divergence, Teacher, rnnt_loss
+from todm.kernels.rnnt_loss import Teacher, rnnt_loss
 from todm.kernels.rnnt_loss.lattice import occupancy
 
 pytest.importorskip("triton")
 from todm.kernels.rnnt_loss import triton_impl, triton_lattice
-
-TOPOLOGIES = ("standard", "one_symbol")
-KINDS = {
-    "alpha": Divergence(),
-    "alpha, other constants": Divergence(alpha_min=-0.5, alpha_max=2.0, clip=3.0),
-    "alpha at its limits": Divergence(alpha_min=0.0, alpha_max=1.0),
-    "one alpha": Divergence(alpha_min=-1.0, alpha_max=-1.0),
-    "kl": Divergence(kind="kl"),
-    "collapsed": Divergence(kind="collapsed"),
-    "uniform": Divergence(weighting="uniform"),
-    "few nodes": Divergence(min_weight=0.7),
-}
-NAMES = ("loss", "divergence", "occupancy", "enc", "pred", "weight", "bias")
 
 
 @pytest.fixture
 def inputs(device):
     """`inputs(lens)`: positional arguments of the op; values beyond an utterance's end are NaN."""
 
-    def make(lens, *, V=7, J=5, dtype=torch.float64):
-        B, T, U = len(lens), max(t for t, _ in lens), max(u for _, u in lens)
-        shapes = ((B, T, J), (B, U + 1, J), (V, J), (V,))
-        enc, pred, weight, bias = (torch.randn(s, dtype=dtype) for s in shapes)
-        targets = torch.randint(1, V, (B, U))
-        for b, (frames, labels) in enumerate(lens):
-            enc[b, frames:], pred[b, labels + 1 :], targets[b, labels:] = math.nan, math.nan, -100
-        lens_2B = (torch.tensor(x) for x in zip(*lens, strict=True))
-        return [x.to(device) for x in (enc, pred, weight, bias, targets, *lens_2B)]
+    def make(lens, **sizes):
+        return [x.to(device) for x in spoil_padding(draw_inputs(lens, **sizes))]
 
     return make
 
@@ -53,12 +42,7 @@ def _teacher(inputs, *, J=6):
 
 
 def _run(inputs, *, impl="triton", **options):
-    """The results of the op, and the gradients for random weights of its two losses."""
-    leaves = [x.detach().requires_grad_() for x in inputs[:4]]
-    out = rnnt_loss(*leaves, *inputs[4:], impl=impl, **options)
-    weights = torch.linspace(0.5, 2.0, 2 * len(out.loss_B)).to(out.loss_B)
-    (torch.cat([out.loss_B, out.divergence_B]) * weights).sum().backward()
-    return [*(x.detach() for x in out), *(x.grad for x in leaves)]
+    return results(functools.partial(rnnt_loss, impl=impl, **options), inputs)
 
 
 def _oracle(inputs, *, teacher=None, **options):
@@ -68,11 +52,8 @@ def _oracle(inputs, *, teacher=None, **options):
     return _run(wide, teacher=teacher, impl="reference", **options)
 
 
-def _assert_same(got, want, *, rtol=1e-10):
-    for name, a, b in zip(NAMES, got, want, strict=True):
-        # Of a single node's gradient little but rounding may be left: hence the absolute part.
-        err = (a.double() - b).norm() / b.norm().clamp_min(1e-6)
-        assert err < rtol, f"{name}: relative error {err:.1e}, allowed {rtol:.0e}"
+# Of a single node's gradient little but rounding may be left.
+_assert_same = functools.partial(assert_same, floor=1e-6)
 
 
 @pytest.mark.parametrize(
