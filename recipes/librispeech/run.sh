@@ -9,7 +9,7 @@ usage: recipes/librispeech/run.sh [--config NAME] [--data PATH] [--out DIR] [--s
 
   --config NAME  debug, commands, clean100 or full960 (default: commands; with --data: clean100)
   --data PATH    LibriSpeech, or your speech in a layout that  todm prepare --help  lists: a
-                 directory or a file of JSON lines; without it, the embedded corpus is made with
+                 directory or a file of JSON lines; without it, the built-in corpus is made with
                  espeak-ng
   --out DIR      where all is kept (default: runs/NAME)
   --set A.B=C    change a setting of the config, such as train.num_updates=500; may be repeated

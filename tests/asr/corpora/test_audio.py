@@ -15,11 +15,11 @@ def look(path, **more):
 
 
 @pytest.mark.parametrize(
-    ("asked", "told", "heard"),
+    ("default", "named", "used"),
     [(None, None, (0, 1, 2)), (1, None, (1,)), (1, (2,), (2,)), (None, (0, 2), (0, 2))],
 )
-def test_channels(tone, asked, told, heard):
-    assert look(tone("a.wav", channels=3), channel=asked, channels=told).channels == heard
+def test_channels(tone, default, named, used):
+    assert look(tone("a.wav", channels=3), channel=default, channels=named).channels == used
 
 
 def test_a_channel_that_is_not_there(tone):

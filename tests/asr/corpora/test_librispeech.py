@@ -51,7 +51,7 @@ def _damage(root, name, what):
         write(np.zeros(16000))
     else:
         write(np.ones(16000) * 0.1)
-        text = {"no text": "", "foreign": "HELLO 2 WORLDS", "untold": None}[what]
+        text = {"no text": "", "foreign": "HELLO 2 WORLDS", "unlisted": None}[what]
     if text is not None:
         trans.write_text(f"{trans.read_text()}{name} {text}\n")
 
@@ -70,7 +70,7 @@ def _damage(root, name, what):
         ("silent", "audio silent"),
         ("no text", "empty transcript"),
         ("foreign", "transcript outside the alphabet"),
-        ("untold", "no transcript"),
+        ("unlisted", "no transcript"),
     ],
 )
 def test_what_cannot_be_used_is_listed_with_its_reason(layout, what, reason):

@@ -56,7 +56,7 @@ def test_finished_shards_stay_and_missing_ones_are_made(tmp_path, utterances):
     assert (tmp_path / kept).stat().st_mtime_ns == before
 
 
-def test_damaged_audio_is_left_out_and_told(tmp_path, utterances):
+def test_damaged_audio_is_left_out_and_listed(tmp_path, utterances):
     utterances[2] = dataclasses.replace(utterances[2], path=tmp_path / "gone.wav")
     written, placed, damaged = write(tmp_path, utterances)
     assert sum(shard.num for shard in written) == len(placed) == 6

@@ -44,9 +44,9 @@ def test_the_layout_is_librispeechs(tmp_path):
 def test_the_same_for_any_number_of_processes_and_after_an_interruption(tmp_path):
     one, two = tmp_path / "one", tmp_path / "two"
     synthesis.speak(CONFIG, SENTENCES, one, Workers(1))
-    told = []
-    synthesis.speak(CONFIG, SENTENCES, two, Workers(2, lambda *state: told.append(state)))
-    assert told[-1] == ("speaking", 6, 6)
+    calls = []
+    synthesis.speak(CONFIG, SENTENCES, two, Workers(2, lambda *state: calls.append(state)))
+    assert calls[-1] == ("speaking", 6, 6)
     assert _audio(one) == _audio(two)
     shutil.rmtree(two / "train" / "1001")
     leftover = two / "test" / "3000" / ".1.99.tmp"

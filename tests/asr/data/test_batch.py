@@ -69,7 +69,7 @@ def test_a_batch_goes_to_a_device(tiny_store, encode):
     assert batch.ids
 
 
-def test_seconds_are_those_of_the_features_unless_told():
+def test_seconds_are_those_of_the_features_unless_given():
     batch = Batch(torch.zeros(2, 9, 80), torch.tensor([9, 5]), *pad_targets([[3], [4]]), [], [])
     assert batch.seconds == pytest.approx(0.14)
     assert Batch(*vars(batch).values()).seconds == batch.seconds

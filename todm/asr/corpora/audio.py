@@ -57,9 +57,9 @@ def _look(
     if not decode and len(jobs) <= _MOST_JOBS_ALONE:
         workers = dataclasses.replace(workers, processes=1)
     results = workers.spread(work, jobs, "checking audio" if decode else "reading headers")
-    found = [item for part in results for item in part]
-    usable = [u for u in found if isinstance(u, Utterance)]
-    return usable, [r for r in found if isinstance(r, Rejected)]
+    checked = [item for part in results for item in part]
+    usable = [u for u in checked if isinstance(u, Utterance)]
+    return usable, [r for r in checked if isinstance(r, Rejected)]
 
 
 def _look_at(

@@ -107,7 +107,7 @@ def _check_transforms(recording: Any) -> None:  # noqa: ANN401 - a lhotse Record
     names = {
         t["name"] if isinstance(t, dict) else type(t).__name__ for t in recording.transforms or ()
     }
-    # Resampling is done here anyway, whatever the rate of the file.
+    # Files of any rate are resampled here anyway.
     if names - {"Resample"}:
         raise CorpusError(f"the recording is to be changed by {', '.join(sorted(names))}")
 

@@ -41,7 +41,7 @@ _ALL_LENGTHS = 1 << 30
 """An epoch long after `short_first`."""
 
 _MOST_TRIES = 10
-"""Batches in a row without any readable audio, after which the disk is taken to be gone."""
+"""Batches in a row without any readable audio, after which the disk is assumed to be gone."""
 
 
 def open_source(cuts_path: Path, store_dir: Path, config: LoaderConfig) -> Source:
@@ -181,7 +181,7 @@ class Loader:
         first = next(map(": ".join, self.rejected.items()), "a shard that cannot be read")
         raise CorpusError(
             f"{_MOST_TRIES} batches in a row hold no readable audio (first {first}): "
-            "check that the disk with the audio is there"
+            "check the disk with the audio"
         )
 
     def state_dict(self) -> dict[str, Any]:

@@ -87,8 +87,8 @@ class Lengths:
     def largest(self, config: LoaderConfig, *, in_pairs: bool = False) -> Largest:
         """The shape of the largest batch.
 
-        With `in_pairs` utterances may be joined two by two, and an odd one is padded to a pair's
-        length.
+        With `in_pairs` utterances may be joined in pairs, and an odd one is padded to the length of a
+        pair.
         """
         items = np.flatnonzero(self.usable_N)
         lens = self.padded_N[items]
@@ -203,7 +203,7 @@ def left_out(
 
     Args:
         lens_N: frames of every item at its speed, no silence added.
-        labels_N: labels of every item, `UNSPELLABLE` where there is no spelling.
+        labels_N: labels of every item, `UNSPELLABLE` if it has no spelling.
         most_frames: what a batch has room for; None for any.
         one_symbol: whether the loss puts no more than one label on a frame, as the lattice
             `one_symbol` and CTC do; otherwise a single frame is enough for any transcript.

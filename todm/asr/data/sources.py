@@ -27,7 +27,7 @@ class Item(NamedTuple):
     Attributes:
         id: its name, the speed included.
         text: its transcript.
-        load: gives its features, [T, F] float32; raises CorpusError where the audio cannot be used.
+        load: gives its features, [T, F] float32; raises CorpusError if the audio cannot be used.
     """
 
     id: str
@@ -75,7 +75,7 @@ class Listed:
     def __init__(
         self, frames_N: np.ndarray, texts: Sequence[str], item: Callable[[int], Item]
     ) -> None:
-        """Keep the frames and the transcript of every item, and what makes an item of its number."""
+        """Keep the frames and the transcript of every item, and how to make an item from its number."""
         self.frames_N, self._texts, self._item = frames_N, texts, item
 
     @classmethod
@@ -94,7 +94,7 @@ class Listed:
         """The utterances of a lhotse manifest, whose lines are held in memory.
 
         Raises:
-            CorpusError: there is none, or it holds nothing.
+            CorpusError: the manifest does not exist or is empty.
         """
         if not path.is_file():
             raise CorpusError(f"{path} does not exist: run  todm prepare  first")

@@ -50,17 +50,17 @@ def sample_statistics(cuts_path: Path, *, num_cuts: int = 300) -> Statistics:
     """Mean and standard deviation of every bin over utterances spread over a corpus.
 
     Raises:
-        CorpusError: there is no such file, or none of the audio tried is usable.
+        CorpusError: there is no such file, or none of the sampled audio is usable.
     """
-    found = []
+    features = []
     for cut in spread_cuts(cuts_path, num_cuts):
         try:
-            found += cut_features(cut, (1.0,))
+            features += cut_features(cut, (1.0,))
         except CorpusError as error:
             _log.warning("left out of the statistics: %s: %s", cut.id, error)
-    if not found:
-        raise CorpusError(f"{cuts_path}: none of the audio tried could be used")
-    frames_NF = torch.cat(found)
+    if not features:
+        raise CorpusError(f"{cuts_path}: none of the sampled audio could be used")
+    frames_NF = torch.cat(features)
     return Statistics(
         mean_F=frames_NF.mean(0), std_F=frames_NF.std(0, correction=0).clamp(min=1e-2)
     )
