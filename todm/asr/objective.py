@@ -71,14 +71,13 @@ class ObjectiveConfig(Config):
             raise ConfigError(
                 f"objective.rnnt_impl is {self.rnnt_impl!r}: allowed are {', '.join(IMPLS)}, or null"
             )
-        for name in ("fastemit", "delay_penalty", "ctc_start", "ctc_end", "distill_weight"):
-            if not getattr(self, name) >= 0:
-                raise ConfigError(f"objective.{name} is {getattr(self, name)}: 0 or more is needed")
-        for name in ("ctc_until", "align_until", "distill_from", "distill_full"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise ConfigError(
-                    f"objective.{name} is {getattr(self, name)}: a fraction from 0 to 1"
-                )
+        weights = ("fastemit", "delay_penalty", "ctc_start", "ctc_end", "distill_weight")
+        self.check("objective", weights, holds=lambda v: v >= 0, allowed="0 or more is needed")
+        times, allowed = (
+            ("ctc_until", "align_until", "distill_from", "distill_full"),
+            "a fraction from 0 to 1",
+        )
+        self.check("objective", times, holds=lambda v: 0 <= v <= 1, allowed=allowed)
         if self.divergence.kind != Divergence().kind:
             raise ConfigError("objective.divergence.kind comes from objective.distill: set that")
         if not self.student_rnnt and (self.distill == "none" or not self.distill_weight):
