@@ -9,7 +9,7 @@ import difflib
 import json
 import types
 import typing
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping
 from typing import Any, Self
 
 from todm.errors import ConfigError
@@ -47,18 +47,16 @@ class Config:
         except TypeError as error:
             raise ConfigError(f"{where or cls.__name__}: {error}") from None
 
-    def check(
-        self, where: str, names: Sequence[str], *, holds: Callable[[Any], bool], allowed: str
-    ) -> None:
-        """For `__post_init__`: refuse those of the fields `names` whose value does not hold.
+    def check(self, where: str, rules: Mapping[str, tuple[Callable[[Any], bool], str]]) -> None:
+        """For `__post_init__`: a condition and what it allows, by the names of fields with blanks between.
 
         Raises:
-            ConfigError: naming `where`, the field, its value and what is allowed.
+            ConfigError: a field does not meet its condition.
         """
-        for name in names:
-            value = getattr(self, name)
-            if not holds(value):
-                raise ConfigError(f"{where}.{name} is {value}: {allowed}")
+        for names, (holds, allowed) in rules.items():
+            for name in names.split():
+                if not holds(value := getattr(self, name)):
+                    raise ConfigError(f"{where}.{name} is {value}: {allowed}")
 
     def replace(self, **changes: Any) -> Self:
         """A copy with some fields changed; checked as if built anew."""

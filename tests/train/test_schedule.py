@@ -1,22 +1,37 @@
+import math
+
 import pytest
 
 from todm.errors import ConfigError
-from todm.train.schedule import ScheduleConfig, UpdateStats, eden, eden2, lr_factor
+from todm.train.schedule import ScheduleConfig, UpdateStats, lr_factor
 
 KINDS = ["eden", "eden2", "cosine", "linear"]
 
 
+def _by_audio(kind, batch, epoch=0, warmup_start=0.5):
+    """The factor after so many reference batches and epochs."""
+    config = ScheduleConfig(kind=kind, reference_seconds=1.0, warmup_start=warmup_start)
+    stats = UpdateStats(seconds=1.0, updates=batch / epoch if epoch else math.inf)
+    return lr_factor(batch, 10**6, config=config, stats=stats)
+
+
 @pytest.mark.parametrize(
     ("batch", "epoch", "rate"),
-    [(0, 0, 0.0045), (500, 0, 0.045), (7500, 1, 0.0371), (1e5, 10, 0.0071), (3e5, 30, 0.0024)],
+    [
+        (0, 0, 0.0045),
+        (500, 0, 0.045),
+        (7500, 1, 0.0371),
+        (100_000, 10, 0.0071),
+        (300_000, 30, 0.0024),
+    ],
 )
 def test_eden_has_the_published_values(batch, epoch, rate):
-    assert 0.045 * eden(batch, epoch, warmup_start=0.1) == pytest.approx(rate, abs=6e-5)
+    assert 0.045 * _by_audio("eden", batch, epoch, 0.1) == pytest.approx(rate, abs=6e-5)
 
 
 def test_eden2_is_the_square_of_the_batch_factor_of_eden():
-    assert eden2(20000) == pytest.approx(eden(20000, 0) ** 2)
-    assert eden2(0, warmup_start=0.5) == 0.5
+    assert _by_audio("eden2", 20000) == pytest.approx(_by_audio("eden", 20000) ** 2)
+    assert _by_audio("eden2", 0, warmup_start=0.5) == 0.5
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -45,9 +60,12 @@ AUDIO = ScheduleConfig(kind="eden", reference_seconds=2000.0, warmup_start=0.5)
 
 @pytest.mark.parametrize("update", [0, 100, 500, 7500, 40_000])
 def test_with_the_reference_batch_eden_is_the_published_one(update):
-    pace = UpdateStats(seconds=2000.0, updates=5184)  # 960 h at three speeds
-    got = lr_factor(update, 10**6, config=AUDIO, stats=pace)
-    assert got == pytest.approx(eden(update, update / 5184))
+    stats = UpdateStats(seconds=2000.0, updates=5184)  # 960 h at three speeds
+    epoch = update / 5184
+    decay = ((update**2 + 7500**2) / 7500**2) ** -0.25 * ((epoch**2 + 3.5**2) / 3.5**2) ** -0.25
+    warm = 1.0 if update >= 500 else 0.5 + 0.5 * update / 500
+    got = lr_factor(update, 10**6, config=AUDIO, stats=stats)
+    assert got == pytest.approx(decay * warm)
 
 
 @pytest.mark.parametrize("kind", ["eden", "eden2"])

@@ -97,31 +97,27 @@ def _check_origin(
         )
 
 
-class StopFlag:
-    """Turns the first Ctrl-C into a flag, so that it never cuts an update in half; the second interrupts.
+@contextlib.contextmanager
+def _deferred_interrupt(*, ignore: bool) -> Iterator[list[int]]:
+    """Yields a list that the first Ctrl-C is added to, so that it never cuts an update; a second interrupts.
 
     Processes other than rank 0 ignore it: rank 0 tells them, and all stop after the same update.
     """
+    pressed: list[int] = []
 
-    def __init__(self, *, ignore: bool) -> None:
-        self.raised = False
-        self._ignore = ignore
-        self._before: Any = None
-
-    def __enter__(self) -> "StopFlag":
-        handler = signal.SIG_IGN if self._ignore else self._raise
-        with contextlib.suppress(ValueError):  # only the main thread may set handlers
-            self._before = signal.signal(signal.SIGINT, handler)
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        if self._before is not None:
-            signal.signal(signal.SIGINT, self._before)
-
-    def _raise(self, _signal: int, _frame: FrameType | None) -> None:
-        if self.raised:
+    def press(number: int, _frame: FrameType | None) -> None:
+        if pressed:
             raise KeyboardInterrupt
-        self.raised = True
+        pressed.append(number)
+
+    before = None
+    with contextlib.suppress(ValueError):  # only the main thread may set handlers
+        before = signal.signal(signal.SIGINT, signal.SIG_IGN if ignore else press)
+    try:
+        yield pressed
+    finally:
+        if before is not None:
+            signal.signal(signal.SIGINT, before)
 
 
 @dataclasses.dataclass
@@ -170,14 +166,15 @@ class _Trainer:
         is_rank_zero = self.world.rank == 0
         self.out.mkdir(parents=True, exist_ok=True)
         self.monitor = Monitor(self.out, self.config.num_updates) if is_rank_zero else None
-        with self.monitor or contextlib.nullcontext(), StopFlag(ignore=not is_rank_zero) as stop:
+        interrupt = _deferred_interrupt(ignore=not is_rank_zero)
+        with self.monitor or contextlib.nullcontext(), interrupt as pressed:
             self._resume()
             saved = started = time.monotonic()
             for batch in self._remaining():
                 due = is_rank_zero and (
                     time.monotonic() - saved > 60 * self.config.checkpoint_minutes
                 )
-                result = self._step(batch, [float(due), float(stop.raised)])
+                result = self._step(batch, [float(due), float(bool(pressed))])
                 self._report(result, time.monotonic() - started)
                 save, halt = (n > 0 for n in result.flags)
                 if save or halt or self.update == self.config.num_updates:

@@ -43,16 +43,18 @@ class ScheduleConfig(Config):
     eden_warmup: float = 500.0
 
     def __post_init__(self) -> None:
-        allowed = "a fraction in [0, 1) is needed"
-        self.check("schedule", ("warmup",), holds=lambda v: 0 <= v < 1, allowed=allowed)
-        allowed = "a factor in (0, 1] is needed"
-        self.check("schedule", ("warmup_start",), holds=lambda v: 0 < v <= 1, allowed=allowed)
-        allowed = f"at most {MAX_FINAL} of the peak is allowed"
-        self.check("schedule", ("final",), holds=lambda v: 0 <= v <= MAX_FINAL, allowed=allowed)
-        names = ("knee_updates", "knee_epochs", "eden_batches", "eden_epochs", "eden_warmup")
-        self.check("schedule", names, holds=lambda v: v > 0, allowed="it must be above 0")
-        allowed = "seconds of audio, or 0"
-        self.check("schedule", ("reference_seconds",), holds=lambda v: v >= 0, allowed=allowed)
+        knees = "knee_updates knee_epochs eden_batches eden_epochs eden_warmup"
+        rules = {
+            "warmup": (lambda v: 0 <= v < 1, "a fraction in [0, 1) is needed"),
+            "warmup_start": (lambda v: 0 < v <= 1, "a factor in (0, 1] is needed"),
+            "final": (
+                lambda v: 0 <= v <= MAX_FINAL,
+                f"at most {MAX_FINAL} of the peak is allowed",
+            ),
+            knees: (lambda v: v > 0, "it must be above 0"),
+            "reference_seconds": (lambda v: v >= 0, "seconds of audio, or 0"),
+        }
+        self.check("schedule", rules)
         if self.reference_seconds and self.kind not in ("eden", "eden2"):
             raise ConfigError(
                 f"schedule.reference_seconds is for eden and eden2, not {self.kind}: set it to 0"
@@ -96,45 +98,21 @@ def lr_factor(
 
 
 def _by_audio(step: int, config: ScheduleConfig, stats: UpdateStats) -> float:
-    """Eden with a batch counted as its audio over the reference's."""
-    batch = step * stats.seconds / config.reference_seconds
-    warm = {"warmup_batches": config.eden_warmup, "warmup_start": config.warmup_start}
-    if config.kind == "eden2":
-        return eden2(batch, batches=config.eden_batches, **warm)
-    epochs = {"batches": config.eden_batches, "epochs": config.eden_epochs}
-    return eden(batch, step / stats.updates, **epochs, **warm)
+    """Eden as published, a batch counted as its audio b over the reference's; e is the epoch.
 
-
-def eden(
-    batch: float,
-    epoch: float,
-    *,
-    batches: float = 7500,
-    epochs: float = 3.5,
-    warmup_batches: float = 500,
-    warmup_start: float = 0.5,
-) -> float:
-    """Eden: the product of two inverse-square-root-like decays, one in batches and one in epochs.
-
-    `((b^2 + B^2) / B^2)^-1/4 * ((e^2 + E^2) / E^2)^-1/4 * warm`.
+    `eden` is `((b^2 + B^2) / B^2)^-1/4 * ((e^2 + E^2) / E^2)^-1/4 * warm`, the product of two decays like
+    an inverse square root; `eden2` is `((b^2 + B^2) / B^2)^-1/2 * warm`.
     """
-    decay = _knee(batch / batches, 0.25) * _knee(epoch / epochs, 0.25)
-    return decay * _warm(batch, warmup_batches, warmup_start)
-
-
-def eden2(
-    batch: float, *, batches: float = 7500, warmup_batches: float = 500, warmup_start: float = 0.5
-) -> float:
-    """Eden without epochs: `((b^2 + B^2) / B^2)^-1/2 * warm`."""
-    return _knee(batch / batches, 0.5) * _warm(batch, warmup_batches, warmup_start)
+    batch, start = step * stats.seconds / config.reference_seconds, config.warmup_start
+    warm = min(1.0, start + (1 - start) * batch / config.eden_warmup)
+    if config.kind == "eden2":
+        return _knee(batch / config.eden_batches, 0.5) * warm
+    epoch = step / stats.updates
+    return _knee(batch / config.eden_batches, 0.25) * _knee(epoch / config.eden_epochs, 0.25) * warm
 
 
 def _knee(ratio: float, power: float) -> float:
     return (ratio * ratio + 1) ** -power
-
-
-def _warm(batch: float, batches: float, start: float) -> float:
-    return 1.0 if batch >= batches else start + (1 - start) * batch / batches
 
 
 _SHAPES = {
