@@ -34,7 +34,7 @@ def test_a_recipe_is_json_and_back(name):
     assert Recipe.from_json(json.loads(json.dumps(recipe.to_json()))) == recipe
 
 
-def test_a_recipe_that_does_not_exist_is_named():
+def test_an_unknown_recipe_is_refused():
     with pytest.raises(ConfigError, match="unknown config 'huge': choose one of debug, commands"):
         named("huge")
 
@@ -55,12 +55,12 @@ def test_the_space_is_the_models(name):
 
 @pytest.mark.parametrize("name", LONG)
 @pytest.mark.parametrize("which", ["largest", "smallest"])
-def test_sizes_are_as_said(name, which):
+def test_sizes_are_those_of_the_docstring(name, which):
     recipe = named(name)
     subnet = getattr(SearchSpace(recipe.asr.space), which)
     params = costs(lambda: _model(recipe, subnet))["params"]
-    said = re.search(rf"([\d.]+M)[a-z ]* in the {which}", RECIPES[name].__doc__)
-    assert said[1] == f"{params / 1e6:.1f}M"
+    stated = re.search(rf"([\d.]+M)[a-z ]* in the {which}", RECIPES[name].__doc__)
+    assert stated[1] == f"{params / 1e6:.1f}M"
 
 
 @pytest.mark.parametrize("name", LONG)

@@ -100,19 +100,19 @@ def test_samples_lie_in_the_space_and_reach_its_ends():
 
 @pytest.mark.parametrize("shared_ratio", [0.0, 0.25, 1.0])
 def test_as_many_draws_share_one_ratio_as_the_space_says(shared_ratio):
-    """Five blocks of six widths are alike by chance once in 1,296 draws."""
+    """Five blocks of six widths are equal by chance once in 1,296 draws."""
     widths = {"ffn": (16, 32, 48, 64, 80, 96), "pairs": (1, 2, 3, 4, 5, 6)}
     space, rng, num = _space((5,), widths=widths, shared_ratio=shared_ratio), random.Random(0), 400
     draws = [dict(space.sample(rng).widths) for _ in range(num)]
-    alike = [d for d in draws if len(set(d["ffn"])) == 1]
+    equal = [d for d in draws if len(set(d["ffn"])) == 1]
     deviation = (num * shared_ratio * (1 - shared_ratio)) ** 0.5
-    assert abs(len(alike) - num * shared_ratio) <= 4 * deviation + 2
-    shared = [d for d in alike if len(set(d["pairs"])) == 1]
+    assert abs(len(equal) - num * shared_ratio) <= 4 * deviation + 2
+    shared = [d for d in equal if len(set(d["pairs"])) == 1]
     assert all(16 * d["pairs"][0] == d["ffn"][0] for d in shared)
-    assert len(shared) == len(alike)
+    assert len(shared) == len(equal)
 
 
-def test_every_depth_is_drawn_alike():
+def test_every_depth_is_equally_likely():
     space, rng = _space(), random.Random(1)
     counts = [sum(space.sample(rng).depth == d for _ in range(900)) for d in (2, 3, 5)]
     assert all(abs(count - 300) < 5 * (900 * 2 / 9) ** 0.5 for count in counts)

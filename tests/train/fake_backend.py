@@ -68,7 +68,7 @@ class Objective(nn.Module):
 
 
 class Batch:
-    """Four numbers and what is to be made of them."""
+    """Rows of four numbers, and their targets."""
 
     def __init__(self, x, y, ids):
         self.x, self.y, self.ids = x, y, ids

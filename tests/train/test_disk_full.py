@@ -1,4 +1,4 @@
-"""A disk that fills up: what is good stays, training goes on, and the end says what is missing."""
+"""A disk that fills up: good files stay, training goes on, and only a missing artifact is an error."""
 
 import contextlib
 import errno
@@ -61,7 +61,7 @@ def test_training_goes_on_without_checkpoints_and_writes_the_next(fake, disk, tm
     assert [(e["event"], e["lost"]) for e in events] == [("disk full", "a checkpoint")] * 5
 
 
-def test_the_last_good_checkpoints_stay_and_are_gone_on_from(fake, disk, tmp_path):
+def test_training_resumes_from_the_last_good_checkpoints(fake, disk, tmp_path):
     want = fake.run(tmp_path / "straight").tensors()
     full = _filling(disk, first=8, last=99, crash_at=11)
     with pytest.raises(InterruptedError):
@@ -113,7 +113,7 @@ def test_a_real_limit_of_file_sizes_is_met_as_a_full_disk(tmp_path):
     assert len(checkpoint.read_latest(tmp_path)["w"]) == 1000
 
 
-def test_of_a_record_there_is_no_half(tmp_path):
+def test_a_record_is_never_written_by_half(tmp_path):
     append(tmp_path / "rows", b"whole\n")
     with _limit(10):
         append(tmp_path / "rows", b"too long\n")

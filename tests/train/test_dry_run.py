@@ -11,7 +11,7 @@ from todm.train.dry_run import DryRunReport, dry_run
 
 
 def _report(**changes):
-    known = {
+    fields = {
         "init_info": ["taken from x"],
         "params": (12_345_678, 1_200_000),
         "processes": 4,
@@ -26,7 +26,7 @@ def _report(**changes):
         "checkpoint_bytes": 600_000_000,
         "feature_bytes": 0,
     }
-    return DryRunReport(**{**known, **changes})
+    return DryRunReport(**{**fields, **changes})
 
 
 def test_the_lines_of_a_report():
@@ -61,16 +61,16 @@ def test_long_runs_are_given_in_days():
 
 def test_a_dry_run_leaves_nothing_and_measures_everything(fake, tmp_path):
     backend = fake.FakeBackend()
-    found = dry_run(backend, fake.CONFIG, tmp_path / "run")
+    report = dry_run(backend, fake.CONFIG, tmp_path / "run")
     assert list(tmp_path.iterdir()) == []
     assert backend.prepared == 1
-    assert found.params == (64, 64)  # the fake's plain models are all of one size
-    assert (found.hours, found.batches_per_epoch, found.num_updates) == (0.5, 10, 20)
-    assert found.worst == "8 utterances, 4 s of audio"
-    assert found.audio == 4.0
-    assert min(found.seconds) > 0
+    assert report.params == (64, 64)  # the fake's plain models are all of one size
+    assert (report.hours, report.batches_per_epoch, report.num_updates) == (0.5, 10, 20)
+    assert report.worst == "8 utterances, 4 s of audio"
+    assert report.audio == 4.0
+    assert min(report.seconds) > 0
     # Weights, their mean (and its count), and two moments, three times: two kept, one being written.
-    assert found.checkpoint_bytes == 3 * (4 * 64 * 4 + 8)
+    assert report.checkpoint_bytes == 3 * (4 * 64 * 4 + 8)
     largest, smallest = fake.SPACE.largest, fake.SPACE.smallest
     assert [s for s, _ in backend.seen[:3]] == [largest, largest, smallest]
     assert {p for _, p in backend.seen[:3]} == {19 / 20}
@@ -78,15 +78,15 @@ def test_a_dry_run_leaves_nothing_and_measures_everything(fake, tmp_path):
 
 def test_a_plain_model_is_tried_without_sandwich(fake, tmp_path):
     backend = fake.FakeBackend()
-    found = dry_run(backend, fake.CONFIG.replace(sandwich=False), tmp_path)
+    report = dry_run(backend, fake.CONFIG.replace(sandwich=False), tmp_path)
     assert {s for s, _ in backend.seen} == {fake.SPACE.largest}
-    assert found.total_seconds == pytest.approx(20 * found.seconds[0])
+    assert report.total_seconds == pytest.approx(20 * report.seconds[0])
 
 
 def test_an_earlier_artifact_is_tried_too(fake, tmp_path):
     first = fake.run(tmp_path / "first", config=fake.CONFIG.replace(num_updates=1))
-    found = dry_run(fake.FakeBackend(), fake.CONFIG, tmp_path / "run", init=first.path)
-    assert found.lines()[0] == "all taken"
+    report = dry_run(fake.FakeBackend(), fake.CONFIG, tmp_path / "run", init=first.path)
+    assert report.lines()[0] == "all taken"
 
 
 @pytest.mark.parametrize(

@@ -28,7 +28,7 @@ def _program(text):
     return [sys.executable, "-c", head + text]
 
 
-def test_all_well(tmp_path):
+def test_processes_that_succeed(tmp_path):
     program = _program("print('hello', os.environ['WORLD_SIZE'], os.environ['MASTER_ADDR'])")
     assert launch(program, 3, log_dir=tmp_path / "new") == 0
     assert (tmp_path / "new" / "process-2.log").read_text() == "hello 3 127.0.0.1\n"
@@ -45,11 +45,11 @@ def test_a_process_that_dies_before_joining_does_not_leave_the_first_waiting(tmp
     assert (tmp_path / "process-1.log").read_text() == "no module\n"
 
 
-def test_what_the_first_has_said_is_not_said_again(tmp_path):
+def test_an_error_that_the_first_has_shown_is_not_repeated(tmp_path):
     assert launch(_program("sys.exit(2)"), 2, log_dir=tmp_path, max_restarts=3) == 2
 
 
-def test_what_another_has_said_is_in_its_log(tmp_path):
+def test_the_error_of_another_is_in_its_log(tmp_path):
     program = _program(f"sys.exit(2 if rank else {LOST})")
     with pytest.raises(
         TrainingError, match=r"process 1 stopped with status 2 \(see .*process-1\.log"
@@ -69,9 +69,9 @@ def test_a_lost_process_starts_all_again(tmp_path, capfd, rank, death):
     )
     assert launch(program, 2, log_dir=tmp_path, max_restarts=1) == 0
     words = "was ended by SIGKILL" if "kill" in death else "stopped with status 1"
-    said = capfd.readouterr().err
-    assert said.startswith(f"training process {rank} {words}")
-    assert said.endswith("all start again from the last checkpoint (1 of 1 times)\n")
+    err = capfd.readouterr().err
+    assert err.startswith(f"training process {rank} {words}")
+    assert err.endswith("all start again from the last checkpoint (1 of 1 times)\n")
 
 
 def test_restarts_are_counted(tmp_path, capfd):
@@ -84,7 +84,7 @@ def test_restarts_are_counted(tmp_path, capfd):
 
 
 def test_after_ctrl_c_nothing_starts_again(tmp_path, capfd):
-    """The first process may die of it, as Python does that has hardly begun."""
+    """The first process may die of it, as Python does while it starts."""
     program = _program(
         f"ready = {str(tmp_path / 'ready')!r}\n"
         "signal.signal(signal.SIGINT, signal.SIG_DFL)\n"
@@ -122,7 +122,7 @@ def test_ctrl_c_goes_to_the_first_which_ends_the_others(tmp_path):
 
 @pytest.fixture(scope="module")
 def straight(two_done):
-    """What two processes make that nobody kills."""
+    """The weights of two processes that are not killed."""
     return torch.load(two_done / "resumed-0.pt", weights_only=True)["straight"]
 
 
@@ -135,8 +135,8 @@ def _paths(monkeypatch):
 
 
 def _same(out, straight):
-    found = artifact.load(out / SUPERNET).tensors()
-    return all(torch.equal(found[name], value) for name, value in straight.items())
+    weights = artifact.load(out / SUPERNET).tensors()
+    return all(torch.equal(weights[name], value) for name, value in straight.items())
 
 
 @pytest.mark.slow

@@ -41,7 +41,7 @@ def _weights(out):
 
 
 def _rows(out):
-    """Without what was measured, and without what happened to a run."""
+    """Without measured figures, and without events."""
     rows = [r for r in read_metrics(out / METRICS) if r["kind"] != "event"]
     return [{k: v for k, v in r.items() if k not in MEASURED} for r in rows]
 
@@ -62,8 +62,8 @@ def _crash(at, error=RuntimeError):
     return before
 
 
-def test_killed_and_resumed_is_as_if_nothing_had_been(fake, straight, tmp_path):
-    """In the window of the average: its sum, too, is taken up again."""
+def test_killed_and_resumed_gives_the_same_result(fake, straight, tmp_path):
+    """In the window of the average, which is resumed too."""
     program = [sys.executable, fake.__file__, str(tmp_path / "run"), "0:17"]
     killed = subprocess.run(program, cwd=os.getcwd(), env={**os.environ, "PYTHONPATH": "."})
     assert killed.returncode == -signal.SIGKILL
@@ -75,7 +75,7 @@ def test_killed_and_resumed_is_as_if_nothing_had_been(fake, straight, tmp_path):
 
 
 @pytest.mark.parametrize("at", [1, 5, 16, 19])
-def test_crashed_and_resumed_is_as_if_nothing_had_been(fake, straight, tmp_path, at):
+def test_crashed_and_resumed_gives_the_same_result(fake, straight, tmp_path, at):
     with pytest.raises(RuntimeError):
         fake.run(tmp_path, fake.FakeBackend(_crash(at)))
     fake.run(tmp_path)
@@ -217,8 +217,8 @@ def _spike(at, crash_at=None):
     return before
 
 
-def test_a_step_far_above_the_usual_is_skipped_and_written_down(fake, tmp_path):
-    """Of update 5 nobody knows yet what is usual: the largest net alone has 15 updates only."""
+def test_a_step_far_above_the_median_is_skipped_and_recorded(fake, tmp_path):
+    """Update 5 is too early for a median: the largest net alone has 15 updates only."""
     config = fake.CONFIG.replace(**SPIKY)
     done = fake.run(tmp_path, fake.FakeBackend(_spike([5, 45])), config=config)
     assert done.metrics["skipped"] == 1
@@ -236,7 +236,7 @@ def test_the_guard_of_spikes_can_be_turned_off(fake, tmp_path):
     assert not (tmp_path / BAD_BATCHES).exists()
 
 
-def test_what_is_usual_is_remembered_by_a_checkpoint(fake, tmp_path):
+def test_medians_are_kept_in_checkpoints(fake, tmp_path):
     """Resumed between two spikes: both are skipped, each is written down once."""
     config = fake.CONFIG.replace(**{**SPIKY, "checkpoint_minutes": 0.0})
     spikes = [40, 45, 48]
@@ -251,7 +251,7 @@ def test_what_is_usual_is_remembered_by_a_checkpoint(fake, tmp_path):
     assert (tmp_path / "b" / BAD_BATCHES).read_text() == (tmp_path / "a" / BAD_BATCHES).read_text()
 
 
-def test_outliers_are_capped_where_that_is_asked_for(fake, tmp_path):
+def test_outliers_are_capped_where_a_cap_is_set(fake, tmp_path):
     quant = fake.CONFIG.quant.replace(outlier_cap=1.3)
     done = fake.run(tmp_path, config=fake.CONFIG.replace(quant=quant))
     rows = [r for r in _rows(tmp_path) if r["kind"] == "train"]
@@ -285,15 +285,15 @@ def test_a_summary_is_left(straight):
 
 
 @pytest.fixture(scope="module")
-def begun(fake, straight, tmp_path_factory):
-    """A training that began from `straight`, and nothing interrupted."""
-    out = tmp_path_factory.mktemp("begun")
+def initialised(fake, straight, tmp_path_factory):
+    """A training initialised from `straight` that nothing interrupted."""
+    out = tmp_path_factory.mktemp("initialised")
     return fake.run(out, init=straight[0] / SUPERNET)
 
 
-def test_an_earlier_supernet_is_begun_from_and_named(fake, straight, begun, tmp_path):
+def test_an_earlier_supernet_initialises_and_is_named(fake, straight, initialised, tmp_path):
     first = artifact.load(straight[0] / SUPERNET)
-    assert begun.info["init"] == first.hash
+    assert initialised.info["init"] == first.hash
     assert "init" not in first.info
     short = fake.CONFIG.replace(num_updates=1, optim=fake.CONFIG.optim.replace(lr=1e-9))
     near = fake.run(tmp_path, config=short, init=first.path).tensors()
@@ -301,18 +301,18 @@ def test_an_earlier_supernet_is_begun_from_and_named(fake, straight, begun, tmp_
         torch.testing.assert_close(near[name], value, rtol=0, atol=1e-3)
 
 
-def test_what_it_began_from_may_be_gone_when_it_resumes(fake, straight, begun, tmp_path):
+def test_the_initial_artifact_may_be_gone_when_it_resumes(fake, straight, initialised, tmp_path):
     init = tmp_path / "init"
     shutil.copytree(straight[0] / SUPERNET, init)
     with pytest.raises(RuntimeError):
         fake.run(tmp_path / "run", fake.FakeBackend(_crash(7)), init=init)
     shutil.rmtree(init)
     done = fake.run(tmp_path / "run", init=init)
-    assert done.info["init"] == begun.info["init"]
-    assert all(torch.equal(v, begun.tensors()[k]) for k, v in done.tensors().items())
+    assert done.info["init"] == initialised.info["init"]
+    assert all(torch.equal(v, initialised.tensors()[k]) for k, v in done.tensors().items())
 
 
-def test_another_beginning_is_refused(fake, straight, tmp_path):
+def test_another_initial_artifact_is_refused(fake, straight, tmp_path):
     with pytest.raises(ConfigError, match=r"\(init: None then, '\w+' now\)"):
         fake.run(straight[0], init=straight[0] / SUPERNET)
     with pytest.raises(ArtifactError, match="not an artifact"):

@@ -88,9 +88,9 @@ def test_processes_that_differ_are_refused_by_all(two_done, what):
 @pytest.mark.slow
 def test_a_bad_batch_of_one_process_is_skipped_by_all_and_found(two_done):
     """Only the second process has bad batches: both stop at the same step, and its ids are there."""
-    said = [_read(two_done / f"refusals-{rank}.pt")["bad"] for rank in range(2)]
-    assert said[0] == said[1]
-    assert said[0].startswith(
+    errors = [_read(two_done / f"refusals-{rank}.pt")["bad"] for rank in range(2)]
+    assert errors[0] == errors[1]
+    assert errors[0].startswith(
         "3 steps in a row were skipped, the last because the loss is not finite"
     )
     rows = [json.loads(line) for line in (two_done / "bad" / BAD_BATCHES).read_text().splitlines()]
@@ -103,8 +103,8 @@ def test_a_bad_batch_of_one_process_is_skipped_by_all_and_found(two_done):
 
 @pytest.mark.slow
 def test_a_process_that_is_gone_is_noticed_at_once(two_done):
-    said = _read(two_done / "lost-0.pt")
-    assert said.startswith("another process of this training is gone: run the same command again")
+    error = _read(two_done / "lost-0.pt")
+    assert error.startswith("another process of this training is gone: run the same command again")
 
 
 @pytest.mark.slow

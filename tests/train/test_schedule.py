@@ -48,7 +48,7 @@ def test_warms_up_to_one_and_falls_to_the_final_factor(kind, total):
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_short_run_is_a_long_one_in_small(kind):
+def test_a_short_run_is_a_scaled_long_one(kind):
     config = ScheduleConfig(kind=kind)
     near = [lr_factor(step, 1000, config=config) for step in range(0, 1000, 100)]
     far = [lr_factor(10 * step, 10000, config=config) for step in range(0, 1000, 100)]
@@ -69,7 +69,7 @@ def test_with_the_reference_batch_eden_is_the_published_one(update):
 
 
 @pytest.mark.parametrize("kind", ["eden", "eden2"])
-def test_the_rate_falls_with_the_audio_whatever_the_batch(kind):
+def test_the_rate_falls_with_the_audio_not_the_batch(kind):
     """Eight processes see as much in an eighth of the updates."""
     config = AUDIO.replace(kind=kind)
     one, eight = (

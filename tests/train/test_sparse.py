@@ -1,4 +1,4 @@
-"""N:M masks learnt in a training: what is judged and written is masked, and nothing is lost on resume."""
+"""N:M masks learnt in training: evaluated and written weights are masked, and resuming is exact."""
 
 import copy
 import json
@@ -60,7 +60,7 @@ def _crash(at):
 
 @pytest.mark.parametrize("name", ["scaled_adam", "adamw"])
 @pytest.mark.parametrize("sandwich", [True, False])
-def test_what_is_written_is_sparse_and_says_so(fake, config, tmp_path, name, sandwich):
+def test_the_artifact_is_sparse_and_its_info_records_it(fake, config, tmp_path, name, sandwich):
     config = config.replace(sandwich=sandwich, optim=config.optim.replace(name=name))
     done = fake.run(tmp_path, config=config)
     for layer, weight in _layers(done.tensors()).items():
@@ -89,9 +89,9 @@ def test_the_average_is_masked(fake, straight):
 def test_evaluations_are_of_masked_weights(fake, config, tmp_path, monkeypatch):
     seen, evaluate = [], fake.FakeBackend.evaluate
 
-    def watched(self, model, **asked):
+    def watched(self, model, **options):
         seen.append(copy.deepcopy(model.state_dict()))
-        return evaluate(self, model, **asked)
+        return evaluate(self, model, **options)
 
     monkeypatch.setattr(fake.FakeBackend, "evaluate", watched)
     fake.run(tmp_path, config=config)
@@ -117,7 +117,7 @@ def test_training_is_with_masked_weights_only(fake, config, tmp_path, monkeypatc
 
 
 @pytest.mark.parametrize("at", [3, 9, 17])
-def test_crashed_and_resumed_is_as_if_nothing_had_been(fake, config, straight, tmp_path, at):
+def test_crashed_and_resumed_gives_the_same_result(fake, config, straight, tmp_path, at):
     with pytest.raises(InterruptedError):
         fake.run(tmp_path, fake.FakeBackend(_crash(at)), config=config)
     fake.run(tmp_path, config=config)

@@ -77,10 +77,10 @@ def gradients(world, subnets):
     step = next(iter(Loader(Rows(rows), _encode, config=LoaderConfig(), chunks=(8,))))
     sandwich_step(objective, step, subnets=subnets, progress=0.8)
     world.average_gradients(model.parameters())
-    found = {
+    grads = {
         n: torch.zeros_like(p) if p.grad is None else p.grad for n, p in model.named_parameters()
     }
-    return {"num_labels": step.num_labels, **found}
+    return {"num_labels": step.num_labels, **grads}
 
 
 def all_gradients(world):
