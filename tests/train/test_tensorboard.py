@@ -8,6 +8,13 @@ import pytest
 from todm.train.monitor import METRICS, TENSORBOARD, Monitor, read_metrics
 
 accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
+writer = pytest.importorskip("tensorboard.summary.writer.event_file_writer")
+
+
+@pytest.fixture(autouse=True)
+def _file_numbers(monkeypatch):
+    """Files are read by name, which has the second, the process and a number: 10 sorts before 9."""
+    monkeypatch.setattr(writer, "_global_uid", writer.AtomicCounter(0))
 
 
 def _read(directory):
