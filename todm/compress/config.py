@@ -42,16 +42,12 @@ class TuneConfig(Config):
     temperature: float = 1.0
 
     def __post_init__(self) -> None:
-        for name in ("updates", "weight_decay", "clip_norm", "hard", "soft", "feature"):
-            if not getattr(self, name) >= 0:
-                raise ConfigError(f"tune.{name} is {getattr(self, name)}: 0 or more is needed")
-        for name in ("lr", "temperature"):
-            if not getattr(self, name) > 0:
-                raise ConfigError(f"tune.{name} is {getattr(self, name)}: above 0 is needed")
-        if not 0 <= self.feature_blocks <= 1:
-            raise ConfigError(
-                f"tune.feature_blocks is {self.feature_blocks}: a share from 0 to 1 is needed"
-            )
+        names = ("updates", "weight_decay", "clip_norm", "hard", "soft", "feature")
+        self.check("tune", names, holds=lambda v: v >= 0, allowed="0 or more is needed")
+        names = ("lr", "temperature")
+        self.check("tune", names, holds=lambda v: v > 0, allowed="above 0 is needed")
+        names, allowed = ("feature_blocks",), "a share from 0 to 1 is needed"
+        self.check("tune", names, holds=lambda v: 0 <= v <= 1, allowed=allowed)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -87,15 +83,14 @@ class PruneConfig(Config):
             raise ConfigError(f"prune.pairs with {self.n}:{self.m}: both numbers must be even")
         if self.pairs and self.method == "sr_ste":
             raise ConfigError(
-                "prune.pairs with sr_ste: masks that are learnt have no pairs; take magnitude, wanda "
+                "prune.pairs with sr_ste: learnt masks have no pairs; choose magnitude, wanda "
                 "or sparsegpt, and train with prune.tune.updates"
             )
-        if not self.decay >= 0 or self.refresh < 1 or not 0 <= self.freeze <= 1:
-            raise ConfigError(
-                f"prune.decay is {self.decay}, refresh {self.refresh}, freeze {self.freeze}: 0 or "
-                "more, at least 1, and a share from 0 to 1"
-            )
-        if (self.method == "sr_ste") and self.tune.updates == 0:
+        self.check("prune", ("decay",), holds=lambda v: v >= 0, allowed="0 or more")
+        self.check("prune", ("refresh",), holds=lambda v: v >= 1, allowed="at least 1")
+        allowed = "a share from 0 to 1"
+        self.check("prune", ("freeze",), holds=lambda v: 0 <= v <= 1, allowed=allowed)
+        if self.method == "sr_ste" and self.tune.updates == 0:
             raise ConfigError("prune.method=sr_ste learns its mask: set prune.tune.updates")
 
     @property

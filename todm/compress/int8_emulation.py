@@ -19,7 +19,6 @@ from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
 from todm.config import Config
-from todm.errors import ConfigError
 
 _TOLERANCE = 1e-4  # of the cap: a channel that was capped is not capped again for its rounding
 
@@ -39,14 +38,10 @@ class QuantConfig(Config):
     outlier_cap: float | None = None
 
     def __post_init__(self) -> None:
-        if not self.every > 0:
-            raise ConfigError(
-                f"train.quant.every is {self.every}: a fraction above 0; above 1 for no int8 evaluation"
-            )
-        if self.outlier_cap is not None and not self.outlier_cap > 1:
-            raise ConfigError(
-                f"train.quant.outlier_cap is {self.outlier_cap}: above 1, such as 6, or null for no cap"
-            )
+        where, allowed = "train.quant", "a fraction above 0; above 1 for no int8 evaluation"
+        self.check(where, ("every",), holds=lambda v: v > 0, allowed=allowed)
+        allowed = "above 1, such as 6, or null for no cap"
+        self.check(where, ("outlier_cap",), holds=lambda v: v is None or v > 1, allowed=allowed)
 
 
 def weight_outliers(model: nn.Module) -> dict[str, float]:

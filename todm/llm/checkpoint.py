@@ -206,16 +206,14 @@ def assign(model: nn.Module, tensors: Mapping[str, Tensor], *, dtype: torch.dtyp
         tensors: by name; either name of a tied parameter will do.
         dtype: copied to this dtype; None to take them as they are.
     """
-    new: dict[int, nn.Parameter] = {}
-    names = dict(model.named_parameters(remove_duplicate=False))
-    for name, old in names.items():
-        if name in tensors and id(old) not in new:
-            value = tensors[name] if dtype is None else tensors[name].to(dtype, copy=True)
-            new[id(old)] = nn.Parameter(value, requires_grad=old.requires_grad)
-    for name, old in names.items():
+    tied = tied_names(model)
+    values = {
+        tied.get(n, n): t if dtype is None else t.to(dtype, copy=True) for n, t in tensors.items()
+    }
+    model.load_state_dict(values, strict=False, assign=True)
+    for name, first in tied.items():  # `assign` replaces a parameter under one name
         parent, _, own = name.rpartition(".")
-        if id(old) in new:
-            model.get_submodule(parent)._parameters[own] = new[id(old)]
+        model.get_submodule(parent)._parameters[own] = model.get_parameter(first)
 
 
 def allocate(model: nn.Module) -> None:

@@ -278,7 +278,7 @@ def test_layers_are_chosen_by_pattern():
         ({"n": -1}, "sparse keeps -1 of 4"),
         ({"n": 2, "m": 64}, "sparse keeps 2 of 64"),
         ({"decay": -1.0}, "sparse.decay is -1.0"),
-        ({"refresh": 0}, "sparse.refresh 0"),
+        ({"refresh": 0}, "sparse.refresh is 0: at least 1"),
         ({"freeze": 1.5}, "sparse.freeze is 1.5: a fraction"),
         ({"begin": -0.5}, "sparse.begin is -0.5: a fraction"),
         ({"n": 2, "layers": ()}, "sparse.layers is empty"),

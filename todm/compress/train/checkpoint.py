@@ -1,10 +1,6 @@
-"""The checkpoint of a training that compression does: one file, read with `weights_only`, never unpickled.
-
-It is written beside its place, synced and renamed, so that there is always a whole one.
-"""
+"""The checkpoint of a training that compression does: one file, read with `weights_only`, never unpickled."""
 
 import io
-import os
 import pickle
 from collections.abc import Mapping
 from pathlib import Path
@@ -13,7 +9,7 @@ from typing import Any
 import torch
 
 from todm.errors import TrainingError
-from todm.files import sync_file
+from todm.files import write_bytes
 
 
 def write(path: Path, state: Mapping[str, Any]) -> None:
@@ -23,15 +19,9 @@ def write(path: Path, state: Mapping[str, Any]) -> None:
         OSError: it cannot be written; the file that was there is as it was.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     buffer = io.BytesIO()  # torch.save into a file says RuntimeError when the disk is full
     torch.save(dict(state), buffer)
-    try:
-        temporary.write_bytes(buffer.getbuffer())
-        sync_file(temporary)
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    write_bytes(path, buffer.getbuffer())
 
 
 def read(path: Path) -> dict[str, Any] | None:

@@ -68,14 +68,10 @@ class SrSteConfig(Config):
             raise ConfigError(
                 f"sparse keeps {self.n} of {self.m}: 0 < n < m <= 32, or n=0 for a dense training"
             )
-        if not self.decay >= 0 or self.refresh < 1:
-            raise ConfigError(
-                f"sparse.decay is {self.decay} and sparse.refresh {self.refresh}: 0 or more, and at "
-                "least 1"
-            )
-        for name in ("freeze", "begin"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise ConfigError(f"sparse.{name} is {getattr(self, name)}: a fraction from 0 to 1")
+        self.check("sparse", ("decay",), holds=lambda v: v >= 0, allowed="0 or more")
+        self.check("sparse", ("refresh",), holds=lambda v: v >= 1, allowed="at least 1")
+        names, allowed = ("freeze", "begin"), "a fraction from 0 to 1"
+        self.check("sparse", names, holds=lambda v: 0 <= v <= 1, allowed=allowed)
         if self.n and not self.layers:
             raise ConfigError("sparse.layers is empty: name layers, or set sparse.n=0")
 
