@@ -9,7 +9,7 @@ import difflib
 import json
 import types
 import typing
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Sequence
 from typing import Any, Self
 
 from todm.errors import ConfigError
@@ -47,16 +47,17 @@ class Config:
         except TypeError as error:
             raise ConfigError(f"{where or cls.__name__}: {error}") from None
 
-    def check(self, where: str, rules: Mapping[str, tuple[Callable[[Any], bool], str]]) -> None:
-        """For `__post_init__`: a condition and what it allows, by the names of fields with blanks between.
+    def check(
+        self, where: str, names: Sequence[str], *, holds: Callable[[Any], bool], allowed: str
+    ) -> None:
+        """For `__post_init__`: refuse a field of `names` whose value does not hold.
 
         Raises:
-            ConfigError: a field does not meet its condition.
+            ConfigError: with `where`, the field, its value and what is allowed.
         """
-        for names, (holds, allowed) in rules.items():
-            for name in names.split():
-                if not holds(value := getattr(self, name)):
-                    raise ConfigError(f"{where}.{name} is {value}: {allowed}")
+        for name in names:
+            if not holds(value := getattr(self, name)):
+                raise ConfigError(f"{where}.{name} is {value}: {allowed}")
 
     def replace(self, **changes: Any) -> Self:
         """A copy with some fields changed; checked as if built anew."""

@@ -60,15 +60,17 @@ class TrainConfig(Config):
     sparse: SrSteConfig = dataclasses.field(default_factory=SrSteConfig)
 
     def __post_init__(self) -> None:
-        at_least_one = "num_updates log_every max_bad_steps num_processes"
-        at_least_zero = "eval_limit num_threads num_random max_restarts"
-        rules = {
-            at_least_one: (lambda v: v >= 1, "at least 1"),
-            at_least_zero: (lambda v: v >= 0, "0 or more"),
-            "sandwich_from average_last": (lambda v: 0 <= v <= 1, "a fraction from 0 to 1"),
-            "student_weight": (lambda v: v > 0, "it must be above 0"),
-            "eval_every": (lambda v: v > 0, "a fraction above 0; above 1 for none"),
-            "seed": (lambda v: 0 <= v < 2**24, f"0 to {2**24 - 1}"),
-            "max_spike": (lambda v: v == 0 or v > 1, "a multiple above 1, or 0 for none"),
-        }
-        self.check("train", rules)
+        ones = ("num_updates", "log_every", "max_bad_steps", "num_processes")
+        self.check("train", ones, holds=lambda v: v >= 1, allowed="at least 1")
+        zeros = ("eval_limit", "num_threads", "num_random", "max_restarts")
+        self.check("train", zeros, holds=lambda v: v >= 0, allowed="0 or more")
+        fractions, allowed = ("sandwich_from", "average_last"), "a fraction from 0 to 1"
+        self.check("train", fractions, holds=lambda v: 0 <= v <= 1, allowed=allowed)
+        weight, allowed = ("student_weight",), "it must be above 0"
+        self.check("train", weight, holds=lambda v: v > 0, allowed=allowed)
+        allowed = "a fraction above 0; above 1 for none"
+        self.check("train", ("eval_every",), holds=lambda v: v > 0, allowed=allowed)
+        allowed = f"0 to {2**24 - 1}"
+        self.check("train", ("seed",), holds=lambda v: 0 <= v < 2**24, allowed=allowed)
+        allowed = "a multiple above 1, or 0 for none"
+        self.check("train", ("max_spike",), holds=lambda v: v == 0 or v > 1, allowed=allowed)

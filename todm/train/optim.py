@@ -63,12 +63,12 @@ class OptimConfig(Config):
     clip_norm: float = 5.0
 
     def __post_init__(self) -> None:
-        rules = {
-            "lr adamw_lr ssm_lr eps min_rms max_rms": (lambda v: v > 0, "it must be above 0"),
-            "clipping_scale weight_decay clip_norm": (lambda v: v >= 0, "it must not be negative"),
-            "betas": (lambda v: 0 <= min(v) <= max(v) < 1, "two values in [0, 1) are needed"),
-        }
-        self.check("optim", rules)
+        positive = ("lr", "adamw_lr", "ssm_lr", "eps", "min_rms", "max_rms")
+        self.check("optim", positive, holds=lambda v: v > 0, allowed="it must be above 0")
+        others = ("clipping_scale", "weight_decay", "clip_norm")
+        self.check("optim", others, holds=lambda v: v >= 0, allowed="it must not be negative")
+        allowed = "two values in [0, 1) are needed"
+        self.check("optim", ("betas",), holds=lambda v: 0 <= min(v) <= max(v) < 1, allowed=allowed)
 
 
 def build_optimizer(config: OptimConfig, model: nn.Module) -> "ScaledAdam | ClippedAdamW":

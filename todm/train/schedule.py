@@ -43,18 +43,16 @@ class ScheduleConfig(Config):
     eden_warmup: float = 500.0
 
     def __post_init__(self) -> None:
-        knees = "knee_updates knee_epochs eden_batches eden_epochs eden_warmup"
-        rules = {
-            "warmup": (lambda v: 0 <= v < 1, "a fraction in [0, 1) is needed"),
-            "warmup_start": (lambda v: 0 < v <= 1, "a factor in (0, 1] is needed"),
-            "final": (
-                lambda v: 0 <= v <= MAX_FINAL,
-                f"at most {MAX_FINAL} of the peak is allowed",
-            ),
-            knees: (lambda v: v > 0, "it must be above 0"),
-            "reference_seconds": (lambda v: v >= 0, "seconds of audio, or 0"),
-        }
-        self.check("schedule", rules)
+        allowed = "a fraction in [0, 1) is needed"
+        self.check("schedule", ("warmup",), holds=lambda v: 0 <= v < 1, allowed=allowed)
+        allowed = "a factor in (0, 1] is needed"
+        self.check("schedule", ("warmup_start",), holds=lambda v: 0 < v <= 1, allowed=allowed)
+        allowed = f"at most {MAX_FINAL} of the peak is allowed"
+        self.check("schedule", ("final",), holds=lambda v: 0 <= v <= MAX_FINAL, allowed=allowed)
+        names = ("knee_updates", "knee_epochs", "eden_batches", "eden_epochs", "eden_warmup")
+        self.check("schedule", names, holds=lambda v: v > 0, allowed="it must be above 0")
+        allowed = "seconds of audio, or 0"
+        self.check("schedule", ("reference_seconds",), holds=lambda v: v >= 0, allowed=allowed)
         if self.reference_seconds and self.kind not in ("eden", "eden2"):
             raise ConfigError(
                 f"schedule.reference_seconds is for eden and eden2, not {self.kind}: set it to 0"
