@@ -6,6 +6,7 @@ from torch import nn
 
 from todm.search.choice import Choice
 from todm.search.cost import Prices, StackCosts, costs
+from todm.search.latency import LatencyModel
 
 
 @pytest.mark.parametrize("seed", range(3))
@@ -57,8 +58,11 @@ def test_costs_by_addition_are_exact(make_backend, price):
         assert by_addition(subnet) == price(subnet)
 
 
-class Device:
+class Device(LatencyModel):
     """Latency in proportion to depth, half of it in int8."""
+
+    def __init__(self):
+        pass
 
     def latency(self, choice):
         return choice.subnet.depth * (0.5 if choice.compression == "int8" else 1.0)

@@ -1,6 +1,6 @@
 """Budgets: `2M`, `size=3MiB`, `latency=20ms@pi5`, or several joined by commas, all of which must hold.
 
-A cost is called by its name, and those that a device decides by name and device: `latency@pi5`.
+A cost goes by its name, and one that depends on the device by name and device: `latency@pi5`.
 """
 
 import dataclasses
@@ -39,7 +39,7 @@ class Budget:
 
     @property
     def devices(self) -> tuple[str, ...]:
-        """The devices whose tables are needed."""
+        """The devices that it names."""
         named = (name.partition("@")[2] for name in self.limits if "@" in name)
         return tuple(dict.fromkeys(named))
 

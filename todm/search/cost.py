@@ -1,33 +1,21 @@
-"""What a choice costs: a subnet's own figures, found by addition of its blocks, in a compression.
+"""Costs of a choice: a subnet's own figures, added up over its blocks, in a compression.
 
 Counted on the plain model built without memory; latency comes from a device's table (`latency.py`).
 """
 
 from collections.abc import Callable, Mapping
-from typing import Protocol
 
 import torch
 from torch import nn
 
 from todm.search.choice import COMPRESSIONS, Choice, Compression
+from todm.search.latency import LatencyModel
 from todm.supernet.space import Subnet
 
 _GROUP = 32  # inputs that share a scale in int4
 # Fitted to files of 0.8 to 80 MiB in onnxruntime 1.31 on x86, fp32 and int8: within 15 %.
 _RUNTIME = 11 * 2.0**20
-_COPIES = 1.6  # of the weights while they are loaded: the file's, and the runtime's packed form
-
-
-class Predicts(Protocol):
-    """What is asked of a device: see `todm.search.latency.LatencyModel`."""
-
-    def latency(self, choice: Choice) -> float:
-        """Seconds for a chunk."""
-        ...
-
-    def rtf(self, choice: Choice) -> float:
-        """Seconds of computing per second of audio."""
-        ...
+_COPIES = 1.6  # of the weights while they are loaded: the file's and the runtime's packed ones
 
 
 def costs(build: Callable[[], nn.Module], compression: Compression = "none") -> dict[str, float]:
@@ -38,7 +26,7 @@ def costs(build: Callable[[], nn.Module], compression: Compression = "none") -> 
     a byte of zero point per 32 inputs. Everything else is four bytes a number.
 
     Args:
-        build: makes the model with the constants it is exported with; called with torch's meta device.
+        build: makes the model with the constants it is exported with; called on torch's meta device.
         compression: of the weights on disk.
     """
     with torch.device("meta"):
@@ -63,10 +51,10 @@ def sizes(build: Callable[[], nn.Module]) -> dict[str, float]:
 
 
 class StackCosts:
-    """Costs of any subnet by addition: of each block by its widths, and of what is no block.
+    """Costs of any subnet by addition: of each block by its widths, and of everything around the blocks.
 
-    To build a model takes tens of milliseconds even without memory, and thousands of subnets are to
-    be priced. Exact for costs that add up over blocks, where all blocks of the stack are of one kind.
+    Building a model takes tens of milliseconds even without memory, and a search prices thousands. Exact
+    for costs that add up over blocks, if all blocks of the stack are of one kind.
     """
 
     def __init__(self, price: Callable[[Subnet], Mapping[str, float]]) -> None:
@@ -76,7 +64,7 @@ class StackCosts:
         self._rest: dict[str, float] = {}
 
     def __call__(self, subnet: Subnet) -> dict[str, float]:
-        """What `price` would find."""
+        """The figures that `price` gives."""
         ones = [self._one(_repeat(subnet, i, 1)) for i in range(subnet.depth)]
         if not self._rest:
             two = self._price(_repeat(subnet, 0, 2))
@@ -95,7 +83,7 @@ class Prices:
     """All costs of a choice by the names that budgets use."""
 
     def __init__(
-        self, stack: Callable[[Subnet], Mapping[str, float]], devices: Mapping[str, Predicts]
+        self, stack: Callable[[Subnet], Mapping[str, float]], devices: Mapping[str, LatencyModel]
     ) -> None:
         """Put them together.
 
@@ -109,8 +97,8 @@ class Prices:
     def __call__(self, choice: Choice) -> dict[str, float]:
         """`params`, `size`, `macs`, `state`, `memory`, and `latency` and `rtf` of every device.
 
-        `memory` is the peak that decoding adds to a process that has onnxruntime imported: its sessions,
-        the weights as file and as the runtime packs them, and the state before and after a chunk.
+        `memory` is the peak that decoding adds to a process that has imported onnxruntime: its sessions,
+        the weights in the file and as the runtime packs them, and the state before and after a chunk.
         """
         if choice not in self._known:
             self._known[choice] = self._price(choice)

@@ -1,9 +1,11 @@
 """Devices of budgets: where their tables lie, this machine's own, and what a choice costs on them.
 
 Tables are kept in `TODM_HOME` (by default ~/.cache/todm), under devices/KEY/NAME.json, with KEY naming
-the search space; the pieces that graphs are put together of lie beside them.
+the search space; the exported pieces of its graphs lie beside them.
 """
 
+import hashlib
+import json
 import os
 import tempfile
 from collections.abc import Iterable, Mapping, Sequence
@@ -19,7 +21,7 @@ from todm.search.budget import Budget
 from todm.search.choice import Choice, Compression
 from todm.search.cost import Prices, StackCosts, sizes
 from todm.search.evolve import Problem
-from todm.search.latency import LatencyModel, read_table, space_key
+from todm.search.latency import LatencyModel, read_table
 from todm.supernet.space import SearchSpace, Subnet
 
 LOCAL = "local"
@@ -37,7 +39,8 @@ class Devices:
     def __init__(self, backend: Backend, progress: Progress) -> None:
         """Name the search space; nothing is measured yet."""
         self._backend, self._progress = backend, progress
-        self.key = space_key(backend.space_key())
+        space = json.dumps(backend.space_key(), sort_keys=True)
+        self.key = hashlib.sha256(space.encode()).hexdigest()[:16]
         self._tables: dict[str, dict[str, Any]] = {}
         self._builder: ProfileBuilder | None = None
 
@@ -61,7 +64,7 @@ class Devices:
         return self._tables
 
     def table(self, name: str) -> dict[str, Any]:
-        """The table of a device; `local` is measured if it was not, or on another machine.
+        """The table of a device; `local` is measured unless this machine's table is kept.
 
         Raises:
             ConfigError: no such table, or it cannot be used.
@@ -176,7 +179,7 @@ class Devices:
         return read_table(path, self.key)
 
     def _local(self) -> dict[str, Any]:
-        """This machine's table: kept, unless it is damaged, another machine's or of older graphs."""
+        """This machine's kept table; measured if missing, damaged, another machine's or of older graphs."""
         try:
             table = read_table(self.folder / f"{LOCAL}.json", self.key)
             fresh = is_fresh(self._pieces, stamp_of(self._backend.graph_parts()))

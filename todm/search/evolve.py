@@ -1,9 +1,9 @@
-"""Evolutionary search for one budget, and what it is held against: random search and uniform scaling.
+"""Evolutionary search for one budget, and its baselines: random search and uniform scaling.
 
 Evolution starts from uniform and random subnets at the edge of the budget. In each generation, the
-best choices found so far and those on their front (error against use of the budget) have children by
-mutation and crossover, which are brought to the edge of the budget; of many children those are
-evaluated for which a linear model of all evaluations so far promises most, and some at random.
+best choices so far and those on their front (error against use of the budget) have children by mutation
+and crossover, which are moved to the edge of the budget. Of many children, those with the best prediction
+of a linear model of all evaluations so far are evaluated, and some at random.
 """
 
 import dataclasses
@@ -22,20 +22,20 @@ from todm.supernet.space import SearchSpace
 
 Costs = Callable[[Choice], Mapping[str, float]]
 Progress = Callable[[int], None]
-_EDGE = 0.8  # random search is spared what leaves more of the budget unused
+_EDGE = 0.8  # random search skips choices that leave more of the budget unused
 _RIDGE = 1.0
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class SearchConfig(Config):
-    """How a search goes.
+    """Settings of a search.
 
     Attributes:
-        evaluations: of evolution for each budget, and as many of random search.
-        generation: children evaluated before parents are chosen anew.
+        evaluations: by evolution for each budget, and as many by random search.
+        generation: children evaluated before new parents are chosen.
         parents: the best choices that have children, beside those on the front.
-        pool: children among which the evaluated ones are chosen.
-        at_random: share of the evaluated children that no model chose.
+        pool: children from which the evaluated ones are chosen.
+        at_random: share of the evaluated children that are chosen without the model.
         seed: of all draws.
     """
 
@@ -54,13 +54,13 @@ class SearchConfig(Config):
 
 @dataclasses.dataclass(frozen=True)
 class Problem:
-    """A budget to be met: by what, and at which price.
+    """A budget, the choices that may meet it, and their costs.
 
     Attributes:
-        space: of subnets.
-        budget: limits.
-        compressions: that may be chosen.
-        costs: of a choice.
+        space: the subnets.
+        budget: the limits.
+        compressions: those that may be chosen.
+        costs: gives the costs of a choice.
     """
 
     space: SearchSpace
@@ -77,10 +77,10 @@ class Problem:
         return self.budget.use(self.costs(choice))
 
     def check(self) -> None:
-        """Find an impossible budget before anything is evaluated.
+        """Refuse an impossible budget before anything is evaluated.
 
         Raises:
-            BudgetError: no subnet keeps it; names the one that is nearest, and its figures.
+            BudgetError: no subnet keeps it; the message names the nearest one and its costs.
         """
         smallest = [Choice(self.space.smallest, c) for c in self.compressions]
         nearest = min(smallest, key=self.use)
@@ -109,11 +109,11 @@ def evolve(
 
     Args:
         problem: the budget.
-        evaluations: of choices.
+        evaluations: the function that is searched.
         config: how to search.
-        archive: what searches for other budgets have evaluated, to learn from; added to. What an
-            interrupted search left in `evaluations` is not used before its turn, so that the search
-            goes on as it would have.
+        archive: choices evaluated for other budgets, for the model to learn from; this search adds its
+            own. Evaluations left by an interrupted search are used only in their turn, so that the
+            search continues as it would have without the interruption.
         progress: called with the number of evaluations.
     """
     rng = random.Random(f"{config.seed} {problem.budget.text}")
@@ -144,7 +144,7 @@ def random_search(
     *,
     progress: Progress | None = None,
 ) -> list[Choice]:
-    """As many random choices that keep the budget; those that leave much of it unused are spared it."""
+    """As many random choices that keep the budget, without those that leave much of it unused."""
     rng = random.Random(f"{config.seed} random {problem.budget.text}")
     drawn = dict.fromkeys(
         Choice(problem.space.sample(rng), rng.choice(problem.compressions))
@@ -167,12 +167,12 @@ def uniform_scaling(problem: Problem, num: int = 3) -> list[Choice]:
 
 
 def best(choices: Iterable[Choice], evaluations: Evaluations) -> Choice | None:
-    """The least score; None of none."""
+    """The choice with the least score; None if there are no choices."""
     return min(choices, key=lambda c: evaluations(c)["score"], default=None)
 
 
 def front(choices: Sequence[Choice], values: Callable[[Choice], Sequence[float]]) -> list[Choice]:
-    """Those that no other is at least as good as in all values and better in one; less is better."""
+    """The Pareto front: choices that no other one dominates; less is better."""
     points = np.array([values(c) for c in choices])
     kept = []
     for choice, point in zip(choices, points, strict=True):
@@ -183,7 +183,7 @@ def front(choices: Sequence[Choice], values: Callable[[Choice], Sequence[float]]
 
 
 def _first(problem: Problem, config: SearchConfig, rng: random.Random) -> list[Choice]:
-    """The generation to begin with: uniform subnets, and random ones brought to the edge."""
+    """The first generation: uniform subnets, and random ones moved to the edge of the budget."""
     half = max(1, config.evaluations // 6)
     chosen = dict.fromkeys(uniform_scaling(problem, half))
     for _ in range(20 * half):
@@ -229,7 +229,7 @@ def _children(
 def _promise(
     space: SearchSpace, known: Sequence[Choice], evaluations: Evaluations
 ) -> Callable[[Choice], float]:
-    """A linear model of the score's logarithm, fitted to what is known."""
+    """A linear model of the score's logarithm, fitted to the known choices."""
     rows = np.array([_row(space, c) for c in known])
     target = np.log([max(evaluations(c)["score"], 1e-12) for c in known])
     mean = rows.mean(0)

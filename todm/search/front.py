@@ -1,4 +1,4 @@
-"""The front: what a search found, as an artifact with a table and a plot, and choices read from one."""
+"""The front: the result of a search as an artifact with a table and a plot."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -36,8 +36,8 @@ def write_front(
         found: the search.
         supernet: what was searched.
         config: how.
-        tables: of the devices that budgets name.
-        asked: what figures depend on: the corpus and how much of it.
+        tables: those of the devices that budgets name.
+        asked: the request: the corpus, how much of it, the compressions.
 
     Raises:
         ArtifactError: `path` exists and is not an artifact.

@@ -1,12 +1,11 @@
 """Latency of any subnet on a device, from the table that was measured there.
 
-A chunk costs the encoder, which is a constant and a share of every block for each of its widths,
+A chunk costs the encoder, a constant plus a share for each width of each block,
     seconds = r + sum over blocks b, widths w:  c[w, width of w in b]
-and the search over its frames, which all subnets have in common. The shares are fitted to the whole
-encoders of the table, so what a block costs is what it costs inside of a net.
+and the decoding of its frames, which is the same for all subnets. The shares are fitted to the whole
+encoders of the table, so a block costs what it costs inside a net.
 """
 
-import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -14,12 +13,11 @@ from typing import Any
 
 import numpy as np
 
+from todm.device import profiler
 from todm.errors import ConfigError
 from todm.search.choice import Choice, Compression
 from todm.supernet.space import SearchSpace, Subnet
 
-# As todm/device/profiler.py has them, which imports onnxruntime and cannot import this file.
-_KIND, _FORMAT_VERSION = "todm device table", 1
 _RIDGE = 1e-6
 _REFITS = 5
 _NEGLIGIBLE = 0.005  # relative error
@@ -32,22 +30,22 @@ _FIELDS = {
     "search_ms": dict,
     "operators_ms": dict,
 }
-# A table has what onnxruntime's own int8 kernels take; 4 bits are told from 8 by nothing it measured.
+# A table has the times of onnxruntime's own int8 kernels, and none of 4 bits.
 _PRECISION: Mapping[Compression, str] = {"none": "fp32", "int8": "int8"}
 
 
 class BlockModel:
-    """The fitted sum of the head of this file, for one precision."""
+    """The fitted sum at the head of this file, for one precision."""
 
     def __init__(
         self, space: SearchSpace, subnets: Sequence[Subnet], seconds: Sequence[float]
     ) -> None:
-        """Fit by least squares of relative errors, those of a disturbed measurement weighing less.
+        """Fit by least squares of relative errors, with less weight on disturbed measurements.
 
         Args:
             space: has the widths.
-            subnets: that were measured.
-            seconds: what they took.
+            subnets: the measured ones.
+            seconds: their times.
         """
         widths = [(name, w) for name, values in space.config.widths.items() for w in values]
         self._column = {pair: i + 1 for i, pair in enumerate(widths)}
@@ -71,9 +69,9 @@ class BlockModel:
 
 
 def _solve(scaled: np.ndarray, weights: np.ndarray) -> np.ndarray:
-    """Shares for which the scaled rows give ones.
+    """Shares with which the scaled rows give ones.
 
-    Shares of two widths of one block differ by a constant that no data tell: hence a touch of ridge.
+    A constant can move between the shares of two widths of a block without any change: hence the ridge.
     """
     weighted = scaled * weights[:, None]
     gram = scaled.T @ weighted
@@ -118,7 +116,7 @@ class LatencyModel:
         return self._encoder[precision](choice.subnet)
 
     def latency(self, choice: Choice) -> float:
-        """Seconds from the last frame of a chunk to its symbols: encoder and greedy search."""
+        """Seconds from the last frame of a chunk to its symbols: encoder and greedy decoding."""
         return self.encoder(choice) + self._search[_PRECISION[choice.compression]]
 
     def rtf(self, choice: Choice) -> float:
@@ -126,20 +124,15 @@ class LatencyModel:
         return (self.latency(choice) + self._features) / self.table["chunk_seconds"]
 
 
-def space_key(config: Mapping[str, Any]) -> str:
-    """Names a search space and the sizes around it: what a table is good for."""
-    return hashlib.sha256(json.dumps(config, sort_keys=True).encode()).hexdigest()[:16]
-
-
 def read_table(path: Path, key: str) -> dict[str, Any]:
     """A device's table, checked.
 
     Args:
         path: the JSON that the profiler wrote.
-        key: of the search space, see `space_key`.
+        key: of the search space, see `todm.search.devices.Devices`.
 
     Raises:
-        ConfigError: not there, damaged, none of these, or of another search space.
+        ConfigError: it is missing, damaged, not a device's table, or of another search space.
     """
     try:
         table: Any = json.loads(path.read_text(encoding="utf-8"))
@@ -147,15 +140,15 @@ def read_table(path: Path, key: str) -> dict[str, Any]:
         raise ConfigError(f"{path} cannot be read: is this the table of a device?") from None
     except ValueError:
         raise ConfigError(f"{path} is damaged: measure the device again") from None
-    if not isinstance(table, dict) or table.get("kind") != _KIND:
+    if not isinstance(table, dict) or table.get("kind") != profiler.KIND:
         raise ConfigError(f"{path} is not the table of a device: give what measure.py wrote")
-    if table.get("format_version") != _FORMAT_VERSION:
+    if table.get("format_version") != profiler.FORMAT_VERSION:
         raise ConfigError(
-            f"{path} has format {table.get('format_version')}, this todm reads {_FORMAT_VERSION}: "
+            f"{path} has format {table.get('format_version')}, this todm reads {profiler.FORMAT_VERSION}: "
             "measure the device with a new pack"
         )
     whole = all(isinstance(table.get(name), kind) for name, kind in _FIELDS.items())
-    if not whole or table.get("sha256") != _checksum(table) or not _has_entries(table):
+    if not whole or table.get("sha256") != profiler.checksum(table) or not _has_entries(table):
         raise ConfigError(f"{path} is damaged: measure the device again")
     if table["space"] != key:
         raise ConfigError(
@@ -163,11 +156,6 @@ def read_table(path: Path, key: str) -> dict[str, Any]:
             "with  todm profile SUPERNET --pack DIR  and measure the device again"
         )
     return table
-
-
-def _checksum(table: Mapping[str, Any]) -> str:
-    rest = {key: value for key, value in table.items() if key != "sha256"}
-    return hashlib.sha256(json.dumps(rest, sort_keys=True).encode()).hexdigest()
 
 
 def _has_entries(table: Mapping[str, Any]) -> bool:

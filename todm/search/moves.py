@@ -1,4 +1,4 @@
-"""Steps through a search space: to a neighbour, between two parents, and up to the edge of a budget."""
+"""Moves in a search space: to a neighbour, between two parents, and up to the edge of a budget."""
 
 import random
 from collections.abc import Callable, Iterator, Sequence
@@ -14,7 +14,7 @@ _CHANGES = 0.25  # chance of each width, of the depth and of the compression
 def mutate(
     choice: Choice, space: SearchSpace, compressions: Sequence[Compression], rng: random.Random
 ) -> Choice:
-    """A choice near this one: some widths, perhaps the depth or the compression, are drawn anew."""
+    """A choice near this one: some widths, and perhaps the depth or the compression, are redrawn."""
     subnet, compression = choice.subnet, choice.compression
     if rng.random() < _CHANGES:
         subnet = with_depth(subnet, space, rng.choice(space.config.depths), rng)
@@ -44,7 +44,7 @@ def cross(first: Choice, second: Choice, space: SearchSpace, rng: random.Random)
 
 
 def with_depth(subnet: Subnet, space: SearchSpace, depth: int, rng: random.Random) -> Subnet:
-    """The same widths in the blocks that stay; a block that comes in has those of a random other."""
+    """The same widths in the blocks that stay; an added block copies a random one."""
     at = {block: i for i, block in enumerate(subnet.blocks)}
     source = [at.get(b, rng.randrange(subnet.depth)) for b in space.kept_blocks(depth)]
     old = _widths(subnet)
@@ -56,8 +56,8 @@ def with_depth(subnet: Subnet, space: SearchSpace, depth: int, rng: random.Rando
 def fit(choice: Choice, space: SearchSpace, holds: Holds, rng: random.Random) -> Choice | None:
     """Shrink a choice at random until it keeps the budget, then widen it until nothing more fits.
 
-    A wider net is nearly always a better one, so that the best lie at the edge of the budget. None
-    where the smallest of its compression does not fit.
+    A wider net is nearly always better, so the best ones lie at the edge of the budget. Returns None if
+    even the smallest subnet in this compression does not fit.
     """
     while not holds(choice):
         smaller = list(_steps(choice, space, -1))

@@ -5,7 +5,7 @@ import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
-from todm.files import Progress
+from todm.files import Progress, no_progress
 from todm.search.budget import Budget
 from todm.search.choice import Choice
 from todm.search.evaluations import Evaluations, Figures
@@ -22,15 +22,15 @@ from todm.search.evolve import (
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Answer:
-    """What was found for one budget.
+    """The result for one budget.
 
     Attributes:
-        budget: what was asked for.
-        chosen: the best choice of all that were evaluated and keep the budget.
-        evolution: the best that evolution found, on its own.
+        budget: the request.
+        chosen: the best of all evaluated choices that keep the budget.
+        evolution: the best that evolution alone found.
         random: the best of as many random choices.
         uniform: the best of the uniform subnets that use most of the budget.
-        evaluations: of evolution, and of random search.
+        evaluations: by evolution, and as many by random search.
     """
 
     budget: Budget
@@ -72,37 +72,42 @@ def search(
     config: SearchConfig,
     *,
     baselines: bool = True,
-    progress: Progress | None = None,
+    progress: Progress = no_progress,
 ) -> Found:
     """Search for every budget.
 
     Args:
         problems: one for each budget, over one space and with one function of costs.
-        evaluations: of choices; those that are known already cost no time.
+        evaluations: the function that is searched; what it knows already costs no time.
         config: how to search.
-        baselines: random search and uniform scaling beside it.
+        baselines: also run random search and uniform scaling.
         progress: called with (what, done, all).
 
     Raises:
-        BudgetError: a budget that no subnet keeps; nothing has been evaluated then.
+        BudgetError: no subnet keeps a budget; nothing has been evaluated then.
     """
     for problem in problems:
         problem.check()
     started, cpu = time.perf_counter(), time.process_time()
 
-    def tell(what: str) -> Callable[[int], None]:
-        say = progress or (lambda what, done, total: None)
-        return lambda done: say(what, done, config.evaluations)
+    def counted(what: str) -> Callable[[int], None]:
+        return lambda done: progress(what, done, config.evaluations)
 
     archive: dict[Choice, None] = {}
     evolved = [
         evolve(
-            p, evaluations, config, archive=archive, progress=tell(f"evolution for {p.budget.text}")
+            p,
+            evaluations,
+            config,
+            archive=archive,
+            progress=counted(f"evolution for {p.budget.text}"),
         )
         for p in problems
     ]
     drawn = [
-        random_search(p, evaluations, config, progress=tell(f"random search for {p.budget.text}"))
+        random_search(
+            p, evaluations, config, progress=counted(f"random search for {p.budget.text}")
+        )
         if baselines
         else []
         for p in problems

@@ -239,7 +239,7 @@ def analyse(
     from todm import artifact
     from todm.compress.analyse import analyse as try_alone
     from todm.compress.plots import plot_sensitivity
-    from todm.files import write_text
+    from todm.files import read_json, write_text
     from todm.stages import adapters
 
     if not tolerance >= 0:
@@ -258,6 +258,7 @@ def analyse(
         content = {"asked": asked, "values": values, **more}
         write_text(file, json.dumps(content, indent=1) + "\n")
 
+    known = read_json(file)
     adapter = adapters.adapter_of(found, corpus=request.corpus)
     sensitivity = try_alone(
         adapter,
@@ -265,7 +266,7 @@ def analyse(
         _measure(adapter, request, config.seed),
         tolerance=tolerance,
         calibration=request.calibration,
-        known=_known(file, asked),
+        known=known.get("values", {}) if known.get("asked") == asked else {},
         keep=keep,
         progress=progress,
     )
@@ -281,16 +282,6 @@ def _fingerprint(path: Path) -> str:
             return hashlib.file_digest(handle, "sha256").hexdigest()
     names = sorted(f"{p.relative_to(path)} {p.stat().st_size}" for p in path.rglob("*"))
     return hashlib.sha256("\n".join(names).encode()).hexdigest()
-
-
-def _known(file: Path, asked: dict[str, Any]) -> dict[str, float]:
-    """Values of an earlier call with the same request."""
-    try:
-        found = json.loads(file.read_text())
-    except (OSError, ValueError):
-        return {}
-    same = isinstance(found, dict) and found.get("asked") == asked
-    return found.get("values", {}) if same else {}
 
 
 def _measure(adapter: "ModelAdapter", request: _Request, seed: int) -> "Measure":

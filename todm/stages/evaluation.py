@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from todm.errors import ConfigError
-from todm.files import Progress, no_progress
+from todm.files import Progress, no_progress, read_json, write_text
 
 if TYPE_CHECKING:
     from todm.artifact import Artifact
@@ -166,8 +166,9 @@ def evaluate(
         "latency": timed_by and timed_by.hash,
         **request.to_json(),
     }
-    if place and (results := _known(place, asked)) is not None:
-        return Evaluated(results=results, existed=True)
+    done = read_json(place / _FIGURES) if place else {}
+    if done.get("asked") == asked:
+        return Evaluated(results=done["results"], existed=True)
     decode = _of_bundle if found.kind == "bundle" else _of_model
     decoded = decode(found, data, request, progress)
     # A limit takes the first utterances for a bundle, and others for a model.
@@ -316,7 +317,6 @@ def _write(out: Path, results: dict[str, _Result], figures: dict[str, Any]) -> N
     """What was recognised, and last the figures, which say that all is there."""
     from todm.asr.decode.utterances import write_utterances
     from todm.asr.decode.wer import write_alignments
-    from todm.files import write_text
 
     for name, result in results.items():
         rows = ((u.id, u.reference, u.hypothesis) for u in result.utterances)
@@ -324,15 +324,6 @@ def _write(out: Path, results: dict[str, _Result], figures: dict[str, Any]) -> N
         write_alignments(out / f"alignments-{name}.txt", *columns)
         write_utterances(out / _UTTERANCES.format(name), result.utterances)
     write_text(out / _FIGURES, json.dumps(figures, indent=1) + "\n")
-
-
-def _known(out: Path, asked: dict[str, Any]) -> dict[str, dict[str, Any]] | None:
-    """Results of an earlier call with the same request."""
-    try:
-        found = json.loads((out / _FIGURES).read_text())
-    except (OSError, json.JSONDecodeError):
-        return None
-    return found["results"] if found.get("asked") == asked else None
 
 
 def _pairs(ours: Path, theirs: Path) -> list[tuple[str, Path, Path]]:

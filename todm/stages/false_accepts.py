@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from todm.errors import ConfigError
-from todm.files import Progress, no_progress, write_text
+from todm.files import Progress, no_progress, read_json, write_text
 
 if TYPE_CHECKING:
     import numpy as np
@@ -56,8 +56,8 @@ def count_false_accepts(
     opened = open_bundle(bundle)
     file = out and Path(out) / _FIGURES
     asked = {"reject": _key(opened), "speech": str(speech or ""), "minutes": minutes}
-    found = _known(file, asked)
-    if found is None:
+    found = read_json(file) if file else {}
+    if found.get("asked") != asked:
         results = {}
         for precision in forms_here(opened):
             recognizer = StreamingRecognizer(opened, precision=precision)
@@ -136,12 +136,3 @@ def _key(bundle: "Bundle") -> str:
     for file in sorted([*bundle.path.glob("*.onnx"), bundle.file("tokens.txt")]):
         digest.update(file.read_bytes())
     return digest.hexdigest()
-
-
-def _known(file: Path | None, asked: dict[str, Any]) -> dict[str, Any] | None:
-    """Figures of an earlier call with the same request."""
-    try:
-        found = json.loads(file.read_text()) if file else {}
-    except (OSError, json.JSONDecodeError):
-        return None
-    return found if found.get("asked") == asked else None
