@@ -57,7 +57,8 @@ def biasing_arcs(
                 f"{vocab_size - 1} other than {UNK_ID} (<unk>); see in tokens.txt how its words are spelled"
             )
     # A state is a prefix of a phrase: how much of which phrase was just spoken.
-    prefixes = {tuple(phrase[:i]) for phrase in phrases for i in range(len(phrase) + 1)} | {()}
+    prefixes: set[tuple[int, ...]] = {()}
+    prefixes |= {tuple(phrase[:i]) for phrase in phrases for i in range(1, len(phrase) + 1)}
     states = sorted(prefixes, key=lambda prefix: (len(prefix), prefix))
     number = {state: i for i, state in enumerate(states)}
     steps: dict[tuple[int, ...], dict[int, tuple[int, ...]]] = {state: {} for state in states}
