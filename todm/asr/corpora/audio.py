@@ -12,8 +12,7 @@ from todm.asr.data.workers import ALL_CPUS, Workers
 
 _DECODE_BELOW_HOURS = 40.0
 _PER_JOB, _MOST_JOBS_ALONE = 64, 200
-# A manifest may round, and so may a decoder.
-_TOLERANCE_SECONDS = 0.1
+_TOLERANCE = 0.1  # seconds: a manifest may round, and so may a decoder
 _SHORTEST = 0.03
 
 
@@ -116,7 +115,7 @@ def _span(candidate: Candidate, frames: int, rate: int) -> tuple[int, int] | Non
     start = round(candidate.start * rate)
     num = frames - start if candidate.seconds is None else round(candidate.seconds * rate)
     beyond = start + num - frames
-    if start < 0 or start >= frames or num <= 0 or beyond > _TOLERANCE_SECONDS * rate:
+    if start < 0 or start >= frames or num <= 0 or beyond > _TOLERANCE * rate:
         return None
     return start, num - max(beyond, 0)
 

@@ -47,8 +47,8 @@ def _scan(folder: Path, split: Split, root: Path) -> Iterator[Candidate | Reject
                 "are never run: write the audio to files, and name those"
             )
     texts = _table(folder / "text", problems)
-    speakers = _optional(folder / "utt2spk", problems)
-    segments = _optional(folder / "segments", problems)
+    speakers = _table(folder / "utt2spk", problems)
+    segments = _table(folder / "segments", problems)
     places = (folder, root, root.parent, Path.cwd())
     for name, text in texts.items():
         row = segments.get(name) if segments else name
@@ -83,12 +83,13 @@ def _span(times: list[str]) -> tuple[float, float | None, tuple[int, ...] | None
     return start, None if end == -1 else end - start, channels
 
 
-def _optional(path: Path, problems: list[Rejected]) -> dict[str, str]:
-    return _table(path, problems) if path.is_file() else {}
-
-
 def _table(path: Path, problems: list[Rejected]) -> dict[str, str]:
-    """Maps the first word of every line to the rest; a second line of the same key is a problem."""
+    """Maps the first word of every line to the rest; a second line of the same key is a problem.
+
+    Empty if there is no such file.
+    """
+    if not path.is_file():
+        return {}
     table: dict[str, str] = {}
     for number, line in text_lines(path):
         if line is None:

@@ -23,7 +23,7 @@ SUFFIXES = frozenset(
 """Of files with audio."""
 
 _TOLERANCE = 0.1
-"""Seconds by which a recording may differ from its manifest."""
+"""Seconds by which a recording may differ from its manifest: both it and a decoder may round."""
 
 
 def cut_samples(cut: Any) -> np.ndarray:  # noqa: ANN401 - a lhotse Cut

@@ -18,9 +18,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from todm.device.audio import SAMPLE_RATE
 from todm.errors import CorpusError
 
-SAMPLE_RATE = 16000
 NUM_BINS = 80
 FRAME_SHIFT = 0.01
 FRAME_SAMPLES = 160

@@ -6,8 +6,8 @@ from collections.abc import Callable
 import numpy as np
 
 from todm.config import Config
+from todm.device.audio import SAMPLE_RATE
 
-SAMPLE_RATE = 16_000
 KINDS = ("white", "pink", "brown", "hum", "babble")
 
 
