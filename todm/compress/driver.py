@@ -184,7 +184,7 @@ class _Run:
         return reports
 
     def _capture(self, block_list: str) -> list[Call]:
-        """The calls of a block list; probes look at the layers on the way there that no block holds."""
+        """The calls of a block list; probes look at the layers before it that no block holds."""
         whole = self._whole([], [])
         new = {
             state.name: Probe(whole.get(state.name))

@@ -101,6 +101,12 @@ class PackedLinear(nn.Module, abc.ABC):
     def _format(self) -> Format:
         return {}
 
+    def _weight(self) -> matmul_24.Packed:
+        """Of a layer stored as 2:4, as the op takes it."""
+        if self._ready is None:
+            self._ready = _weight_24(self.format(), dict(self._storage()))
+        return self._ready
+
     def _storage(self) -> Iterator[tuple[str, Tensor]]:
         return ((name, t) for name, t in self._buffers.items() if t is not None)
 
@@ -148,11 +154,6 @@ class SparseLinear(PackedLinear):
         """Those of the values' dtype."""
         return 8 * self.values_NH.element_size()
 
-    def _weight(self) -> matmul_24.Packed:
-        if self._ready is None:
-            self._ready = matmul_24.Packed(self.values_NH, self.codes_NC, self.in_features)
-        return self._ready
-
 
 class Int8Linear(PackedLinear):
     """int8 weights and activations, see `todm.kernels.matmul_int8`; 2:4 through `matmul_24`."""
@@ -184,11 +185,8 @@ class Int8Linear(PackedLinear):
             ConfigError: parts that do not match, or codes that are not 2:4.
         """
         self.sparse24 = sparse24
-        if (
-            codes_NK.dtype != torch.int8
-            or codes_NK.dim() != 2
-            or scale_N.shape != codes_NK.shape[:1]
-        ):
+        is_matrix = codes_NK.dtype == torch.int8 and codes_NK.dim() == 2
+        if not is_matrix or scale_N.shape != codes_NK.shape[:1]:
             raise ConfigError(
                 f"Int8Linear: codes are {codes_NK.dtype} {tuple(codes_NK.shape)} and scales "
                 f"{tuple(scale_N.shape)}; int8 [N, K] and [N] are needed"
@@ -209,8 +207,9 @@ class Int8Linear(PackedLinear):
         if self.sparse24:
             weight = self._weight()
             return matmul_24.matmul_24(input, weight, bias_N=bias_N, act_scale=act_scale)
-        quantised = (self.codes(), self.scale_N)
-        return matmul_int8.matmul_int8(input, *quantised, bias_N=bias_N, act_scale=act_scale)
+        return matmul_int8.matmul_int8(
+            input, self.codes(), self.scale_N, bias_N=bias_N, act_scale=act_scale
+        )
 
     @property
     def weight_bits(self) -> int:
@@ -229,12 +228,6 @@ class Int8Linear(PackedLinear):
     def dense_weight(self) -> Tensor:
         """See `PackedLinear`."""
         return self.codes().float() * self.scale_N[:, None]
-
-    def _weight(self) -> matmul_24.Packed:
-        if self._ready is None:
-            parts = (self.get_buffer("values_NH"), self.get_buffer("codes_NC"))
-            self._ready = matmul_24.Packed(*parts, self.in_features, self.scale_N)
-        return self._ready
 
     def _format(self) -> Format:
         return {"sparse24": self.sparse24}
@@ -296,12 +289,8 @@ class W4Linear(PackedLinear):
 
     def dense_weight(self) -> Tensor:
         """See `PackedLinear`."""
-        weight_NK = self.weight_w4.dequantise()
-        return (
-            weight_NK
-            if self.pre_quant_scale_K is None
-            else weight_NK * self.pre_quant_scale_K.float()
-        )
+        weight_NK, scale_K = self.weight_w4.dequantise(), self.pre_quant_scale_K
+        return weight_NK if scale_K is None else weight_NK * scale_K.float()
 
     def _format(self) -> Format:
         return {"sparse24": self.sparse24, "bits": self.bits, "group": self.group}
@@ -362,20 +351,20 @@ def release(model: nn.Module) -> None:
         layer.release()
 
 
-def _build_sparse(format: Format, tensors: Mapping[str, Tensor]) -> PackedLinear:  # noqa: A002
+def _weight_24(format: Format, tensors: Mapping[str, Tensor]) -> matmul_24.Packed:  # noqa: A002
     parts = (tensors["values_NH"], tensors["codes_NC"], format["shape"][1])
-    return SparseLinear(matmul_24.Packed(*parts), tensors.get("bias"))
+    return matmul_24.Packed(*parts, tensors.get("scale_N"))
+
+
+def _build_sparse(format: Format, tensors: Mapping[str, Tensor]) -> PackedLinear:  # noqa: A002
+    return SparseLinear(_weight_24(format, tensors), tensors.get("bias"))
 
 
 def _build_int8(format: Format, tensors: Mapping[str, Tensor]) -> PackedLinear:  # noqa: A002
-    scale_N, sparse24 = tensors["scale_N"], format["sparse24"]
-    if sparse24:
-        parts = (tensors["values_NH"], tensors["codes_NC"], format["shape"][1], scale_N)
-        codes_NK = matmul_24.Packed(*parts).dense_NK
-    else:
-        codes_NK = tensors["codes_NK"]
+    sparse24 = format["sparse24"]
+    codes_NK = _weight_24(format, tensors).dense_NK if sparse24 else tensors["codes_NK"]
     options = {"act_scale": tensors.get("act_scale"), "sparse24": sparse24}
-    return Int8Linear(codes_NK, scale_N, tensors.get("bias"), **options)
+    return Int8Linear(codes_NK, tensors["scale_N"], tensors.get("bias"), **options)
 
 
 def _build_w4(format: Format, tensors: Mapping[str, Tensor]) -> PackedLinear:  # noqa: A002

@@ -40,14 +40,14 @@ from todm.llm.streaming import Streaming
 _BATCH = 8
 _LARGE = 4 << 30
 """Bytes of a model in float32 from which on it is streamed."""
-_TOWER = "model.layers"
+_BLOCKS = "model.layers"
 
 
 class LlmAdapter:
     """`todm.compress.adapter.ModelAdapter` for language models."""
 
     backend = "llm"
-    block_lists: Sequence[str] = (_TOWER,)
+    block_lists: Sequence[str] = (_BLOCKS,)
     kept: Mapping[str, str] = {"lm_head": "the head: every token's probability depends on it alone"}
 
     def __init__(
@@ -101,7 +101,7 @@ class LlmAdapter:
         if streamed is None:
             streamed = 4 * sum(p.numel() for p in model.parameters()) > _LARGE
         assign(model, tensors, dtype=None if streamed else torch.float32)
-        blocks = [f"{_TOWER}.{n}" for n, _ in model.get_submodule(_TOWER).named_children()]
+        blocks = [f"{_BLOCKS}.{n}" for n, _ in model.get_submodule(_BLOCKS).named_children()]
         keeper = Streaming(model, blocks, scratch) if streamed else None
         return cls(config, model, source.path, streaming=keeper)
 
@@ -248,7 +248,7 @@ def _let_blocks_know_their_positions(model: nn.Module) -> None:
         return
     config: Any = model.get_submodule("model").config
     kinds = config.layer_types
-    for block, kind in zip(model.get_submodule(_TOWER).children(), kinds, strict=True):
+    for block, kind in zip(model.get_submodule(_BLOCKS).children(), kinds, strict=True):
 
         def own(
             _module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], kind: str = kind
