@@ -92,12 +92,12 @@ def test_without_a_tail_the_end_is_lost(bundle, speech):
 
 
 def test_beam_of_one_hypothesis_is_greedy(bundle, speech):
-    from todm.device.decode import BeamSearch
+    from todm.device.decode import BeamDecoder
 
     recognizer = StreamingRecognizer(bundle)
     greedy = recognizer.transcribe(speech)
     networks = bundle.networks()
-    recognizer._search = BeamSearch(networks, 2, bundle.path, max_active=1)
+    recognizer._decoder = BeamDecoder(networks, 2, bundle.path, max_active=1)
     assert recognizer.transcribe(speech).tokens == greedy.tokens
 
 
@@ -106,12 +106,12 @@ def test_beam_finds_no_worse_paths(bundle, speech):
     scores = []
     for beam in (1, 8):
         recognizer = StreamingRecognizer(bundle, beam=max(beam, 2))
-        recognizer._search._max_active = beam
+        recognizer._decoder._max_active = beam
         stream = recognizer.create_stream()
         stream.accept(speech)
         while recognizer.step([stream]):
             pass
-        scores.append(max(h.score for h in stream.search.hypotheses))
+        scores.append(max(h.score for h in stream.decoder_state.hypotheses))
     assert scores[1] >= scores[0]
 
 

@@ -122,7 +122,7 @@ def test_what_is_settled_is_forgotten(recognizer, speech):
     assert (*done.tokens, *rest.tokens) == before.tokens
     assert (*done.timestamps, *rest.timestamps) == before.timestamps
     recognizer.commit(stream, len(rest.tokens))
-    (left,) = stream.search.hypotheses
+    (left,) = stream.decoder_state.hypotheses
     assert left.ids == before.ids[-recognizer.spec.context_size :]
     assert left.frames == left.log_probs == ()
 

@@ -122,7 +122,9 @@ class Pipe:
             continue
 
     def _bytes(self) -> Iterator[bytes]:
-        read = getattr(self._stream, "read1", self._stream.read)  # whatever is available, up to a block
+        read = getattr(
+            self._stream, "read1", self._stream.read
+        )  # whatever is available, up to a block
         while not self._closed and (data := read(_BLOCK_BYTES)):
             yield data
 

@@ -1,8 +1,8 @@
-"""What a runtime relies on in a transducer, checked before it dies of it.
+"""Checks of what a runtime relies on in a transducer.
 
-sherpa-onnx ends the process without a message where an integer of the metadata is missing, and
-breaks at print time where tokens.txt is short. So the metadata, the shapes of the graphs (by running
-them once) and the token count are held against each other here first.
+sherpa-onnx ends the process without a message if an integer of the metadata is missing, and fails when
+it prints if tokens.txt is too short. So the metadata, the shapes of the graphs (by running them once)
+and the number of tokens are compared here first.
 
 Letters: N streams; T feature frames a chunk takes; L, S, R the axes of the two state tensors;
 J joiner width; K context size; V vocabulary.
@@ -26,14 +26,14 @@ STREAMING_MODEL_TYPE = "lstm"
 OFFLINE_MODEL_TYPE = "zipformer2"
 _STREAMING_KEYS = ("T", "decode_chunk_len", "num_encoder_layers", "d_model", "rnn_hidden_size")
 _DECODER_KEYS = ("vocab_size", "context_size")
-# What zeros are made for before the graph itself can object: a minute, 64 MB of state.
+# Zeros of these sizes are allocated before the graph itself can object: a minute, 64 MB of state.
 _LARGEST = {"T": 1 << 14, "num_encoder_layers": 1 << 10, "context_size": 1 << 10}
 _LARGEST_STATE = 1 << 24
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class StreamingSpec:
-    """What the metadata of a streaming bundle says, held against its graphs."""
+    """The sizes in the metadata of a streaming bundle, checked against its graphs."""
 
     chunk_frames: int
     shift_frames: int
@@ -48,7 +48,7 @@ def validate(bundle: Bundle) -> StreamingSpec:
     """Check all graphs of a bundle, in every precision, streaming and offline.
 
     Raises:
-        BundleError: what is wrong, and in which file.
+        BundleError: says what is wrong, and in which file.
     """
     for precision in bundle.precisions():
         streaming_spec(bundle.networks(precision), bundle.path)
@@ -58,14 +58,14 @@ def validate(bundle: Bundle) -> StreamingSpec:
 
 
 def streaming_spec(networks: Networks, where: Path) -> StreamingSpec:
-    """The sizes of a streaming transducer, after checking that graphs, metadata and tokens agree.
+    """Check that graphs, metadata and tokens agree, and return the sizes of a streaming transducer.
 
     Args:
         networks: the loaded graphs.
         where: the bundle, for messages.
 
     Raises:
-        BundleError: the first thing that does not fit.
+        BundleError: the first mismatch.
     """
     _check_model_type(networks.encoder, STREAMING_MODEL_TYPE, where)
     sizes = _integers(networks.encoder, "encoder", _STREAMING_KEYS, where)
@@ -75,10 +75,12 @@ def streaming_spec(networks: Networks, where: Path) -> StreamingSpec:
         shift_frames=sizes["decode_chunk_len"],
         state0_shape=(layers, sizes["d_model"]),
         state1_shape=(layers, sizes["rnn_hidden_size"]),
-        **_check_search_graphs(networks, where),
+        **_check_predictor_and_joiner(networks, where),
     )
     if layers * max(sizes["d_model"], sizes["rnn_hidden_size"]) > _LARGEST_STATE:
-        raise BundleError(f"{where}: the encoder's state is larger than any bundle's: not loaded")
+        raise BundleError(
+            f"{where}: the encoder's state is larger than that of any bundle: not loaded"
+        )
     if spec.shift_frames > spec.chunk_frames:
         raise BundleError(
             f"{where}: the encoder advances {spec.shift_frames} frames (decode_chunk_len) and reads "
@@ -95,10 +97,10 @@ def check_offline(networks: Networks, where: Path) -> int:
         Its context size.
 
     Raises:
-        BundleError: the first thing that does not fit.
+        BundleError: the first mismatch.
     """
     _check_model_type(networks.encoder, OFFLINE_MODEL_TYPE, where)
-    sizes = _check_search_graphs(networks, where)
+    sizes = _check_predictor_and_joiner(networks, where)
     joiner_dim = sizes["joiner_dim"]
     frames = np.zeros((1, 7, NUM_BINS), np.float32)
     out, lens = run(networks.encoder, [frames, np.array([7], np.int64)], "offline encoder", where)
@@ -111,17 +113,17 @@ def check_offline(networks: Networks, where: Path) -> int:
 
 
 def start_context(context_size: int) -> NDArray[np.int64]:
-    """The context at the start of a stream, int64 [K]: -1 for `nothing yet`, then blank."""
+    """The context at the start of a stream, int64 [K]: -1 means nothing yet, then blank."""
     return np.array([-1] * (context_size - 1) + [0], np.int64)
 
 
 def zero_states(spec: StreamingSpec, num_streams: int) -> list[NDArray[np.float32]]:
-    """The two states at the start of a stream: float32 [L, N, S] and [L, N, R]."""
+    """The two states at the start of a stream, float32 [L, N, S] and [L, N, R]."""
     shapes = (spec.state0_shape, spec.state1_shape)
     return [np.zeros((layers, num_streams, size), np.float32) for layers, size in shapes]
 
 
-def _check_search_graphs(networks: Networks, where: Path) -> dict[str, int]:
+def _check_predictor_and_joiner(networks: Networks, where: Path) -> dict[str, int]:
     """Sizes of decoder and joiner: joiner_dim, vocab_size, context_size."""
     sizes = _integers(networks.decoder, "decoder", _DECODER_KEYS, where)
     vocab_size, context_size = sizes["vocab_size"], sizes["context_size"]

@@ -14,12 +14,12 @@ from todm.device.bundle import Bundle, Networks, Precision, run
 from todm.device.contract import check_offline, streaming_spec, zero_states
 from todm.device.decode import (
     FRAME_SECONDS,
-    BeamSearch,
+    BeamDecoder,
+    DecoderState,
     Floats,
-    GreedySearch,
+    GreedyDecoder,
     Hypothesis,
-    Search,
-    SearchState,
+    TransducerDecoder,
     silent_ids,
 )
 from todm.device.features import OnlineFeatures, fbank
@@ -29,7 +29,7 @@ _BYTE = re.compile(r"<0x([0-9A-F]{2})>")
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Transcript:
-    """What was said, and when (seconds from the start of the stream)."""
+    """Recognised text with its tokens; times in seconds from the start of the stream."""
 
     text: str
     ids: tuple[int, ...]
@@ -39,23 +39,23 @@ class Transcript:
 
 
 class Stream:
-    """One speaker's audio on its way through a `StreamingRecognizer`."""
+    """One audio stream in a `StreamingRecognizer`: its features, states and hypotheses."""
 
-    def __init__(self, states: list[Floats], search: SearchState) -> None:
+    def __init__(self, states: list[Floats], decoder_state: DecoderState) -> None:
         self._features = OnlineFeatures()
         self.states = states
-        self.search = search
+        self.decoder_state = decoder_state
 
     def accept(self, samples_S: Samples) -> None:
         """Add audio: float32 [S] at 16 kHz, in [-1, 1]."""
         self._features.accept(samples_S)
 
     def finish(self) -> None:
-        """No audio follows. Feed `Bundle.tail_seconds` of silence before, or lose the last words."""
+        """End the audio. Feed `Bundle.tail_seconds` of silence first, or the last words are lost."""
         self._features.finish()
 
     def is_ready(self, chunk_frames: int) -> bool:
-        """Whether a chunk can be decoded; as in sherpa-onnx, one frame more must have come in."""
+        """Whether a chunk can be decoded; as in sherpa-onnx, it takes one frame more than a chunk."""
         return self._features.num_ready > chunk_frames
 
     def take(self, chunk_frames: int, shift_frames: int) -> Floats:
@@ -64,7 +64,7 @@ class Stream:
 
 
 class StreamingRecognizer:
-    """Decodes streams chunk by chunk; the packed states are carried from call to call."""
+    """Decodes streams chunk by chunk and carries their packed states from call to call."""
 
     def __init__(
         self,
@@ -74,7 +74,7 @@ class StreamingRecognizer:
         num_threads: int = 1,
         beam: int = 1,
     ) -> None:
-        """Load the graphs of one precision; `beam` hypotheses, 1 for greedy search.
+        """Load the graphs of one precision; `beam` is the number of hypotheses, 1 for greedy search.
 
         Raises:
             BundleError: a graph is missing, or graphs, metadata and tokens do not fit together.
@@ -82,11 +82,11 @@ class StreamingRecognizer:
         networks = bundle.networks(precision, num_threads=num_threads)
         self.spec = streaming_spec(networks, bundle.path)
         self._networks, self._bundle = networks, bundle
-        self._search = _search(networks, self.spec.context_size, bundle, beam)
+        self._decoder = _decoder(networks, self.spec.context_size, bundle, beam)
 
     @property
     def tail_seconds(self) -> float:
-        """Silence to feed after speech before the last words are out."""
+        """Seconds of silence to feed after speech to get the last words."""
         return self._bundle.tail_seconds
 
     @property
@@ -96,13 +96,13 @@ class StreamingRecognizer:
 
     def create_stream(self) -> Stream:
         """A new stream, with states at zero."""
-        return Stream(zero_states(self.spec, 1), self._search.start())
+        return Stream(zero_states(self.spec, 1), self._decoder.start())
 
     def step(self, streams: Sequence[Stream]) -> int:
-        """Decode one chunk of every stream that has one, in one batch.
+        """Decode one chunk of every stream that is ready, in one batch.
 
         Returns:
-            How many streams had one.
+            The number of streams that were ready.
         """
         size, shift = self.spec.chunk_frames, self.spec.shift_frames
         ready = [s for s in streams if s.is_ready(size)]
@@ -113,25 +113,27 @@ class StreamingRecognizer:
         encoder_out, *states = self.encode(frames, states)
         for row, stream in enumerate(ready):
             stream.states = [state[:, row : row + 1] for state in states]
-        self._search.advance(encoder_out, [s.search for s in ready])
+        self._decoder.advance(encoder_out, [s.decoder_state for s in ready])
         return len(ready)
 
     def encode(self, frames_NTF: Floats, states: list[Floats]) -> list[Floats]:
-        """One call of the encoder: float32 [N, T, 80] and two [L, N, ...] to [N, C, J] and states."""
+        """Run the encoder: float32 [N, T, 80] and two states [L, N, ...] -> [N, C, J] and new states."""
         return run(self._networks.encoder, [frames_NTF, *states], "encoder", self._bundle.path)
 
     def result(self, stream: Stream) -> Transcript:
         """The transcript so far."""
-        return _transcript(self._search.best(stream.search), self.spec.context_size, self._networks)
+        return _transcript(
+            self._decoder.best(stream.decoder_state), self.spec.context_size, self._networks
+        )
 
     def commit(self, stream: Stream, num_tokens: int) -> Transcript:
-        """Settle the first tokens of the best hypothesis: returns and forgets them.
+        """Fix the first tokens of the best hypothesis and return them; the stream forgets them.
 
-        The search goes on from the best hypothesis alone, with the same context.
+        Decoding continues from the best hypothesis alone, with the same context.
         """
-        best, size = self._search.best(stream.search), self.spec.context_size
+        best, size = self._decoder.best(stream.decoder_state), self.spec.context_size
         done, left = best.split(num_tokens, size)
-        stream.search.hypotheses = [left]
+        stream.decoder_state.hypotheses = [left]
         return _transcript(done, size, self._networks)
 
     def transcribe(self, samples_S: Samples, *, tail_seconds: float | None = None) -> Transcript:
@@ -141,11 +143,11 @@ class StreamingRecognizer:
     def transcribe_batch(
         self, recordings: Sequence[Samples], *, tail_seconds: float | None = None
     ) -> list[Transcript]:
-        """Transcribe recordings of any lengths side by side.
+        """Transcribe recordings of any lengths in one batch.
 
         Args:
             recordings: each float32 [S] at 16 kHz.
-            tail_seconds: silence added to each; the bundle's own figure by default.
+            tail_seconds: silence added to each; by default the bundle's.
         """
         tail = self._bundle.tail_seconds if tail_seconds is None else tail_seconds
         streams = [self.create_stream() for _ in recordings]
@@ -168,7 +170,7 @@ class OfflineRecognizer:
         num_threads: int = 1,
         beam: int = 1,
     ) -> None:
-        """Load the graphs of one precision; `beam` hypotheses, 1 for greedy search.
+        """Load the graphs of one precision; `beam` is the number of hypotheses, 1 for greedy search.
 
         Raises:
             BundleError: a graph is missing, or graphs, metadata and tokens do not fit together.
@@ -176,25 +178,25 @@ class OfflineRecognizer:
         self._networks = bundle.networks(precision, offline=True, num_threads=num_threads)
         self._bundle = bundle
         self._context_size = check_offline(self._networks, bundle.path)
-        self._search = _search(self._networks, self._context_size, bundle, beam)
+        self._decoder = _decoder(self._networks, self._context_size, bundle, beam)
 
     def transcribe(self, samples_S: Samples) -> Transcript:
         """Transcribe one recording: float32 [S] at 16 kHz."""
         frames = fbank(samples_S)
         inputs = [frames[None], np.array([len(frames)], np.int64)]
         out, lens = run(self._networks.encoder, inputs, "offline encoder", self._bundle.path)
-        state = self._search.start()
-        self._search.advance(out[:, : int(lens[0])], [state])
-        return _transcript(self._search.best(state), self._context_size, self._networks)
+        state = self._decoder.start()
+        self._decoder.advance(out[:, : int(lens[0])], [state])
+        return _transcript(self._decoder.best(state), self._context_size, self._networks)
 
 
 def pad_tail(samples_S: Samples, seconds: float) -> Samples:
-    """The samples, float32 [S], with digital silence after them."""
+    """The samples, float32 [S], followed by digital silence."""
     return np.pad(samples_S, (0, round(seconds * SAMPLE_RATE)))
 
 
 def detokenize(tokens: Sequence[str]) -> str:
-    """Pieces to text: U+2581 is a space, `<0x..>` a byte of UTF-8."""
+    """Tokens to text: U+2581 is a space, `<0x..>` a byte of UTF-8."""
     data = b""
     for token in tokens:
         byte = _BYTE.fullmatch(token)
@@ -202,10 +204,10 @@ def detokenize(tokens: Sequence[str]) -> str:
     return data.decode(errors="ignore").replace("\u2581", " ").strip()
 
 
-def _search(networks: Networks, context_size: int, bundle: Bundle, beam: int) -> Search:
+def _decoder(networks: Networks, context_size: int, bundle: Bundle, beam: int) -> TransducerDecoder:
     if beam == 1:
-        return GreedySearch(networks, context_size, bundle.path)
-    return BeamSearch(networks, context_size, bundle.path, max_active=beam)
+        return GreedyDecoder(networks, context_size, bundle.path)
+    return BeamDecoder(networks, context_size, bundle.path, max_active=beam)
 
 
 def _transcript(best: Hypothesis, context_size: int, networks: Networks) -> Transcript:

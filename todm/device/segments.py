@@ -1,9 +1,9 @@
-"""Words and segments of a transcript: when they were said, and how sure the recogniser was.
+"""Words and segments of a transcript, with times and confidences.
 
 Times are those at which symbols were emitted, in frames of 40 ms: a transducer emits a word near its
-end, so a word that is one symbol starts and ends within one frame. The confidence of a word is the
-geometric mean of its symbols' probabilities at the frames that emitted them, blank included among
-the rivals. It is not calibrated: 0.9 need not be right nine times of ten.
+end, so a word of one symbol starts and ends within one frame. The confidence of a word is the geometric
+mean of its symbols' probabilities at the frames that emitted them, in competition with blank. It is not
+calibrated: words with 0.9 are not right nine times out of ten.
 """
 
 import dataclasses
@@ -23,7 +23,7 @@ _SPACE = "\u2581"
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Word:
-    """A word, from its first symbol to the end of its last one's frame, in seconds."""
+    """A word, from its first symbol to the end of its last symbol's frame, in seconds."""
 
     text: str
     start: float
@@ -50,7 +50,7 @@ class Pauses:
 
     Attributes:
         silence: seconds without a symbol that end a segment.
-        longest: seconds after which it ends before a word, pause or not.
+        longest: seconds after which a segment ends before the next word, pause or not.
     """
 
     silence: float = 0.8
@@ -64,21 +64,21 @@ def transcribe_blocks(
     pauses: Pauses | None = None,
     partial: Callable[[str], None] | None = None,
 ) -> Iterator[Segment]:
-    """Transcribe audio of any length: memory does not grow with it.
+    """Transcribe audio of any length in constant memory.
 
-    Greedy search gives the words that `StreamingRecognizer.transcribe` gives for the whole.
+    Greedy search gives the same words as `StreamingRecognizer.transcribe` on the whole recording.
 
     Args:
-        recognizer: its tail of silence is added.
-        blocks: the audio in order, float32 [S] at 16 kHz each.
+        recognizer: decodes; its tail of silence is added.
+        blocks: consecutive audio, each float32 [S] at 16 kHz.
         pauses: where segments end.
-        partial: called with the text of the segment that is not complete, when it may have changed.
+        partial: called with the text of the incomplete segment whenever it may have changed.
 
     Yields:
         Each segment as soon as it is complete.
 
     Raises:
-        CorpusError: raised by `blocks`; all that came before was yielded then.
+        CorpusError: raised by `blocks`, after everything before it was yielded.
     """
     pauses = pauses or Pauses()
     stream, source, damage = recognizer.create_stream(), iter(blocks), None
@@ -101,7 +101,7 @@ def transcribe_blocks(
 
 
 def split(transcript: Transcript, *, pauses: Pauses | None = None) -> list[Segment]:
-    """A whole transcript in segments."""
+    """Split a whole transcript into segments."""
     segments, start, pauses = [], 0, pauses or Pauses()
     while start < len(transcript.tokens):
         rest = slice(start, None)
@@ -116,7 +116,7 @@ def split(transcript: Transcript, *, pauses: Pauses | None = None) -> list[Segme
 def first_segment(
     tokens: Sequence[str], timestamps: Sequence[float], now: float, *, pauses: Pauses
 ) -> int:
-    """How many tokens the first segment has, once it is complete at the time `now`; 0 if it is not."""
+    """The number of tokens in the first segment, or 0 if it is not complete at the time `now`."""
     begins = [i for i, token in enumerate(tokens) if i and token.startswith(_SPACE)]
     ends = [t + FRAME_SECONDS for t in timestamps]
     for i, time in enumerate(timestamps):
@@ -129,7 +129,7 @@ def first_segment(
 
 
 def segment(transcript: Transcript, start: int, end: int) -> Segment:
-    """The tokens from `start` up to `end` as a segment."""
+    """The tokens from `start` to `end`, exclusive, as a segment."""
     part = slice(start, end)
     tokens, timestamps = transcript.tokens[part], transcript.timestamps[part]
     log_probs = transcript.log_probs[part]
@@ -158,7 +158,7 @@ def words(
 
 
 def word_spans(tokens: Sequence[str]) -> Iterator[tuple[str, int, int]]:
-    """Every word as its text, its first token and the one after its last.
+    """Every word: its text, the index of its first token, and the index after its last.
 
     A word begins at each token that begins with U+2581.
     """
@@ -174,9 +174,9 @@ def _advance(
     pauses: Pauses,
     partial: Callable[[str], None] | None,
 ) -> Iterator[Segment]:
-    """Decode what has come in; yields the segments that are complete."""
+    """Decode the audio received so far; yields the complete segments."""
     while recognizer.step([stream]):
-        now = stream.search.num_frames * FRAME_SECONDS
+        now = stream.decoder_state.num_frames * FRAME_SECONDS
         found = recognizer.result(stream)
         while num := first_segment(found.tokens, found.timestamps, now, pauses=pauses):
             done = segment(recognizer.commit(stream, num), 0, num)
