@@ -1,5 +1,8 @@
 """Audio files to 16 kHz mono samples, without torch.
 
+The resampler is ours because the web page needs the same one (`todm/export/page/audio.js`, equal within
+1e-6): the libraries for Python and for browsers use different filters.
+
 Letters: S samples of one channel; K taps of the interpolation filter.
 """
 
@@ -22,10 +25,10 @@ SAMPLE_RATE = 16_000
 _ZERO_CROSSINGS = 32
 _ROLLOFF = 0.95
 _KAISER_BETA = 10.0
-_BLOCK = 1 << 14  # taps at a time: in the cache, and less than what malloc maps anew each time
-# Of a block in which decoding fails nothing is returned, so blocks are short.
+_BLOCK = 1 << 14  # taps at a time: fits the cache, and malloc does not map so little anew
+# A block in which decoding fails is lost as a whole, so blocks are short.
 _BLOCK_SECONDS = 0.25
-_MISSING_SECONDS = 0.1  # lossy formats state their length roughly
+_MISSING_SECONDS = 0.1  # the stated length of lossy formats is approximate
 _UNKNOWN_BYTES = 0x7FFF_0000  # a wav header written before the length was known
 
 Samples = NDArray[np.float32]
@@ -43,7 +46,7 @@ def read_audio(path: str | Path) -> Samples:
         Samples in [-1, 1], float32 [S].
 
     Raises:
-        CorpusError: no such file, not audio, no samples, or samples that are not finite.
+        CorpusError: the file is missing, is not audio, or has no samples or non-finite ones.
     """
     path = Path(path)
     _check_file(path)
@@ -56,10 +59,10 @@ def read_audio(path: str | Path) -> Samples:
 
 
 class AudioReader:
-    """A recording of any length, read from its beginning to its end in blocks.
+    """A recording of any length, read in blocks.
 
-    Channels are averaged and any rate is brought to 16 kHz: the blocks together are what
-    `read_audio` returns.
+    Channels are averaged and any rate is brought to 16 kHz: the blocks together equal the result of
+    `read_audio`.
 
     Attributes:
         path: the file.
@@ -87,15 +90,15 @@ class AudioReader:
 
     @property
     def seconds(self) -> float:
-        """How much of the recording was read."""
+        """The length read so far."""
         return self._frames / self._file.samplerate
 
     def __iter__(self) -> Iterator[Samples]:
         """Samples in [-1, 1], float32 [S] each.
 
         Raises:
-            CorpusError: after the last good block, where the file is damaged, ends before its stated
-                length, or holds no samples or no finite numbers.
+            CorpusError: after the last good block, if the file is damaged, ends before its stated
+                length, or has no samples or non-finite ones.
         """
         size = max(1, round(_BLOCK_SECONDS * self._file.samplerate))
         while len(samples := self._read(size)):
@@ -150,7 +153,7 @@ def resample(samples_S: Samples, rate: int, target: int = SAMPLE_RATE) -> Sample
 
 
 class Resampler:
-    """`resample` for a signal that comes in pieces: together they give what the whole gives."""
+    """`resample` for a signal in pieces: the outputs together equal those of the whole signal."""
 
     def __init__(self, rate: int, target: int = SAMPLE_RATE) -> None:
         """The start of a signal.
@@ -163,13 +166,13 @@ class Resampler:
         divisor = math.gcd(rate, target)
         self._up, self._down = target // divisor, rate // divisor
         self._bank, self._half = _filter_bank(self._up, self._down)
-        # The inputs that outputs to come still see, and the place in the signal of the first.
+        # The inputs that later outputs still need, and the position of the first in the signal.
         self._kept = np.zeros(self._half, np.float32)
         self._first = -self._half
         self._num_in = self._num_out = 0
 
     def feed(self, samples_S: Samples) -> Samples:
-        """The next samples, float32 [S]; returns those at the target rate that are settled."""
+        """Add samples, float32 [S]; returns the finished ones at the target rate."""
         samples = samples_S.astype(np.float32, copy=False)
         if self._up == self._down:
             return samples
@@ -178,14 +181,14 @@ class Resampler:
         return self._upto(-(-(self._num_in - self._half) * self._up // self._down))
 
     def finish(self) -> Samples:
-        """No samples follow: the last ones at the target rate, float32."""
+        """End the signal: returns the last samples at the target rate, float32."""
         if self._up == self._down:
             return np.empty(0, np.float32)
         self._kept = np.pad(self._kept, (0, self._half + 1))
         return self._upto(-(-self._num_in * self._up // self._down))
 
     def _upto(self, end: int) -> Samples:
-        """Outputs up to the one numbered `end`, of which every window is complete."""
+        """Outputs up to number `end`, whose windows are all complete."""
         start, self._num_out = self._num_out, max(end, self._num_out)
         out = np.empty(self._num_out - start, np.float32)
         if not len(out):
@@ -207,13 +210,13 @@ class Resampler:
 
 @lru_cache(maxsize=8)
 def _filter_bank(up: int, down: int) -> tuple[Samples, int]:
-    """One row of K taps for each of the `up` sub-sample phases, and K // 2."""
+    """K taps for each of the `up` sub-sample phases, [up, K], and K // 2."""
     cutoff = _ROLLOFF * min(1.0, up / down)
     half = math.ceil(_ZERO_CROSSINGS / cutoff)
     offsets = np.arange(-half, half + 1)[None, :] - (np.arange(up) / up)[:, None]
     window = np.i0(_KAISER_BETA * np.sqrt(np.clip(1 - (offsets / (half + 1)) ** 2, 0, None)))
     taps = cutoff * np.sinc(cutoff * offsets) * window
-    # Every phase passes a constant signal unchanged.
+    # Normalised so that every phase passes a constant signal unchanged.
     return (taps / taps.sum(axis=1, keepdims=True)).astype(np.float32), half
 
 
@@ -246,7 +249,7 @@ def _open(path: Path) -> "soundfile.SoundFile":
 
 
 def _stated_frames(file: "soundfile.SoundFile") -> int:
-    """The length that a file states; of a wav cut short libsndfile says it only in its log."""
+    """The length that a file states; for a truncated wav file libsndfile gives it only in its log."""
     found = re.search(r"^\s*data : (\d+) \(should be (\d+)\)", file.extra_info, re.MULTILINE)
     if found is None or not 0 < int(found[1]) < _UNKNOWN_BYTES:
         return file.frames

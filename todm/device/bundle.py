@@ -1,4 +1,4 @@
-"""Bundles on disk: open one, load its graphs, read its tokens."""
+"""Bundles on disk: open a bundle, load its graphs, read its tokens."""
 
 import dataclasses
 import platform
@@ -29,7 +29,7 @@ _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")  # what a terminal would obey
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Networks:
-    """The three graphs of a transducer, loaded, and its tokens."""
+    """The three loaded graphs of a transducer, and its tokens."""
 
     encoder: "onnxruntime.InferenceSession"
     decoder: "onnxruntime.InferenceSession"
@@ -39,22 +39,22 @@ class Networks:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Bundle:
-    """A bundle on disk. `open_bundle` makes one whose files were checked."""
+    """A bundle on disk; `open_bundle` checks its files first."""
 
     path: Path
     info: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
     @property
     def tail_seconds(self) -> float:
-        """Silence to feed after speech before the last words are out."""
+        """Seconds of silence to feed after speech to get the last words."""
         return float(self.info.get("tail_seconds", 1.0))
 
     def has_offline(self) -> bool:
-        """Whether it can transcribe whole recordings in one call."""
+        """Whether it has an encoder for whole recordings."""
         return (self.path / "offline" / "encoder.onnx").is_file()
 
     def precisions(self) -> tuple[Precision, ...]:
-        """The precisions of which it holds an encoder."""
+        """The precisions it has an encoder for."""
         return tuple(p for p in PRECISIONS if (self.path / graph_name("encoder", p)).is_file())
 
     def networks(
@@ -88,7 +88,7 @@ class Bundle:
         """Load one graph.
 
         Raises:
-            BundleError: it is missing, holds more than a graph, or onnxruntime cannot load it.
+            BundleError: it is missing, holds more than a graph, or cannot be loaded by onnxruntime.
         """
         path = self.file(name)
         check_onnx(path)
@@ -101,9 +101,9 @@ def graph_name(stem: str, precision: Precision = "fp32") -> str:
 
 
 def graph_files(precision: Precision, *, offline: bool = False) -> dict[str, str]:
-    """The files that go together: encoder, decoder and joiner of one precision.
+    """The files of one precision: encoder, decoder and joiner.
 
-    All encoders but that of fp32 share decoder and joiner, which are small and always of 7-bit weights.
+    All encoders except fp32 share decoder and joiner, which are small and have 7-bit weights.
     """
     rest: Precision = "fp32" if precision == "fp32" else "int8"
     folder = "offline/" if offline else ""
@@ -115,21 +115,21 @@ def graph_files(precision: Precision, *, offline: bool = False) -> dict[str, str
 
 
 def best_int8(bundle: Bundle) -> Precision:
-    """The int8 form for this processor: `int8.rr` where 8-bit products saturate, if there is one.
+    """The int8 form for this processor: `int8.rr` where 8-bit products saturate, if the bundle has it.
 
-    x86 without VNNI adds products in 16 bits; full-range weights overflow there (20 dB of noise).
+    x86 without VNNI adds products in 16 bits, where full-range weights overflow (a loss of 20 dB).
     """
     return "int8.rr" if "int8.rr" in bundle.precisions() and _saturates() else "int8"
 
 
 def forms_here(bundle: Bundle) -> tuple[Precision, ...]:
-    """The forms of a bundle that are for this processor: of `int8` and `int8.rr` the one that is."""
+    """The forms of a bundle that suit this processor: only one of `int8` and `int8.rr` does."""
     other = {"int8": "int8.rr", "int8.rr": "int8"}[best_int8(bundle)]
     return tuple(p for p in bundle.precisions() if p != other)
 
 
 def _saturates() -> bool:
-    """Whether this processor adds products of uint8 and int8 in 16 bits, where they overflow."""
+    """Whether this processor adds products of uint8 and int8 in 16 bits, which overflow."""
     x86 = platform.machine().lower() in ("x86_64", "amd64", "i686", "x86")
     return x86 and not _has_vnni()
 
@@ -137,15 +137,15 @@ def _saturates() -> bool:
 def _has_vnni() -> bool:
     try:
         return "vnni" in Path("/proc/cpuinfo").read_text()
-    except OSError:  # not Linux: the form that is right everywhere
+    except OSError:  # not Linux: take the form that is correct on any processor
         return False
 
 
 def open_bundle(path: str | Path) -> Bundle:
-    """Open a bundle after checking every file against its manifest.
+    """Check every file of a bundle against its manifest and open it.
 
     Raises:
-        BundleError: not a bundle, incomplete, damaged, or with more in its folder than its manifest lists.
+        BundleError: not a bundle, incomplete, damaged, or its folder holds unlisted files.
     """
     path = Path(path)
     if not path.is_dir():
@@ -169,7 +169,7 @@ def read_tokens(path: Path) -> tuple[str, ...]:
     """The symbols of tokens.txt in the order of their ids.
 
     Raises:
-        BundleError: a line is not `symbol id`, an id is missing or doubled, or blank is not first.
+        BundleError: a line is not `symbol id`, an id is missing or repeated, or blank is not first.
     """
     symbols: dict[int, str] = {}
     if path.stat().st_size > _LONGEST_TOKENS:
@@ -205,7 +205,7 @@ def load_session(path: Path, *, num_threads: int = 1) -> "onnxruntime.InferenceS
     options.intra_op_num_threads = num_threads
     options.inter_op_num_threads = 1
     options.log_severity_level = 4  # its errors come back as exceptions
-    if _saturates():  # int8 weights are made uint8 then, whose products are added in 32 bits
+    if _saturates():  # makes int8 weights uint8, whose products are added in 32 bits
         options.add_session_config_entry("session.x64quantprecision", "1")
     try:
         return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
@@ -216,10 +216,10 @@ def load_session(path: Path, *, num_threads: int = 1) -> "onnxruntime.InferenceS
 def run(
     session: "onnxruntime.InferenceSession", inputs: list[NDArray[Any]], name: str, where: Path
 ) -> list[NDArray[Any]]:
-    """Run a graph with its inputs in order, as sherpa-onnx does.
+    """Run a graph on inputs in order, as sherpa-onnx does.
 
     Raises:
-        BundleError: the graph refuses them.
+        BundleError: the graph refuses the inputs.
     """
     ports = session.get_inputs()
     if len(ports) != len(inputs):
@@ -236,7 +236,7 @@ def run(
             f"promises ({_first_line(error)})"
         ) from None
     if not all(isinstance(out, np.ndarray) and out.dtype.kind in "fiu" for out in outputs):
-        raise BundleError(f"{where}: the {name} gives something else than tensors of numbers")
+        raise BundleError(f"{where}: the {name} returns something other than tensors of numbers")
     return outputs
 
 

@@ -44,7 +44,7 @@ def fbank_options() -> "kaldi_native_fbank.FbankOptions":
 
 
 class OnlineFeatures:
-    """Features of one stream, taken frame by frame as audio comes in."""
+    """Features of one stream, computed as audio arrives."""
 
     def __init__(self) -> None:
         import kaldi_native_fbank
@@ -54,7 +54,7 @@ class OnlineFeatures:
 
     @property
     def num_ready(self) -> int:
-        """Frames computed and not yet taken."""
+        """The number of frames computed and not yet taken."""
         return self._fbank.num_frames_ready - self._taken
 
     def accept(self, samples_S: Samples) -> None:
@@ -62,16 +62,16 @@ class OnlineFeatures:
         self._fbank.accept_waveform(SAMPLE_RATE, samples_S.tolist())
 
     def finish(self) -> None:
-        """No audio follows: the last frames become ready."""
+        """End the audio: the last frames become ready."""
         self._fbank.input_finished()
 
     def take(self, num_frames: int, *, advance: int | None = None) -> Frames:
-        """The next frames, float32 [num_frames, 80]; `advance` of them (default all) are forgotten."""
+        """The next frames, float32 [num_frames, 80]; the stream moves on by `advance` (default: all)."""
         frames = np.empty((num_frames, NUM_BINS), np.float32)
         for row in range(num_frames):
             frames[row] = self._fbank.get_frame(self._taken + row)
         advance = num_frames if advance is None else advance
-        self._fbank.pop(advance)  # frees what `get_frame` only lends
+        self._fbank.pop(advance)  # frees the memory that `get_frame` returns views of
         self._taken += advance
         return frames
 

@@ -1,4 +1,4 @@
-"""A transcript as txt, srt or json, written segment by segment, so that what was said is there at once."""
+"""Transcripts as txt, srt or json, written segment by segment, so that text appears at once."""
 
 import dataclasses
 import json
@@ -11,18 +11,18 @@ _SHORTEST_CUE = 0.5  # shorter than a pause, so that cues do not overlap
 
 
 class Writer(Protocol):
-    """Puts the segments of one recording into a text stream."""
+    """Writes the segments of one recording to a text stream."""
 
     def add(self, segment: Segment) -> None:
         """Write a segment."""
         ...
 
     def close(self, seconds: float, *, error: str | None = None) -> None:
-        """Write what comes after the last segment.
+        """Write the end, after the last segment.
 
         Args:
-            seconds: how much of the recording was transcribed.
-            error: why it was not all.
+            seconds: the transcribed length of the recording.
+            error: why the rest was not transcribed.
         """
         ...
 
@@ -32,9 +32,9 @@ def open_writer(form: Format, stream: TextIO, audio: str, *, lines: bool) -> Wri
 
     Args:
         form: the format.
-        stream: where to.
+        stream: where to write.
         audio: the recording's name.
-        lines: txt only: a segment a line; else one line of the name, a tab, and all segments.
+        lines: txt only: one segment per line; otherwise the name, a tab, and all segments on one line.
     """
     if form == "json":
         return JsonWriter(stream, audio)
@@ -44,7 +44,7 @@ def open_writer(form: Format, stream: TextIO, audio: str, *, lines: bool) -> Wri
 
 
 class TextWriter:
-    """The text alone: a segment a line, or all on one line after a name and a tab."""
+    """The text alone: one segment per line, or all on one line after a name and a tab."""
 
     def __init__(self, stream: TextIO, name: str | None) -> None:
         self._stream = stream
@@ -57,13 +57,13 @@ class TextWriter:
         self._before = self._between
 
     def close(self, seconds: float, *, error: str | None = None) -> None:
-        """End the line; a recording of which nothing could be read gets none."""
+        """End the line; a recording that could not be read at all gets no line."""
         if error is None or self._before == self._between:
             _write(self._stream, "\n" if self._before == self._between else f"{self._before}\n")
 
 
 class SrtWriter:
-    """SubRip subtitles: a cue a segment."""
+    """SubRip subtitles: one cue per segment."""
 
     def __init__(self, stream: TextIO) -> None:
         self._stream, self._count = stream, 0
@@ -93,7 +93,7 @@ class JsonWriter:
         self._texts.append(segment.text)
 
     def close(self, seconds: float, *, error: str | None = None) -> None:
-        """Close the list and write the rest."""
+        """Close the list and write the remaining fields."""
         rest = {"text": " ".join(self._texts), "seconds": round(seconds, 3), "error": error}
         _write(self._stream, f"], {_json(rest)[1:]}\n")
 

@@ -2,12 +2,13 @@
 
     python3 measure.py --name pi5
 
-Runs anywhere with Python, onnxruntime and numpy: this file is copied as it is into the folder that
-`todm profile --pack` writes, and imports nothing else. It reads plan.json and graphs/ beside itself.
+Runs anywhere with Python, onnxruntime and numpy: `todm profile --pack` copies this file unchanged into
+the folder that it writes, so it imports nothing of todm and has its own clock and its own writer. It reads
+plan.json and graphs/ beside itself.
 
-All graphs run in turn, round after round, so that a slow moment strikes all of them alike, and its
-share is taken out afterwards. The clock is the thread's own CPU time where the system has one that is
-fine enough: other programs on the machine then do not count.
+All graphs take turns, round after round, so that a slow moment affects all of them alike and can be
+removed afterwards. The clock is the thread's CPU time if the system has one that is fine enough: other
+programs on the machine then do not count.
 """
 
 from __future__ import annotations
@@ -39,22 +40,22 @@ if TYPE_CHECKING:
 KIND = "todm device table"
 PACK_KIND = "todm profile pack"
 FORMAT_VERSION = 1
-CALLS = 3  # of a graph in a round, after one that warms the caches
-SYMBOLS = 6  # frames for each symbol that is spoken, when the predictor runs
-GROUP_BYTES = 512 << 20  # weights that are loaded at a time
+CALLS = 3  # of a graph in a round, after one call that warms the caches
+SYMBOLS = 6  # frames per emitted symbol, after which the predictor runs
+GROUP_BYTES = 512 << 20  # weights loaded at the same time
 _QUIET = 0.25
-_FINE = 1e-5  # seconds: a clock's resolution that is good enough
+_FINE = 1e-5  # seconds: a sufficient resolution of a clock
 
 
 class ProfileError(Exception):
-    """A pack that cannot be measured; the message says why."""
+    """The pack cannot be measured; the message says why."""
 
 
 def read_plan(folder: str | Path) -> Json:
-    """The plan of a pack, after checking that its files are there.
+    """Read the plan of a pack and check that its files are there.
 
     Raises:
-        ProfileError: it is no pack, or incomplete.
+        ProfileError: it is not a pack, or it is incomplete.
     """
     folder = Path(folder)
     try:
@@ -63,7 +64,7 @@ def read_plan(folder: str | Path) -> Json:
         files += [name for pair in plan["search"].values() for name in pair.values()]
         known = plan["kind"] == PACK_KIND and plan["format_version"] == FORMAT_VERSION
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
-        raise ProfileError(f"{folder} holds no plan.json of a profile pack") from None
+        raise ProfileError(f"{folder} has no plan.json of a profile pack") from None
     if not known:
         raise ProfileError(f"{folder}/plan.json is of another version: make the pack again")
     missing = [name for name in files if not (folder / name).is_file()]
@@ -84,8 +85,8 @@ def measure(
 
     Args:
         folder: the pack.
-        name: what the device is to be called in budgets.
-        rounds: how often every graph has its turn.
+        name: of the device, for budgets.
+        rounds: how often every graph is measured.
         num_threads: of onnxruntime.
         progress: called with (done, all) rounds.
 
@@ -93,7 +94,7 @@ def measure(
         The table, as JSON types.
 
     Raises:
-        ProfileError: not a pack, or a graph that onnxruntime does not run.
+        ProfileError: not a pack, or onnxruntime does not run a graph.
     """
     folder = Path(folder)
     plan = read_plan(folder)
@@ -122,18 +123,18 @@ def measure(
 
 
 def settle(times_RG: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Seconds of each graph [G] from rounds [R, G]: what a round was slower by is taken out first.
+    """Seconds of each graph [G] from rounds [R, G], corrected for slow rounds.
 
-    A round's factor is the median over graphs of its time by the graph's own median. Of what is left
-    the lower quartile counts, at the pace of the quieter rounds (their lower quartile, too): whatever
-    else runs on a machine can only make a call slower.
+    A round's factor is the median over graphs of its time relative to the graph's own median. The result
+    is the lower quartile of the corrected times, times the lower quartile of the factors: other work on
+    the machine can only make a call slower.
     """
     factor_R = np.median(times_RG / np.median(times_RG, axis=0), axis=1)
     return np.quantile(times_RG / factor_R[:, None], _QUIET, axis=0) * np.quantile(factor_R, _QUIET)
 
 
 def checksum(table: Json) -> str:
-    """SHA-256 of a table without its own."""
+    """SHA-256 of a table, without the field that holds it."""
     rest = {key: value for key, value in table.items() if key != "sha256"}
     return hashlib.sha256(json.dumps(rest, sort_keys=True).encode()).hexdigest()
 
@@ -152,7 +153,7 @@ def machine() -> Json:
 
 
 def write_table(path: str | Path, table: Json) -> None:
-    """Write a table whole or not at all."""
+    """Write a table atomically."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
@@ -164,7 +165,7 @@ def write_table(path: str | Path, table: Json) -> None:
 
 
 def _clock(num_threads: int) -> tuple[Clock, str]:
-    """The thread's CPU time, in seconds; real time where there is none so fine, or several threads."""
+    """The thread's CPU time in seconds; real time if that is too coarse or there are several threads."""
     try:
         fine = time.get_clock_info("thread_time").resolution <= _FINE
     except ValueError:
@@ -175,7 +176,7 @@ def _clock(num_threads: int) -> tuple[Clock, str]:
 
 
 def _groups(graphs: list[Json]) -> list[list[Json]]:
-    """Graphs that are loaded together; the smallest is first in each, to compare them by."""
+    """Groups of graphs that are loaded together; each begins with the smallest graph, to compare groups."""
     ordered = sorted(graphs, key=lambda g: g["bytes"])
     anchor, groups, room = ordered[0], [[ordered[0]]], GROUP_BYTES
     for graph in ordered[1:]:
@@ -190,7 +191,7 @@ def _groups(graphs: list[Json]) -> list[list[Json]]:
 def _encoders(
     folder: Path, graphs: list[Json], rounds: int, num_threads: int, progress: Progress | None
 ) -> list[Json]:
-    """An entry of the table for every graph; groups are brought to the pace of the quickest."""
+    """A table entry for every graph; the groups are scaled to the pace of the fastest one."""
     groups, done = _groups(graphs), 0
     clock, _ = _clock(num_threads)
     measured = []
@@ -237,7 +238,7 @@ def _session(
 
 
 def _encoder(path: Path, num_threads: int) -> Callable[[], object]:
-    """A function that runs a graph for one stream; features are noise, states zero."""
+    """A function that runs a graph for one stream, with noise as features and zero states."""
     session = _session(path, num_threads)
     feed = _feed(session)
     return lambda: session.run(None, feed)
@@ -254,7 +255,7 @@ def _feed(session: onnxruntime.InferenceSession) -> dict[str, NDArray[np.float32
 
 
 def _turn(run: Callable[[], object], clock: Clock) -> tuple[float, float]:
-    """The least of a few calls: by the clock, and in real time."""
+    """The minimum over a few calls: by the clock, and in real time."""
     run()
     best = best_wall = float("inf")
     for _ in range(CALLS):
@@ -266,7 +267,7 @@ def _turn(run: Callable[[], object], clock: Clock) -> tuple[float, float]:
 
 
 def _search(folder: Path, pair: Json, plan: Json, clock: Clock, rounds: int) -> float:
-    """Seconds of greedy search over a chunk: joiner at every frame, predictor at every sixth."""
+    """Seconds of greedy search over a chunk: the joiner at every frame, the predictor at every sixth."""
     joiner = _session(folder / pair["joiner"], 1)
     decoder = _session(folder / pair["decoder"], 1)
     rows = [port.name for port in joiner.get_inputs()]
@@ -286,7 +287,7 @@ def _search(folder: Path, pair: Json, plan: Json, clock: Clock, rounds: int) -> 
 
 
 def _features(frames: int, clock: Clock, rounds: int) -> float | None:
-    """Milliseconds of the features of a chunk, if the package that makes them is here."""
+    """Milliseconds of the features of a chunk, if the package that computes them is installed."""
     try:
         import kaldi_native_fbank
     except ImportError:
@@ -302,7 +303,7 @@ def _features(frames: int, clock: Clock, rounds: int) -> float | None:
 
 
 def _operators(folder: Path, plan: Json, num_threads: int, calls: int = 20) -> Json:
-    """Milliseconds of each kind of operator in the largest graph of every precision, most first."""
+    """Milliseconds of each operator type in the largest graph of every precision, largest first."""
     found = {}
     for precision in sorted({g["precision"] for g in plan["graphs"]}):
         graphs = [g for g in plan["graphs"] if g["precision"] == precision]
@@ -338,17 +339,17 @@ def _processor() -> str:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Measure the pack this file lies in; returns the exit status."""
+    """Measure the pack in this file's folder; returns the exit status."""
     parser = argparse.ArgumentParser(description="measure this device for todm search")
     parser.add_argument("--name", default=platform.node() or "device", help="name for budgets")
     parser.add_argument("--out", help="the table (NAME.json here)")
-    parser.add_argument("--rounds", type=int, default=30, help="turns of every graph (30)")
-    parser.add_argument("--threads", type=int, default=1, help="of onnxruntime (1)")
+    parser.add_argument("--rounds", type=int, default=30, help="measurements of every graph (30)")
+    parser.add_argument("--threads", type=int, default=1, help="threads of onnxruntime (1)")
     args = parser.parse_args(argv)
-    say = sys.stderr.write
+    write = sys.stderr.write
 
     def progress(done: int, total: int) -> None:
-        say(f"\r{done} of {total} rounds" + ("\n" if done == total else ""))
+        write(f"\r{done} of {total} rounds" + ("\n" if done == total else ""))
 
     try:
         table = measure(
@@ -359,11 +360,11 @@ def main(argv: list[str] | None = None) -> int:
             progress=progress,
         )
     except ProfileError as error:
-        say(f"measure: {error}\n")
+        write(f"measure: {error}\n")
         return 2
     path = Path(args.out or f"{args.name}.json")
     write_table(path, table)
-    say(f"{path}: bring it back with  todm profile SUPERNET --import {path}\n")
+    write(f"{path}: import it with  todm profile SUPERNET --import {path}\n")
     return 0
 
 

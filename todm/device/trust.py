@@ -1,8 +1,8 @@
-"""What the folder of a bundle may hold: a bundle is data from a stranger.
+"""Checks of a bundle's folder and manifest: a bundle comes from a stranger.
 
-Plain files of plain names, all of them listed in the manifest, no links, nothing nested deeply; and
-of the manifest's own figures those that the code here relies on. Hidden files (.DS_Store, .git) are
-passed over: nothing reads them. Sizes and hashes are held against the manifest by `todm.artifact`.
+A folder holds regular files with plain names, all listed in the manifest, no links and no deep nesting.
+Of the manifest, the values that this package relies on are checked. Hidden files (.DS_Store, .git) are
+skipped: nothing reads them. `todm.artifact` compares sizes and hashes with the manifest.
 """
 
 import os
@@ -14,7 +14,9 @@ from typing import Any
 from todm import artifact
 from todm.errors import BundleError
 
-_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.+-]{0,99}")  # nothing a terminal or a page obeys
+_NAME = re.compile(
+    r"[A-Za-z0-9_][A-Za-z0-9_.+-]{0,99}"
+)  # no character with a meaning for a terminal or a page
 _MOST_FILES, _DEPTH = 1000, 4
 _LONGEST_TAIL = 100.0  # seconds; a chunk is a minute at most
 _TABLES = ("subnet", "compressed")
@@ -22,13 +24,13 @@ _SECONDS = ("tail_seconds", "chunk_seconds")
 
 
 def check_folder(path: Path) -> frozenset[str]:
-    """Look at everything in the folder of a bundle, before any of it is read.
+    """Check all entries of a bundle's folder before any file is read.
 
     Returns:
-        The files that are not hidden, relative to the folder and with slashes.
+        The visible files, relative to the folder and with slashes.
 
     Raises:
-        BundleError: a link, a file that is none or has a strange name, or too much of it.
+        BundleError: a link, a special file, a strange name, or too many entries.
     """
     files, folders = set[str](), [(path, "", 0)]
     while folders:
@@ -50,13 +52,13 @@ def check_folder(path: Path) -> frozenset[str]:
 
 
 def _is_folder(entry: "os.DirEntry[str]", name: str, path: Path) -> bool:
-    """Whether this is a folder, and not a plain file."""
+    """Whether this is a folder; anything other than a folder or a regular file is refused."""
     if not _NAME.fullmatch(entry.name):
-        raise BundleError(f"{path} holds a file of a strange name ({name!r}): not read")
+        raise BundleError(f"{path} holds a file with a strange name ({name!r}): not read")
     if entry.is_symlink():
         raise BundleError(
             f"{path} holds a link ({name}), which can lead to a file outside itself: "
-            "put the file in its place"
+            "replace the link by the file"
         )
     if entry.is_dir(follow_symlinks=False):
         return True
@@ -66,13 +68,13 @@ def _is_folder(entry: "os.DirEntry[str]", name: str, path: Path) -> bool:
 
 
 def check_listed(path: Path, found: frozenset[str], listed: frozenset[str]) -> None:
-    """Refuse files whose hash nobody knows, and names that are not those of files here.
+    """Refuse files that the manifest does not list, and listed names that are not in the folder.
 
     Raises:
-        BundleError: a file is not in the manifest, or only under a name of another form.
+        BundleError: a file is not in the manifest, or only under another spelling.
     """
     if strange := sorted(listed - found):
-        raise BundleError(f"{path} lists a file of a strange name ({strange[0]!r}): not read")
+        raise BundleError(f"{path} lists a file with a strange name ({strange[0]!r}): not read")
     if extra := sorted(found - listed - {artifact.MANIFEST}):
         raise BundleError(
             f"{path} holds {extra[0]}, which its manifest does not list: remove it, or get the bundle again"
@@ -80,16 +82,16 @@ def check_listed(path: Path, found: frozenset[str], listed: frozenset[str]) -> N
 
 
 def check_info(path: Path, info: Mapping[str, Any]) -> None:
-    """Hold what the manifest says of a bundle against what is believed of it.
+    """Check the values of the manifest that are relied on.
 
     Raises:
-        BundleError: a figure of the wrong kind or size.
+        BundleError: a value of the wrong type or size.
     """
     for name in _SECONDS:
         seconds = info.get(name, 1.0)
         if isinstance(seconds, bool) or not isinstance(seconds, int | float):
             raise _damaged(path, name)
-        if not 0 <= seconds <= _LONGEST_TAIL:  # nor is NaN
+        if not 0 <= seconds <= _LONGEST_TAIL:  # false for NaN too
             raise _damaged(path, name)
     if not all(isinstance(info.get(name, {}), dict) for name in _TABLES):
         raise _damaged(path, " or ".join(_TABLES))

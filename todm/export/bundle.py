@@ -1,6 +1,6 @@
 """Graphs to a bundle: files, metadata, int8 and offline forms, checks, card; all or nothing.
 
-The bundle is filled and verified in a temporary directory and appears only when every check held.
+The bundle is written and verified in a temporary directory and appears only after every check passed.
 """
 
 import dataclasses
@@ -29,26 +29,26 @@ from todm.export.verify import Report, verify
 from todm.export.web import check_page, write_page
 
 Progress = Callable[[int, int], None]
-_LATE_SECONDS = 0.36  # how long after the end of a word its symbol may come
+_LATE_SECONDS = 0.36  # from the end of a word to its last symbol, at most
 _ASSETS = ("tokens.txt", "bpe.model", "bpe.vocab")
 GRAPHS = ("encoder", "decoder", "joiner")
 _TIMED_SECONDS = 10.0
-_REPEATS = 15  # short passes, of which the fastest counts: forms are compared
+_REPEATS = 15  # short passes, of which the fastest counts, because forms are compared
 _BITS = {"int8.block": 8, "int4": 4}
 _NOT_SHIPPED = ("corpus", "compressed")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ExportConfig(Config):
-    """What a bundle holds.
+    """The content of a bundle.
 
     Attributes:
-        target: the graphs are the same; `sherpa-onnx` is checked in sherpa-onnx too, `web` brings a
-            page and its runtime along and is checked in it.
-        precisions: forms of the encoder, fp32 first: `int8` is for ARM and x86 with VNNI, `int8.rr` of
-            7-bit weights for other x86, `int8.block` (8 bits in blocks of 32) where int8 costs too many
-            errors, `int4` where bytes count most.
-        tail_seconds: silence fed after speech; from the chunk's length if None.
+        target: the graphs are the same for all; `sherpa-onnx` is checked in sherpa-onnx too, `web` adds
+            a page with its runtime and is checked in it.
+        precisions: forms of the encoder, fp32 first: `int8` is for ARM and x86 with VNNI, `int8.rr`
+            with 7-bit weights for other x86, `int8.block` (8 bits in blocks of 32) if int8 costs too many
+            errors, `int4` if bytes matter most.
+        tail_seconds: silence fed after speech; derived from the chunk's length if None.
     """
 
     target: Literal["onnx", "sherpa-onnx", "web"] = "sherpa-onnx"
@@ -78,27 +78,29 @@ def write_bundle(
     """Lower, quantize, verify and write a bundle.
 
     Args:
-        path: the directory to make; a bundle already there is replaced.
+        path: the directory to write; a bundle already there is replaced.
         graphs: encoder, decoder and joiner, batch axis dynamic.
-        write_assets: puts tokens.txt, bpe.model and bpe.vocab into a directory.
-        config: what the bundle holds.
+        write_assets: writes tokens.txt, bpe.model and bpe.vocab into a directory.
+        config: the content of the bundle.
         sample: a recording to check with and to ship; a synthetic signal if None.
-        parent: the subnet it is made from; its config and info are kept in the manifest.
-        progress: called with steps done and steps in all.
+        parent: the subnet it is made from; its config and info go into the manifest.
+        progress: called with the number of steps done and in total.
 
     Raises:
-        BundleError: graphs are missing, or a check failed; nothing is written then.
+        BundleError: graphs are missing or a check failed; then nothing is written.
         MissingExtra: a package for export is not installed.
         ArtifactError: `path` exists and is not an artifact.
     """
     by_name = {graph.name: graph for graph in graphs}
     missing = [name for name in GRAPHS if name not in by_name]
     if missing:
-        raise BundleError(f"a transducer needs the graphs {', '.join(GRAPHS)}: no {missing[0]}")
+        raise BundleError(
+            f"a transducer needs the graphs {', '.join(GRAPHS)}: there is no {missing[0]}"
+        )
     if len(config.precisions) > 1 and (found := summary([graph.module for graph in graphs])):
         raise ConfigError(
-            f"these graphs are compressed already ({', '.join(found)}): give precisions fp32 alone; other "
-            "forms are made by the passes of  todm compress"
+            f"these graphs are compressed already ({', '.join(found)}): give precisions fp32 alone; the "
+            "passes of  todm compress  make other forms"
         )
     job = _Job(by_name, config, sample or Sample(samples_S=sample_signal()), progress)
     info = {
@@ -142,7 +144,7 @@ class _Job:
         self.tail_seconds = default_tail(self.chunk_frames) if given is None else given
 
     def fill(self, folder: Path, info: Mapping[str, Any]) -> dict[str, Any]:
-        """Write all files into a directory that holds the assets; returns the measured figures."""
+        """Write all files into a directory that has the assets; returns the measured figures."""
         bundle = Bundle(path=folder, info=info)
         in_sherpa = self._config.target == "sherpa-onnx"
         check_assets(folder, self._graphs["joiner"])
@@ -183,7 +185,7 @@ class _Job:
         require_24(folder / "encoder.onnx", self._graphs["encoder"])
 
     def _write_forms(self, folder: Path) -> None:
-        """The encoder in each precision, and the decoder and joiner that all but fp32 share."""
+        """Write the encoder in each precision, and the decoder and joiner shared by all but fp32."""
         for precision in self._config.precisions[1:]:
             files = folder / "encoder.onnx", folder / graph_name("encoder", precision)
             if precision in _BITS:
@@ -212,7 +214,7 @@ class _Job:
         return {t.precision: dataclasses.asdict(t) for t in timings}
 
     def _write_sample(self, bundle: Bundle) -> dict[str, Any]:
-        """The recording, and what each form of the bundle makes of it."""
+        """Write the recording and its transcript by each form of the bundle."""
         samples = self._sample.write(bundle.path, self.tail_seconds)
         expected: dict[str, Any] = {"reference": self._sample.reference}
         for precision in self._config.precisions:
@@ -227,15 +229,15 @@ class _Job:
 
 
 def default_tail(chunk_frames: int) -> float:
-    """Seconds of silence after which the last word is out, for chunks of so many feature frames."""
+    """Seconds of silence that bring out the last word, for chunks of a number of feature frames."""
     return round(chunk_frames / FRAMES_PER_SECOND + _LATE_SECONDS, 2)
 
 
 def check_assets(folder: Path, joiner: Graph) -> tuple[str, ...]:
-    """The tokens of a directory that holds the tokenizer's files.
+    """Check the tokenizer's files in a directory and return the tokens.
 
     Raises:
-        BundleError: a file is missing, or the tokens are not as many as the joiner's logits.
+        BundleError: a file is missing, or the numbers of tokens and of the joiner's logits differ.
     """
     bundle = Bundle(path=folder)
     for name in _ASSETS:
@@ -251,7 +253,7 @@ def check_assets(folder: Path, joiner: Graph) -> tuple[str, ...]:
 
 
 def _shipped(info: Mapping[str, Any]) -> dict[str, Any]:
-    """What a subnet says of itself, less where its corpus lay: a bundle goes to strangers."""
+    """A subnet's info without the path of its corpus: a bundle goes to strangers."""
     kept = {k: v for k, v in info.items() if k not in _NOT_SHIPPED}
     return {k: _shipped(v) if isinstance(v, Mapping) else v for k, v in kept.items()}
 
@@ -260,7 +262,7 @@ _COMMON = {"version": "1", "model_author": f"todm {__version__}"}
 
 
 def _encoder_metadata(graphs: Mapping[str, Graph]) -> dict[str, str]:
-    """What sherpa-onnx's `lstm` host reads: all state in two tensors of L = 1 layer."""
+    """The metadata that sherpa-onnx reads for the type `lstm`: all state in two tensors of one layer."""
     frames, state0, state1 = (port.example for port in graphs["encoder"].inputs)
     return {
         "model_type": STREAMING_MODEL_TYPE,

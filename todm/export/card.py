@@ -1,4 +1,4 @@
-"""The card of a bundle: README.md, for whoever puts it on a device."""
+"""The card of a bundle: README.md, for people who put it on a device."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -19,10 +19,11 @@ A streaming transducer with an MH-SSM encoder, exported by todm. 16 kHz mono aud
 {compressed}MB is encoder + decoder + joiner (10^6 bytes). Times are of one stream on one thread of the
 machine that made the bundle. {choice}
 
-- **Latency**: a chunk is {chunk_ms} ms of audio and is decoded when it is full.
-- **Tail**: feed **{tail} s of silence** after the speech, or the last words are lost: a chunk that
-  is not full is never decoded, and symbols may come after the sound they stand for. {offline_tail}
-- **Batches**: in int8 a stream's result depends slightly on the others in its batch; decode one at a time.
+- **Latency**: a chunk is {chunk_ms} ms of audio and is decoded when it is complete.
+- **Tail**: feed **{tail} s of silence** after the speech, or the last words are lost: an
+  incomplete chunk is never decoded, and symbols may come after their sound. {offline_tail}
+- **Batches**: in int8 a stream's result depends slightly on the other streams of its batch; decode
+  one at a time.
 - **Search**: greedy, or modified beam search (hotwords with `modeling-unit=bpe` and bpe.vocab).
 
 ## Run it
@@ -35,7 +36,7 @@ todm transcribe BUNDLE a.wav b.flac            # no torch; --precision int8, --o
 All tokens, timestamps and log-probabilities, per precision, are in `test_wavs/expected.json`.
 
 ## Verified when it was made
-Largest differences found:
+Largest differences:
 
 {checks}
 """
@@ -45,7 +46,7 @@ _FORMS = {
     "int8.rr": (
         "**`encoder.int8.rr.onnx` is for any other x86** (most AMD before Zen 4), where sums of the\n"
         "first overflow; `todm transcribe --precision int8` and `--precision auto` of the runner in\n"
-        "export/sherpa_onnx choose of the two by themselves."
+        "export/sherpa_onnx choose between the two automatically."
     ),
     "int8.block": (
         "`encoder.int8.block.onnx` has a scale for every 32 weights: the least noise, slower than int8;\n"
@@ -62,7 +63,7 @@ sherpa-onnx --tokens=tokens.txt --encoder={encoder} \\
 sherpa-onnx-offline --tokens=tokens.txt --encoder=offline/{encoder} \\
   --decoder={decoder} --joiner={joiner} test_wavs/0.wav
 ```
-(The first adds a tail of its own, 0.3 s in some versions: too short unless the file has one.)
+(The first adds its own tail, 0.3 s in some versions, which is too short unless the file has one.)
 ```python
 import numpy as np, sherpa_onnx, soundfile
 recognizer = sherpa_onnx.OnlineRecognizer.from_transducer(
@@ -79,7 +80,7 @@ print(recognizer.get_result(stream))
 """
 
 _WEB = """\
-This directory is a web page too. Any static server will do; over anything but localhost it has to be https:
+This directory is a web page too. Any static server will do; except on localhost, it has to use https:
 ```
 python3 -m http.server 8000                    # then open http://localhost:8000
 node page/run.mjs . test_wavs/0.wav            # the same modules without a browser
@@ -99,8 +100,8 @@ def card(
     Args:
         bundle: the bundle, its files written.
         figures: `checks`, `runtime` and `bytes`, as they go into the manifest.
-        expected: what each precision makes of the test recording.
-        reference: what is said in it, if known.
+        expected: the transcript of the test recording by each precision.
+        reference: the correct transcript, if known.
     """
     best = best_int8(bundle) if "int8" in figures["runtime"] else "fp32"
     offline, target = bundle.has_offline(), bundle.info["target"]
@@ -111,10 +112,10 @@ def card(
         choice=_choice(figures),
         compressed=_compressed(bundle.info.get("compressed") or {}),
         tail=bundle.tail_seconds,
-        offline_tail="The offline encoder adds it by itself." if offline else "",
+        offline_tail="The offline encoder adds the tail itself." if offline else "",
         runtime=how.format(tail=bundle.tail_seconds, **graph_files(best)),
         text=expected["fp32"]["streaming"]["text"],
-        reference=f" (said was: {reference!r})" if reference is not None else "",
+        reference=f" (reference: {reference!r})" if reference is not None else "",
         checks="\n".join(f"- {name}: {value:.2g}" for name, value in figures["checks"].items()),
     )
 
@@ -139,30 +140,27 @@ def _rows(figures: Mapping[str, Any]) -> list[str]:
 
 
 def _compressed(layers: Mapping[str, int]) -> str:
-    """What the graphs hold, of a compressed model."""
+    """The compressed layers in the graphs, if any."""
     if not layers:
         return ""
     found = "".join(f"- {num} layers: {words}\n" for words, num in layers.items())
     return (
-        f"**Compressed**: the graphs that are called fp32 hold these layers, the rest in float32.\n"
-        f"{found}\n"
+        f"**Compressed**: the graphs named fp32 have these layers; the rest is float32.\n{found}\n"
     )
 
 
 def _speed(figures: Mapping[str, Any], precision: str) -> float:
-    """How many times as fast as fp32."""
+    """The speed relative to fp32."""
     runtime = figures["runtime"]
     return runtime["fp32"]["rtf"] / runtime[precision]["rtf"]
 
 
 def _choice(figures: Mapping[str, Any]) -> str:
-    """Which form is for which processor and purpose, and which are no faster here."""
+    """The purpose of each form, and the forms that are not faster than fp32 on this machine."""
     forms = figures["runtime"]
     words = [text for name, text in _FORMS.items() if name in forms]
     if len(forms) > 1:
         words.append("SNR and speed are against fp32, measured on that machine.")
     if slower := [name for name in forms if name != "fp32" and _speed(figures, name) < 1]:
-        words.append(
-            f"**Not faster than fp32 there: {', '.join(slower)}**; for speed take fp32, for bytes these."
-        )
+        words.append(f"**Not faster than fp32 there: {', '.join(slower)}**; they only save bytes.")
     return "\n".join(words)

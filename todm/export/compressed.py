@@ -1,7 +1,7 @@
-"""Packed layers as ONNX operators: what was compressed is what the file holds.
+"""Packed layers as ONNX operators, with the same codes in the file as in the model.
 
-While a graph is traced, every packed layer stands aside for a module that writes the operators of its
-format, so no layer has to be found again in the traced graph:
+While a graph is traced, a module that writes the operators of its format replaces every packed layer, so
+no layer has to be recognised in the traced graph:
 
     int8, static scale    x -> Clip -> QuantizeLinear -> DequantizeLinear -> MatMul <- DequantizeLinear
     int8, scale per row   the arithmetic of `matmul_int8` written out, around MatMulInteger
@@ -9,8 +9,8 @@ format, so no layer has to be found again in the traced graph:
     2:4 alone             MatMul with the zeros in it: a CPU has no sparse product
 
 Clip keeps codes in [-127, 127], as in `matmul_int8`; QuantizeLinear alone would also give -128.
-DynamicQuantizeLinear has one scale for all rows, not one per row, so streams of a batch would change
-each other: it is not used.
+DynamicQuantizeLinear is not used: it has one scale for all rows, so streams of a batch would affect each
+other.
 
 Codes of weights and activations are stored as uint8 with the zero point 128. On x86 without VNNI,
 onnxruntime adds products of uint8 and int8 in 16 bits, which overflow; those of uint8 and uint8 are
@@ -38,7 +38,7 @@ _MIDDLE = 128  # the zero point of all codes
 
 
 class _Lowered(nn.Module):
-    """A packed layer as operators; not to be run."""
+    """A packed layer as operators, for tracing only."""
 
     def __init__(self, layer: packed.PackedLinear) -> None:
         super().__init__()
@@ -48,7 +48,7 @@ class _Lowered(nn.Module):
         self.bias: Tensor | None
 
     def forward(self, input: Tensor, *, out_features: int | None = None) -> Tensor:  # noqa: A002
-        """As of the packed layer.
+        """The output, as the packed layer computes it.
 
         Raises:
             BundleError: the model is not in float32.
@@ -62,16 +62,16 @@ class _Lowered(nn.Module):
         return y if self.bias is None else y + self.bias
 
     def product(self, x: Tensor) -> Tensor:
-        """The matrix product, without the bias: [..., N]."""
+        """The matrix product without the bias, [..., N]."""
         raise NotImplementedError
 
     def shape(self, x: Tensor) -> tuple[int | torch.SymInt, ...]:
-        """Of the output."""
+        """The shape of the output."""
         return (*x.shape[:-1], self.out_features)
 
 
 class _Zeros(_Lowered):
-    """Float weights with zeros."""
+    """Float weights with 2:4 zeros."""
 
     def __init__(self, layer: packed.SparseLinear) -> None:
         super().__init__(layer)
@@ -83,7 +83,7 @@ class _Zeros(_Lowered):
 
 
 class _Int8(_Lowered):
-    """A scale per row of activations."""
+    """int8 with one scale per row of activations."""
 
     def __init__(self, layer: packed.Int8Linear) -> None:
         super().__init__(layer)
@@ -105,7 +105,7 @@ class _Int8(_Lowered):
 
 
 class _Int8Static(_Lowered):
-    """One scale for all activations."""
+    """int8 with one scale for all activations."""
 
     def __init__(self, layer: packed.Int8Linear) -> None:
         super().__init__(layer)
@@ -115,7 +115,7 @@ class _Int8Static(_Lowered):
         self.register_buffer("zero_N", torch.full_like(layer.scale_N, _MIDDLE, dtype=torch.uint8))
         self.register_buffer("act_scale", layer.act_scale.reshape(()))
         self.register_buffer("act_zero", torch.tensor(_MIDDLE, dtype=torch.uint8))
-        self.largest = QMAX * float(layer.act_scale)
+        self.limit = QMAX * float(layer.act_scale)
         self.codes_KN: Tensor
         self.scale_N: Tensor
         self.zero_N: Tensor
@@ -123,7 +123,7 @@ class _Int8Static(_Lowered):
         self.act_zero: Tensor
 
     def product(self, x: Tensor) -> Tensor:
-        x = x.clamp(-self.largest, self.largest)
+        x = x.clamp(-self.limit, self.limit)
         by = (self.act_scale, self.act_zero)
         codes = torch.onnx.ops.symbolic(
             "QuantizeLinear", (x, *by), dtype=torch.uint8, shape=x.shape
@@ -173,7 +173,7 @@ class _NBits(_Lowered):
 
 @contextlib.contextmanager
 def lowered(model: nn.Module) -> Iterator[None]:
-    """Inside, the packed layers of a model are modules that an ONNX exporter can trace.
+    """A context in which the packed layers of a model are modules that an ONNX exporter can trace.
 
     Raises:
         BundleError: a layer has no ONNX form.
@@ -195,13 +195,13 @@ def lowered(model: nn.Module) -> Iterator[None]:
 
 
 def summary(models: Iterable[nn.Module]) -> dict[str, int]:
-    """How many packed layers of each format there are, in words; a layer in two models counts once."""
+    """The number of packed layers by format, in words; a layer in two models counts once."""
     layers = {id(m): m for model in models for m in packed.layers_of(model).values()}
     return dict(Counter(_words(layer) for layer in layers.values()))
 
 
 def is_rounding(model: nn.Module) -> bool:
-    """Whether a layer rounds its activations: where two floats differ in a last bit, codes may then."""
+    """Whether a layer rounds its activations: codes may differ where floats differ in the last bit."""
     return any(isinstance(layer, packed.Int8Linear) for layer in packed.layers_of(model).values())
 
 
@@ -209,7 +209,7 @@ def _words(layer: packed.PackedLinear) -> str:
     sparse24 = isinstance(layer, packed.SparseLinear) or layer.format()["sparse24"]
     zeros = ", 2:4 zeros" if sparse24 else ""
     if isinstance(layer, packed.W4Linear):
-        # The operator has containers of 4 bits: a file of 3-bit weights is not smaller for it.
+        # The operator has containers of 4 bits, so 3-bit weights make no smaller file.
         wide = " in 4-bit containers, which save no bytes over 4 bits" if layer.bits == 3 else ""
         return f"{layer.bits} bits{wide}, groups of {layer.group}{zeros}"
     if isinstance(layer, packed.SparseLinear):

@@ -1,6 +1,6 @@
-"""A model of one graph as an ONNX file, compressed or not, run in onnxruntime before it is written.
+"""A model of one graph as an ONNX file, compressed or not, checked in onnxruntime before it is written.
 
-model.onnx, README.md, and the modality's own files (labels, tokenizer)
+Files: model.onnx, README.md, and those of the modality (labels, tokenizer).
 """
 
 from collections.abc import Callable
@@ -31,7 +31,7 @@ _CARD = """\
 {ports}
 
 {size:.2f} MB (10^6 bytes). {layers}
-Run in onnxruntime and held against torch when it was made; largest differences:
+Compared with torch in onnxruntime when it was made; largest differences:
 
 {checks}
 """
@@ -44,13 +44,13 @@ def write_model(
     parent: Artifact,
     write_assets: Callable[[Path], None],
 ) -> Artifact:
-    """Lower, verify and write.
+    """Lower a model, verify it and write it.
 
     Args:
         path: the directory to make; an export already there is replaced.
-        graph: of the whole model.
+        graph: the whole model.
         parent: the artifact it is made from.
-        write_assets: puts the modality's files into a directory.
+        write_assets: writes the modality's files into a directory.
 
     Raises:
         BundleError: a layer has no ONNX form, or outputs differ; nothing is written then.
@@ -84,9 +84,9 @@ def check_model(graph: Graph, file: Path, *, first: int = 0) -> Report:
     """Run the file on random inputs of several sizes, against the torch module.
 
     Args:
-        graph: what the file was made of.
+        graph: the source of the file.
         file: the ONNX file.
-        first: which of its outputs is the first of the graph's.
+        first: the index of its output that is the graph's first.
 
     Raises:
         BundleError: onnxruntime refuses it, or outputs differ.
@@ -103,16 +103,18 @@ def check_one_graph(graphs: list[Graph], source: Path) -> Graph:
     """The only graph of a model.
 
     Raises:
-        BundleError: it has several, or none.
+        BundleError: it has several graphs, or none.
     """
     if len(graphs) != 1:
         names = ", ".join(g.name for g in graphs) or "none"
-        raise BundleError(f"{source} has the graphs {names}: target onnx takes a model of one")
+        raise BundleError(
+            f"{source} has the graphs {names}: the target onnx needs a model with one"
+        )
     return graphs[0]
 
 
 def _random(port: Port, size: int) -> Tensor:
-    """An input like the example; dynamic axes are as long as the example's, less or more."""
+    """An input like the example, with dynamic axes shorter, equal or longer."""
     shape = [
         max(1, n + size - 2) if axis in port.dynamic else n
         for axis, n in enumerate(port.example.shape)

@@ -1,11 +1,11 @@
-"""An offline encoder from a streaming one: an ONNX Scan over its chunks, around the same weights.
+"""An offline encoder from a streaming one: an ONNX Scan over its chunks, with the same weights.
 
-The streaming graph becomes the body; its weights stay outside, shared and by name. So offline and
-streaming transcripts of the same audio are equal, in int8 as well.
+The streaming graph becomes the body and refers to its weights outside by name. So offline and streaming
+transcripts of the same audio are equal, in int8 too.
 
-Around the Scan: frames past each recording's end become digital silence, `tail_frames` of it are
-added, and the lengths grow likewise. A recognizer with little look-ahead emits its last words after
-the speech, and a plain sherpa-onnx adds no tail of its own.
+Around the Scan, frames after each recording's end become digital silence, `tail_frames` frames of silence
+are added, and the lengths grow accordingly. A recogniser with little look-ahead emits its last words after
+the speech, and sherpa-onnx adds no tail.
 
 Letters: N recordings, T frames, C encoder frames of a chunk, J joiner width.
 """
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     import onnx
 
 _SUBSAMPLING = 4
-_PREFIX = "offline."  # no name of the streaming graph may clash with one around it
+_PREFIX = "offline."  # keeps names apart from those of the streaming graph
 
 
 def wrap_in_scan(source: Path, target: Path, *, tail_frames: int) -> None:
@@ -38,7 +38,7 @@ def wrap_in_scan(source: Path, target: Path, *, tail_frames: int) -> None:
         tail_frames: feature frames of silence decoded after each recording.
 
     Raises:
-        BundleError: the streaming encoder looks ahead of its chunk, which a Scan cannot do.
+        BundleError: the streaming encoder reads frames beyond its chunk, which a Scan cannot do.
     """
     import onnx
     from onnx import helper
@@ -109,7 +109,7 @@ def _ports(name: str, shape: list[str | int]) -> "list[onnx.ValueInfoProto]":
 
 
 class _Builder:
-    """Nodes and constants of a graph under construction, each result with a name of its own."""
+    """Nodes and constants of a graph under construction; each result has a unique name."""
 
     def __init__(self) -> None:
         self.nodes: list[onnx.NodeProto] = []
@@ -141,7 +141,7 @@ class _Builder:
 
 
 def _silence(builder: _Builder, chunk_frames: int, tail_frames: int) -> tuple[str, str]:
-    """The input with its tail, padded to whole chunks, silent past each end; and the output's lengths."""
+    """The input with its tail, padded to whole chunks and silent after each end; and the output lengths."""
     add, ints = builder.add, builder.ints
     num_frames = add("Gather", add("Shape", "x"), ints(1))
     wanted = add("Add", num_frames, ints(tail_frames + chunk_frames - 1))

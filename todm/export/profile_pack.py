@@ -1,7 +1,7 @@
-"""A folder that measures a device: graphs of a few dozen subnets, a plan, and one Python file.
+"""A folder for measuring a device: graphs of a few dozen subnets, a plan, and one Python file.
 
-The graphs are hollow (`todm.export.stitch`): a pack of a 40M supernet is a few megabytes, and gives
-away no weights. What it brings back is enough to predict any subnet (`todm.search.latency`).
+The graphs are hollow (`todm.export.stitch`), so that a pack of a 40M supernet has a few megabytes and no
+trained weights. The measured table is enough to predict any subnet (`todm.search.latency`).
 """
 
 import hashlib
@@ -34,18 +34,18 @@ _README = """\
 
     python3 measure.py --name NAME
 
-needs Python 3.8, onnxruntime and numpy, and takes some minutes. It writes NAME.json. Take that to
-where the supernet is:
+needs Python 3.8, onnxruntime and numpy, and takes a few minutes. It writes NAME.json. Copy that file to
+the machine with the supernet:
 
     todm profile SUPERNET --import NAME.json
     todm search SUPERNET --budget latency=20ms@NAME
 
-The graphs hold no trained weights: what a matrix product costs does not depend on its numbers.
+The graphs have no trained weights: the cost of a matrix product does not depend on their values.
 """
 
 
 class ProfileBuilder:
-    """The lowered parts of a search space, from which graphs to measure are made."""
+    """Makes graphs to measure from the lowered parts of a search space."""
 
     def __init__(
         self,
@@ -56,14 +56,14 @@ class ProfileBuilder:
         frames: int,
         cache: Path | None = None,
     ) -> None:
-        """Export the parts, which takes some tens of seconds, or read them where they are kept.
+        """Export the parts, which takes tens of seconds, or read them from the cache.
 
         Args:
-            parts: of the stack.
-            key: names the search space and the sizes around it; a table of another key is refused.
-            chunk_seconds: audio that a chunk stands for.
-            frames: of the encoder in a chunk, for each of which the joiner runs.
-            cache: a folder that keeps them.
+            parts: the parts of the stack.
+            key: identifies the search space and the sizes around it; a table with another key is refused.
+            chunk_seconds: audio in a chunk.
+            frames: encoder frames in a chunk; the joiner runs for each.
+            cache: a folder for the exported parts.
 
         Raises:
             MissingExtra: a package for export is not installed.
@@ -82,7 +82,7 @@ class ProfileBuilder:
         return self._stitchers[precision].assemble(subnet)
 
     def num_bytes(self, subnet: Subnet, precision: str) -> int:
-        """Bytes of all graphs of a subnet's bundle, as files."""
+        """File size of all graphs of a subnet's bundle, in bytes."""
         others = (self._models[precision][other.name] for other in self.parts.others)
         whole = (self.graph(subnet, precision), *others)
         return sum(model.ByteSize() for model in whole)
@@ -97,7 +97,7 @@ class ProfileBuilder:
         """Write a pack of these subnets, in every precision.
 
         Raises:
-            ArtifactError: the folder holds something else.
+            ArtifactError: the folder has other content.
         """
         if folder.exists() and any(folder.iterdir()) and not (folder / PLAN).is_file():
             raise ArtifactError(
@@ -123,7 +123,7 @@ class ProfileBuilder:
         shutil.copy(profiler.__file__, folder / PROGRAM)
         (folder / "README.md").write_text(_README, encoding="utf-8")
         plan = json.dumps({**self._plan(), "graphs": rows, "search": search}, indent=1)
-        (folder / PLAN).write_text(plan + "\n", encoding="utf-8")  # last: with it the pack is whole
+        (folder / PLAN).write_text(plan + "\n", encoding="utf-8")  # last: it marks a complete pack
 
     def _plan(self) -> Mapping[str, Any]:
         decoder, joiner = self.parts.others
@@ -139,13 +139,13 @@ class ProfileBuilder:
 
     @staticmethod
     def _write(path: Path, model: "onnx.ModelProto") -> int:
-        """Write the hollow form; returns the bytes of the whole one, which a device's memory holds."""
+        """Write the hollow form; returns the bytes of the whole graph, as in a device's memory."""
         path.write_bytes(hollow(model).SerializeToString())
         return model.ByteSize()
 
 
 def stamp_of(parts: GraphParts) -> str:
-    """Changes with the code that makes and lowers the parts, so that no old graphs are measured."""
+    """A hash of the code that makes and lowers the parts, so that no old graphs are measured."""
     names = {type(m).__module__ for graph in parts.graphs() for m in graph.module.modules()}
     names = {name for name in names if name.startswith("todm.")}
     files = [sys.modules[name].__file__ for name in sorted(names)]
@@ -156,12 +156,12 @@ def stamp_of(parts: GraphParts) -> str:
 
 
 def is_fresh(cache: Path, stamp: str) -> bool:
-    """Whether all parts are kept there, as the present code makes them."""
+    """Whether the cache has all parts, made by the present code."""
     return (cache / _WHOLE).is_file() and (cache / _WHOLE).read_text().strip() == stamp
 
 
 def _keep(cache: Path, models: Mapping[str, Mapping[str, "onnx.ModelProto"]], stamp: str) -> None:
-    """Write the parts; the last file says that all are there."""
+    """Write the parts; the stamp comes last and marks a complete cache."""
     for precision, named in models.items():
         (cache / precision).mkdir(parents=True, exist_ok=True)
         for name, model in named.items():
@@ -170,7 +170,7 @@ def _keep(cache: Path, models: Mapping[str, Mapping[str, "onnx.ModelProto"]], st
 
 
 def _kept(cache: Path) -> dict[str, dict[str, "onnx.ModelProto"]]:
-    """The parts as they were kept."""
+    """Read the parts from the cache."""
     import onnx
 
     found: dict[str, dict[str, onnx.ModelProto]] = {}
@@ -180,7 +180,7 @@ def _kept(cache: Path) -> dict[str, dict[str, "onnx.ModelProto"]]:
 
 
 def design(space: SearchSpace, seed: int = 0) -> list[Subnet]:
-    """Subnets from whose times those of all others follow: every width at two depths, and mixed ones."""
+    """Subnets whose times determine those of all others: every width at two depths, and mixed ones."""
     depths = {space.config.depths[0], space.config.depths[-1]}
     uniform = [s for s in space.uniforms() if s.depth in depths]
     rng = random.Random(seed)
@@ -193,7 +193,7 @@ def design(space: SearchSpace, seed: int = 0) -> list[Subnet]:
 
 
 def _covering(subnets: list[Subnet]) -> list[Subnet]:
-    """The same, those first that between them have every width at every depth."""
+    """The same subnets, beginning with a few that cover every width at every depth."""
     seen: set[tuple[int, str, int]] = set()
     first: list[Subnet] = []
     for subnet in subnets:

@@ -1,4 +1,4 @@
-"""A bundle in sherpa-onnx itself, with the results in our own form, to compare."""
+"""Decode a bundle with sherpa-onnx; results are `Transcript`s, for comparison."""
 
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 def online(bundle: Bundle, precision: Precision) -> "sherpa_onnx.OnlineRecognizer":
     """The streaming recognizer, greedy, one thread.
 
-    Validate the bundle first: sherpa-onnx ends the process where metadata is missing.
+    Validate the bundle first: sherpa-onnx ends the process if metadata is missing.
 
     Raises:
         MissingExtra: sherpa-onnx is not installed.
@@ -23,7 +23,7 @@ def online(bundle: Bundle, precision: Precision) -> "sherpa_onnx.OnlineRecognize
     return _sherpa().OnlineRecognizer.from_transducer(
         **_files(bundle, precision, offline=False),
         num_threads=1,
-        temperature_scale=1.0,  # log-probabilities as they are
+        temperature_scale=1.0,  # keeps log-probabilities unscaled
     )
 
 

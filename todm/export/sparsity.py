@@ -1,10 +1,10 @@
-"""Are the 2:4 zeros of a model still where a sparse product needs them, in the file that was written?
+"""Check that an exported file has its 2:4 zeros where a sparse product needs them.
 
-Sparse tensor cores (Ampere and later: AGX Orin among them) take a weight with at most two nonzeros in
-every four neighbours **along the reduction axis**, the axis that the product sums over. In a file that
-axis may be the first (MatMul) or the second (Gemm with transB), and an exporter or a quantiser that
-transposes, folds or regroups a constant can leave as many zeros along the other axis, where they are
-worth nothing and nothing says so. Here the constants of the file itself are looked at.
+Sparse tensor cores (Ampere and later, AGX Orin included) need at most two nonzeros in every four neighbours
+**along the reduction axis**, which the product sums over. In a file that axis is the first (MatMul) or the
+second (Gemm with transB). An exporter or quantizer that transposes, folds or regroups a constant can leave
+as many zeros along the other axis, where they are useless, without any error. So the constants of the
+file itself are checked.
 
 Letters: N outputs, K inputs (the reduction).
 """
@@ -27,8 +27,8 @@ if TYPE_CHECKING:
 def matrices_24(path: Path) -> dict[str, bool]:
     """Whether each matrix of a file is 2:4 along the reduction axis, by the name of its constant.
 
-    Looked at are MatMul, Gemm and MatMulInteger with a constant of two axes on the right, straight or
-    behind a DequantizeLinear. A zero is a code that dequantises to zero.
+    Covers MatMul, Gemm and MatMulInteger with a constant of two axes on the right, directly or behind a
+    DequantizeLinear. A zero is a code that dequantises to zero.
     """
     import onnx
     from onnx import numpy_helper
@@ -49,7 +49,7 @@ def matrices_24(path: Path) -> dict[str, bool]:
 
 
 def is_24(nonzero_NK: NDArray[np.bool_]) -> bool:
-    """Whether every four neighbours along K hold at most two nonzeros; a rest of K counts as padded."""
+    """Whether every four neighbours along K have at most two nonzeros; K is padded with zeros."""
     padded = np.pad(nonzero_NK, ((0, 0), (0, -nonzero_NK.shape[1] % 4)))
     return bool((padded.reshape(len(padded), -1, 4).sum(2) <= 2).all())
 
@@ -59,14 +59,14 @@ def require_24(path: Path, graph: Graph) -> int:
 
     Args:
         path: the ONNX file.
-        graph: what it was made from. Layers that it does not call are not counted, nor are those of 4
-            bits: no engine has such a product.
+        graph: the source of the file. Layers that it does not call are not counted, nor are those of 4
+            bits, for which no engine has a sparse product.
 
     Returns:
-        How many there are.
+        The number of 2:4 layers.
 
     Raises:
-        BundleError: some have lost their zeros, or have them along the other axis.
+        BundleError: a layer lost its zeros or has them along the other axis.
     """
     wanted = len([layer for layer in _called(graph) if _is_sparse(layer)])
     kept = sum(matrices_24(path).values())
@@ -79,7 +79,7 @@ def require_24(path: Path, graph: Graph) -> int:
 
 
 def _called(graph: Graph) -> list[packed.PackedLinear]:
-    """The packed layers that a graph runs; its module may hold those of other graphs too."""
+    """The packed layers that a graph runs; its module may contain those of other graphs too."""
     found: dict[int, packed.PackedLinear] = {}
     layers = packed.layers_of(graph.module).values()
     hooks = [
@@ -109,7 +109,7 @@ def _constant(
     makers: "dict[str, onnx.NodeProto]",
     constants: "dict[str, onnx.TensorProto]",
 ) -> tuple[str | None, int]:
-    """The constant on the right of a product, and which of its values is zero."""
+    """The constant on the right of a product, and its zero point."""
     from onnx import numpy_helper
 
     name, zero_name = node.input[1], ""
@@ -124,5 +124,5 @@ def _constant(
 
 
 def _has_outputs_first(node: "onnx.NodeProto") -> bool:
-    """Whether the constant lies as [N, K]."""
+    """Whether the constant is stored as [N, K]."""
     return any(a.name == "transB" and a.i == 1 for a in node.attribute)

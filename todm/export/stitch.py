@@ -126,7 +126,7 @@ def hollow(model: "onnx.ModelProto") -> "onnx.ModelProto":
 
 
 class _Builder:
-    """Nodes and constants of several models in one graph, their names kept apart by prefixes."""
+    """Nodes and constants of several models in one graph, with prefixed names."""
 
     def __init__(self, models: Mapping[str, "onnx.ModelProto"]) -> None:
         self._models = models
@@ -146,7 +146,7 @@ class _Builder:
         return [port.name for port in graph.output]
 
     def split(self, states: str, sizes: list[int]) -> list[str]:
-        """[1, B, S] into [B, S] of every part, as a whole export does it."""
+        """Split [1, B, S] into the states [B, S] of every part, as a whole export does."""
         names = [f"states.{i}" for i in range(len(sizes))]
         self._integers("states.first", 0)
         self._integers("states.sizes", sizes)
@@ -179,7 +179,7 @@ class _Builder:
 
 
 def _value(port: Port, last: int | None) -> "onnx.ValueInfoProto":
-    """An input or output of the whole; `last` replaces the size of its last axis."""
+    """An input or output of the whole; `last` overrides the size of its last axis."""
     from onnx import TensorProto, helper
 
     shape: list[str | int] = [port.dynamic.get(i, n) for i, n in enumerate(port.example.shape)]

@@ -1,12 +1,12 @@
-"""Graphs to ExecuTorch programs for the XNNPACK delegate: fp32 and int8, run and held against torch.
+"""Graphs to ExecuTorch programs for the XNNPACK delegate: fp32 and int8, compared with torch.
 
     encoder.pte, encoder.int8.pte, decoder.pte, joiner.pte
     tokens.txt, bpe.model, bpe.vocab, test_wavs/, README.md
 
 A program has one stream: its shapes are fixed when it is lowered. int8 means 8-bit weights per output
-channel of the encoder's linear layers, with activations rounded as they come; the rest, decoder and
-joiner are float32. ExecuTorch has no recogniser of its own that keeps states from chunk to chunk, so
-the search is the caller's: export/executorch/run.py is one.
+channel in the encoder's linear layers, with dynamically quantized activations; everything else is float32.
+ExecuTorch has no recogniser that carries states from chunk to chunk, so the caller decodes:
+export/executorch/run.py is an example.
 
 Needs the extra `executorch`, which pairs with one release of torch: 1.2 with 2.11.
 
@@ -44,7 +44,7 @@ from todm.export.verify import INT8_TOKENS, TOLERANCE, Report
 KIND = "executorch"
 Form = Literal["fp32", "int8"]
 
-_CALIBRATION = 20  # chunks of the sample; of dynamic scales nothing is kept, shapes are traced
+_CALIBRATION = 20  # chunks of the sample; they only trace shapes, since scales are dynamic
 
 _CARD = """\
 # Speech recogniser for ExecuTorch, {chunk_ms} ms chunks
@@ -64,7 +64,7 @@ Exported by todm with ExecuTorch {version} for the XNNPACK delegate. One stream,
 `test_wavs/0.wav`, which has its tail already, must give: "{text}"
 Run it: `python export/executorch/run.py DIR test_wavs/0.wav [--precision int8]`.
 
-Held against torch when it was made; largest differences:
+Compared with torch when it was made; largest differences:
 
 {checks}
 """
@@ -72,11 +72,11 @@ Held against torch when it was made; largest differences:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ExecutorchConfig(Config):
-    """What is lowered.
+    """The forms to lower.
 
     Attributes:
         int8: write an int8 form of the encoder too.
-        tail_seconds: silence fed after speech; from the chunk's length if None.
+        tail_seconds: silence fed after speech; derived from the chunk's length if None.
     """
 
     int8: bool = True
@@ -84,19 +84,19 @@ class ExecutorchConfig(Config):
 
 
 class Pte:
-    """A lowered graph, loaded: called with the tensors of its inputs in order."""
+    """A loaded program: called with the tensors of its inputs in order."""
 
     def __init__(self, path: Path) -> None:
         """Load a .pte file.
 
         Raises:
             MissingExtra: executorch is not installed.
-            BundleError: it is not a program.
+            BundleError: the file is not a program.
         """
         _require()
         from executorch.runtime import Runtime, Verification
 
-        # The program has to live as long as its method: it owns the memory.
+        # The program owns the method's memory, so it is kept.
         try:
             self._program = Runtime.get().load_program(path, verification=Verification.Minimal)
             self._method = self._program.load_method("forward")
@@ -105,7 +105,7 @@ class Pte:
         assert self._method is not None
 
     def __call__(self, *inputs: Tensor) -> tuple[Tensor, ...]:
-        """Run it; the outputs are copies, since the next call writes over the program's own."""
+        """Run it; the outputs are copies, because the next call overwrites the program's own."""
         assert self._method is not None
         return tuple(out.clone() for out in self._method.execute([_plain(x) for x in inputs]))
 
@@ -119,26 +119,26 @@ def write_executorch(
     sample: Sample | None = None,
     parent: Artifact | None = None,
 ) -> Artifact:
-    """Lower, quantize, verify and write.
+    """Lower, quantize, verify and write programs.
 
     Args:
-        path: the directory to make; one already there is replaced.
+        path: the directory to write; an export already there is replaced.
         graphs: encoder, decoder and joiner.
-        write_assets: puts tokens.txt, bpe.model and bpe.vocab into a directory.
-        config: what is lowered.
+        write_assets: writes tokens.txt, bpe.model and bpe.vocab into a directory.
+        config: the forms to lower.
         sample: a recording to check with and to ship; a synthetic signal if None.
         parent: the subnet it is made from.
 
     Raises:
-        BundleError: a compressed layer, which has no such form, or a check failed; nothing is written.
+        BundleError: the graphs are compressed, or a check failed; then nothing is written.
         MissingExtra: executorch is not installed.
         ArtifactError: `path` exists and is not an artifact.
     """
     _require()
     if found := summary([graph.module for graph in graphs]):
         raise BundleError(
-            f"these graphs are compressed ({', '.join(found)}), which ExecuTorch programs are not made "
-            "of: export the subnet they were made from, whose encoder gets an int8 form there"
+            f"these graphs are compressed ({', '.join(found)}), which ExecuTorch programs cannot "
+            "be: export the subnet they were made from, whose encoder gets an int8 form there"
         )
     job = _Job({graph.name: graph for graph in graphs}, config, sample)
     metrics: dict[str, Any] = {}
@@ -176,7 +176,7 @@ class _Job:
         self.tail_seconds = default_tail(x[1]) if given is None else given
 
     def fill(self, folder: Path) -> dict[str, Any]:
-        """Write all files into a directory that holds the assets; returns the measured figures."""
+        """Write all files into a directory that has the assets; returns the measured figures."""
         tokens = check_assets(folder, self._graphs["joiner"])
         samples = self._sample.write(folder, self.tail_seconds)
         for name in GRAPHS:
@@ -201,10 +201,10 @@ class _Job:
     def _verify(
         self, report: Report, folder: Path, form: Form, samples_S: Samples, tokens: tuple[str, ...]
     ) -> dict[str, Any]:
-        """Chunk by chunk with carried states, and by transcript; what the form makes of the sample."""
+        """Compare encoder chunks and transcripts; returns the form's transcript of the sample."""
         ours = [in_torch(self._graphs[name]) for name in GRAPHS]
         theirs = [Pte(folder / file_name(name, form)) for name in GRAPHS]
-        chunks = self._chunks(pad_tail(samples_S, self.tail_seconds))  # as every runner does
+        chunks = self._chunks(pad_tail(samples_S, self.tail_seconds))  # runners add a tail too
         states = [torch.zeros(1, 1, self.sizes[name]) for name in "SR"]
         exact, lowered = (torch.cat(encode(call, chunks, states)) for call in (ours[0], theirs[0]))
         name = f"{form}, encoder chunk by chunk, torch and ExecuTorch"
@@ -240,9 +240,9 @@ def lower(graph: Graph, path: Path, *, calibrate: Sequence[Tensor] | None = None
     """Write one graph as a program of one stream.
 
     Args:
-        graph: what to lower.
+        graph: to lower.
         path: the .pte file to write.
-        calibrate: chunks, each [1, T, 80]; given, linear layers get 8-bit weights.
+        calibrate: chunks, each [1, T, 80]; if given, linear layers get 8-bit weights.
 
     Raises:
         MissingExtra: executorch is not installed.
@@ -280,12 +280,12 @@ def _rounded(
 
 
 def file_name(name: str, form: Form) -> str:
-    """The file of a graph: only the encoder has an int8 form."""
+    """The file name of a graph; only the encoder has an int8 form."""
     return f"{name}.int8.pte" if form == "int8" and name == "encoder" else f"{name}.pte"
 
 
 def _examples(graph: Graph) -> tuple[Tensor, ...]:
-    """The examples of the inputs, of one stream."""
+    """The examples of the inputs, for one stream."""
     found = []
     for port in graph.inputs:
         example = port.example
@@ -296,7 +296,7 @@ def _examples(graph: Graph) -> tuple[Tensor, ...]:
 
 
 def _plain(x: Tensor) -> Tensor:
-    """A copy whose axes lie in their order; ExecuTorch refuses others, even of an axis of size 1."""
+    """A contiguous copy; ExecuTorch refuses other strides, even those of an axis of size 1."""
     return torch.empty(x.shape, dtype=x.dtype).copy_(x)
 
 

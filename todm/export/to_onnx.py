@@ -1,4 +1,4 @@
-"""Graphs to ONNX files: one file each, batch axis open, readable by old runtimes."""
+"""Graphs to ONNX files: one file each, with a dynamic batch axis, for old runtimes too."""
 
 import contextlib
 import logging
@@ -17,18 +17,18 @@ if TYPE_CHECKING:
     import onnx
 
 OPSET = 18
-# IR 10, which torch writes, is refused by sherpa-onnx 1.10 and older; nothing newer is used.
+# sherpa-onnx 1.10 and older refuse IR 10, which torch writes; nothing newer than IR 8 is used.
 IR_VERSION = 8
-_FOLDED = 16  # numbers: shapes are folded, weights are not
+_FOLDED = 16  # elements: shapes are folded, weights are not
 
 
 def graph_to_onnx(graph: Graph, path: Path, *, metadata: Mapping[str, str] | None = None) -> None:
-    """Lower one graph to a single ONNX file, weights inside, packed layers as they are packed.
+    """Lower one graph to a single ONNX file that contains its weights, packed layers included.
 
     Args:
-        graph: what to lower; a dynamic axis needs an example size of at least 2.
+        graph: to lower; a dynamic axis needs an example size of at least 2.
         path: the file to write.
-        metadata: set in the file beside the graph's own, and before it.
+        metadata: added to the graph's own, which it overrides.
 
     Raises:
         BundleError: a packed layer has no ONNX form.
@@ -36,7 +36,7 @@ def graph_to_onnx(graph: Graph, path: Path, *, metadata: Mapping[str, str] | Non
         ValueError: an example has size 1 on a dynamic axis, or an output differs from its port.
     """
     model = _lower(graph)
-    # Both free a file of what only its maker can read: Python stack traces of every node.
+    # Remove what is of no use to others: Python stack traces of every node.
     for node in model.graph.node:
         del node.metadata_props[:]
     del model.graph.value_info[:]
@@ -49,7 +49,7 @@ def graph_to_onnx(graph: Graph, path: Path, *, metadata: Mapping[str, str] | Non
 def save_model(model: "onnx.ModelProto", path: Path) -> None:
     """Check a model and write it as one file.
 
-    An app loads it from a buffer, where weights in a second file cannot be found.
+    Apps load it from a buffer, where weights in a second file would not be found.
     """
     import onnx
 
@@ -71,7 +71,7 @@ def _lower(graph: Graph) -> "onnx.ModelProto":
 
     for port in graph.inputs:
         _check_example(graph, port)
-    # Cloned: one tensor as the example of two inputs would make them one input.
+    # Cloned, because the exporter merges inputs whose examples are the same tensor.
     examples = tuple(port.example.clone() for port in graph.inputs)
     shapes = tuple(dict.fromkeys(port.dynamic, torch.export.Dim.DYNAMIC) for port in graph.inputs)
     with quiet(), lowered(graph.module):
@@ -88,7 +88,7 @@ def _lower(graph: Graph) -> "onnx.ModelProto":
             verbose=False,
         )
         assert program is not None
-        # What a model computes of its own weights stays small in the file; runtimes fold it on loading.
+        # Values computed from weights stay expressions, which makes smaller files; runtimes fold them.
         optimizer.optimize(program.model, input_size_limit=_FOLDED)
     model = program.model_proto
     _name_axes(model, graph)

@@ -1,6 +1,6 @@
-"""Is what was written what was trained? torch against onnxruntime, and both against sherpa-onnx.
+"""Verify an exported bundle: torch against onnxruntime, and onnxruntime against sherpa-onnx.
 
-Nothing here repairs: the first difference is an error that names the file, the place and the size.
+The first difference is an error that names the check, the place and the size.
 Letters: N streams, T frames of a chunk, J joiner width, K context, V vocabulary.
 """
 
@@ -42,22 +42,22 @@ if TYPE_CHECKING:
     import onnxruntime
 
 TOLERANCE = 1e-4
-# Rounding to int8 may fall the other way where a float differs in its last bit, and so may a near
-# tie between two symbols: two versions of onnxruntime need not agree on every token. That the
-# files are wired rightly is what float32 shows, exactly; int8 shows that they are not broken.
+# Where a float differs in its last bit, int8 rounding or a near tie between two symbols can go either way,
+# so two versions of onnxruntime need not agree on every token. float32 shows exactly that the files are
+# wired correctly; int8 only shows that its files are not broken.
 INT8_TOKENS = 0.1
-# Of a compressed graph that rounds its activations: torch and onnxruntime add floats in other orders,
-# so that now and then a code differs by one, and what follows it by a step.
+# For compressed graphs that round their activations: torch and onnxruntime add floats in different
+# orders, so that a code occasionally differs by one, and the values after it by a step.
 ROUNDED = 0.05
 
 
 @dataclasses.dataclass
 class Report:
-    """Each check by name, with the largest difference it found.
+    """The largest difference of each check, by name.
 
     Attributes:
         rounds: whether the graphs round their activations: values may then differ by `ROUNDED`,
-            and a share `INT8_TOKENS` of tokens.
+            and a share `INT8_TOKENS` of the tokens.
         figures: the differences.
     """
 
@@ -66,13 +66,13 @@ class Report:
 
     @property
     def tolerance(self) -> float:
-        """Of values of torch and onnxruntime."""
+        """The allowed difference between values of torch and onnxruntime."""
         return ROUNDED if self.rounds else TOLERANCE
 
     def close(self, name: str, ours: NDArray[Any], theirs: NDArray[Any], tolerance: float) -> None:
-        """Compare, remember the difference, and refuse one above the tolerance.
+        """Compare and record the difference; one above the tolerance is refused.
 
-        The tolerance is relative to values above 1, absolute below.
+        The tolerance is relative for values above 1 and absolute below.
 
         Raises:
             BundleError: shapes or values differ.
@@ -90,17 +90,17 @@ class Report:
             )
 
     def similar(self, name: str, ours: Transcript, theirs: Transcript, share: float) -> None:
-        """Compare tokens, of which at most a share may differ.
+        """Compare tokens, of which a share may differ.
 
         Raises:
-            BundleError: more of them differ.
+            BundleError: more tokens differ.
         """
         self.alike(name, ours.tokens, theirs.tokens, share)
 
     def alike(
         self, name: str, ours: Sequence[Hashable], theirs: Sequence[Hashable], share: float
     ) -> None:
-        """As `similar`, of the tokens themselves or their ids."""
+        """As `similar`, for sequences of tokens or ids."""
         matcher = difflib.SequenceMatcher(None, ours, theirs, autojunk=False)
         total = len(ours) + len(theirs)
         unmatched = total - 2 * sum(block.size for block in matcher.get_matching_blocks())
@@ -116,7 +116,7 @@ class Report:
     ) -> None:
         """Compare tokens, timestamps and, within the tolerance, log-probabilities.
 
-        Where graphs round, tokens alone are compared.
+        Graphs that round are compared by tokens only.
 
         Raises:
             BundleError: they differ.
@@ -141,19 +141,19 @@ class Report:
 def verify(
     graphs: Sequence[Graph], bundle: Bundle, samples_S: Samples, *, in_sherpa: bool
 ) -> Report:
-    """Check a bundle against the modules it was made from.
+    """Check a bundle against the modules it was exported from.
 
     Args:
         graphs: encoder, decoder and joiner.
-        bundle: what was written.
+        bundle: the written bundle.
         samples_S: a recording at 16 kHz, float32 [S].
-        in_sherpa: whether sherpa-onnx loads this bundle too.
+        in_sherpa: whether to check it in sherpa-onnx too.
 
     Returns:
         The largest difference of every check.
 
     Raises:
-        BundleError: the first difference above its tolerance, or what `validate` finds.
+        BundleError: a difference is above its tolerance, or `validate` fails.
     """
     modules = {graph.name: graph for graph in graphs}
     report = Report(rounds=any(is_rounding(graph.module) for graph in graphs))
@@ -275,7 +275,7 @@ def three_streams(samples_S: Samples) -> list[Samples]:
 def _check_offline(
     report: Report, bundle: Bundle, streaming: StreamingRecognizer, samples_S: Samples
 ) -> None:
-    """The offline encoder gives what streaming gives on the same frames."""
+    """The offline encoder gives the same output as streaming on the same frames."""
     frames = fbank(samples_S)
     session = load_session(bundle.file("offline/encoder.onnx"))
     lens = np.array([len(frames)], np.int64)
@@ -289,8 +289,8 @@ def _check_offline(
 def _check_sherpa(report: Report, bundle: Bundle, precision: Precision, samples_S: Samples) -> None:
     """Tokens, timestamps and log-probs of sherpa-onnx against ours.
 
-    The int8 form for other processors has to load and run; its differences are written down, not
-    judged, since its sums overflow in sherpa-onnx here and not in ours.
+    The int8 form for other processors has to load and run; its differences are recorded but not judged,
+    because its sums overflow in sherpa-onnx on this processor and not in `todm.device`.
     """
     from todm.export import sherpa
 

@@ -1,7 +1,7 @@
-"""A bundle that is its own web page: static files that recognise speech in a browser, checked in Node.
+"""A bundle that is also a web page: static files that recognise speech in a browser, checked in Node.
 
-Beside the files of every bundle: `index.html`, `page/` (our modules, from `todm/export/page/`) and
-`ort/` (onnxruntime-web, from npm). The manifest lists them all.
+It has `index.html`, `page/` (our modules, from `todm/export/page/`) and `ort/` (onnxruntime-web, from npm)
+besides the files of every bundle, all listed in the manifest.
 """
 
 import contextlib
@@ -20,10 +20,10 @@ from todm.device.recognizer import Transcript
 from todm.errors import BundleError, ConfigError
 from todm.export.verify import INT8_TOKENS, Report
 
-ORT_WEB = "1.30.0"  # the version that this page was tested with
-# Features differ in the last bits of float32: the page computes them in double precision.
+ORT_WEB = "1.30.0"  # the version that the page was tested with
+# The page computes features in double precision, so they differ in the last bits of float32.
 TOLERANCE = 1e-3
-# In WebAssembly sums do not overflow: no int8.rr.
+# Without int8.rr: sums do not overflow in WebAssembly.
 PRECISIONS: tuple[Precision, ...] = ("fp32", "int8", "int8.block", "int4")
 _PAGE = Path(__file__).with_name("page")
 _CLONE = Path(__file__).parents[2] / "build"
@@ -38,11 +38,11 @@ _SECONDS = 300
 def find_runtime() -> Path:
     """The npm package onnxruntime-web on this machine.
 
-    Looked for in TODM_ORT_WEB, in `node_modules` of the working directory, and where
+    Searched in TODM_ORT_WEB, or else in `node_modules` of the working directory and in the folder where
     `export/web/setup.sh` of a clone puts it.
 
     Raises:
-        ConfigError: it is nowhere, or of another version than the page was tested with.
+        ConfigError: it is not found, or has another version than the page was tested with.
     """
     given = os.environ.get("TODM_ORT_WEB")
     usual = [root / "node_modules" / "onnxruntime-web" for root in (Path.cwd(), _CLONE)]
@@ -66,7 +66,7 @@ def find_node() -> str:
     """The program `node`, which runs the page's modules for the check.
 
     Raises:
-        ConfigError: it is not on the path.
+        ConfigError: it is not on the PATH.
     """
     node = shutil.which("node")
     if node is None:
@@ -77,7 +77,7 @@ def find_node() -> str:
 
 
 def write_page(folder: Path) -> None:
-    """Put the page and its runtime into a bundle's directory.
+    """Copy the page and its runtime into a bundle's directory.
 
     Raises:
         ConfigError: onnxruntime-web is not on this machine.
@@ -93,7 +93,7 @@ def write_page(folder: Path) -> None:
 
 
 def transcribe_in_node(folder: Path, wav: Path, *, precision: Precision = "fp32") -> Transcript:
-    """What the page's own modules and runtime make of a recording, run by Node.
+    """Transcribe a recording with the page's own modules and runtime, in Node.
 
     Args:
         folder: a web bundle.
@@ -101,10 +101,10 @@ def transcribe_in_node(folder: Path, wav: Path, *, precision: Precision = "fp32"
         precision: which graphs.
 
     Raises:
-        BundleError: the modules refuse the bundle, or do not end.
-        ConfigError: there is no Node.
+        BundleError: the modules refuse the bundle or do not finish.
+        ConfigError: Node is not installed.
     """
-    # The quick compiler of WebAssembly: the results are the same, and it starts five times sooner.
+    # The baseline compiler of WebAssembly: the same results, and it starts five times sooner.
     program = [find_node(), "--liftoff-only", "page/run.mjs"]
     command = [*program, ".", str(wav.resolve()), "--precision", precision]
     try:
@@ -112,7 +112,9 @@ def transcribe_in_node(folder: Path, wav: Path, *, precision: Precision = "fp32"
             command, cwd=folder, capture_output=True, text=True, timeout=_SECONDS, check=False
         )
     except subprocess.TimeoutExpired:
-        raise BundleError(f"{folder}: the page's recogniser did not end in {_SECONDS} s") from None
+        raise BundleError(
+            f"{folder}: the page's recogniser did not finish in {_SECONDS} s"
+        ) from None
     if done.returncode != 0:
         reason = (done.stderr.strip().splitlines() or ["no message"])[-1]
         raise BundleError(f"{folder}: the page's recogniser refuses this bundle: {reason}")
@@ -120,12 +122,12 @@ def transcribe_in_node(folder: Path, wav: Path, *, precision: Precision = "fp32"
 
 
 def check_page(report: Report, bundle: Bundle, expected: dict[str, Any]) -> None:
-    """Hold the page's transcripts of the bundle's own recording against the device's.
+    """Compare the page's transcripts of the bundle's own recording with the device's.
 
     Args:
-        report: takes the differences.
+        report: records the differences.
         bundle: the bundle with its page, but without its manifest.
-        expected: what each precision makes of the recording, as in `test_wavs/expected.json`.
+        expected: the transcripts of each precision, as in `test_wavs/expected.json`.
 
     Raises:
         BundleError: they differ.
@@ -146,7 +148,7 @@ def check_page(report: Report, bundle: Bundle, expected: dict[str, Any]) -> None
 
 @contextlib.contextmanager
 def _manifest(bundle: Bundle) -> Iterator[None]:
-    """Gives a bundle that is being made the part of a manifest that the page reads, for a while."""
+    """Temporarily write the part of a manifest that the page reads into an unfinished bundle."""
     path = bundle.path / artifact.MANIFEST
     files = {
         p.relative_to(bundle.path).as_posix(): {
