@@ -178,10 +178,8 @@ class _Job:
         return figures
 
     def _write_graphs(self, folder: Path) -> None:
-        for name in GRAPHS:
-            graph = self._graphs[name]
-            metadata = {**_COMMON, **_METADATA[name](self._graphs)}
-            graph_to_onnx(graph, folder / f"{name}.onnx", metadata=metadata)
+        for name, metadata in _metadata(self._graphs).items():
+            graph_to_onnx(self._graphs[name], folder / f"{name}.onnx", metadata=metadata)
         require_24(folder / "encoder.onnx", self._graphs["encoder"])
 
     def _write_forms(self, folder: Path) -> None:
@@ -258,36 +256,33 @@ def _shipped(info: Mapping[str, Any]) -> dict[str, Any]:
     return {k: _shipped(v) if isinstance(v, Mapping) else v for k, v in kept.items()}
 
 
-_COMMON = {"version": "1", "model_author": f"todm {__version__}"}
-
-
-def _encoder_metadata(graphs: Mapping[str, Graph]) -> dict[str, str]:
-    """The metadata that sherpa-onnx reads for the type `lstm`: all state in two tensors of one layer."""
+def _metadata(graphs: Mapping[str, Graph]) -> dict[str, dict[str, str]]:
+    """The metadata of each graph; the encoder's is that of sherpa-onnx's `lstm` type with one layer."""
     frames, state0, state1 = (port.example for port in graphs["encoder"].inputs)
-    return {
+    sizes = {
+        "encoder": {
+            "T": frames.shape[1],
+            "decode_chunk_len": frames.shape[1],
+            "num_encoder_layers": state0.shape[0],
+            "d_model": state0.shape[2],
+            "rnn_hidden_size": state1.shape[2],
+        },
+        "decoder": {
+            "vocab_size": graphs["joiner"].outputs[0].example.shape[1],
+            "context_size": graphs["decoder"].inputs[0].example.shape[1],
+        },
+        "joiner": {"joiner_dim": graphs["joiner"].inputs[0].example.shape[1]},
+    }
+    texts = {
         "model_type": STREAMING_MODEL_TYPE,
         "comment": "MH-SSM, all streaming state packed into two tensors",
-        "T": str(frames.shape[1]),
-        "decode_chunk_len": str(frames.shape[1]),
-        "num_encoder_layers": str(state0.shape[0]),
-        "d_model": str(state0.shape[2]),
-        "rnn_hidden_size": str(state1.shape[2]),
     }
-
-
-def _decoder_metadata(graphs: Mapping[str, Graph]) -> dict[str, str]:
+    common = {"version": "1", "model_author": f"todm {__version__}"}
     return {
-        "vocab_size": str(graphs["joiner"].outputs[0].example.shape[1]),
-        "context_size": str(graphs["decoder"].inputs[0].example.shape[1]),
+        name: {
+            **common,
+            **(texts if name == "encoder" else {}),
+            **{key: str(size) for key, size in named.items()},
+        }
+        for name, named in sizes.items()
     }
-
-
-def _joiner_metadata(graphs: Mapping[str, Graph]) -> dict[str, str]:
-    return {"joiner_dim": str(graphs["joiner"].inputs[0].example.shape[1])}
-
-
-_METADATA = {
-    "encoder": _encoder_metadata,
-    "decoder": _decoder_metadata,
-    "joiner": _joiner_metadata,
-}

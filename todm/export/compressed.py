@@ -82,17 +82,22 @@ class _Zeros(_Lowered):
         return F.linear(x, self.weight_NK)
 
 
-class _Int8(_Lowered):
-    """int8 with one scale per row of activations."""
+class _Codes(_Lowered):
+    """Weights as codes about `_MIDDLE`."""
 
     def __init__(self, layer: packed.Int8Linear) -> None:
         super().__init__(layer)
-        self.register_buffer("codes_KN", _unsigned(layer))
+        codes_KN = layer.codes().t().to(torch.int16) + _MIDDLE
+        self.register_buffer("codes_KN", codes_KN.to(torch.uint8).contiguous())
         self.register_buffer("scale_N", layer.scale_N)
         self.register_buffer("middle", torch.tensor(_MIDDLE, dtype=torch.uint8))
         self.codes_KN: Tensor
         self.scale_N: Tensor
         self.middle: Tensor
+
+
+class _Int8(_Codes):
+    """int8 with one scale per row of activations."""
 
     def product(self, x: Tensor) -> Tensor:
         scale = x.abs().amax(-1, keepdim=True).clamp_min(FLOOR) / float(QMAX)
@@ -104,27 +109,21 @@ class _Int8(_Lowered):
         return sums.float() * scale * self.scale_N
 
 
-class _Int8Static(_Lowered):
+class _Int8Static(_Codes):
     """int8 with one scale for all activations."""
 
     def __init__(self, layer: packed.Int8Linear) -> None:
         super().__init__(layer)
         assert layer.act_scale is not None
-        self.register_buffer("codes_KN", _unsigned(layer))
-        self.register_buffer("scale_N", layer.scale_N)
         self.register_buffer("zero_N", torch.full_like(layer.scale_N, _MIDDLE, dtype=torch.uint8))
         self.register_buffer("act_scale", layer.act_scale.reshape(()))
-        self.register_buffer("act_zero", torch.tensor(_MIDDLE, dtype=torch.uint8))
         self.limit = QMAX * float(layer.act_scale)
-        self.codes_KN: Tensor
-        self.scale_N: Tensor
         self.zero_N: Tensor
         self.act_scale: Tensor
-        self.act_zero: Tensor
 
     def product(self, x: Tensor) -> Tensor:
         x = x.clamp(-self.limit, self.limit)
-        by = (self.act_scale, self.act_zero)
+        by = (self.act_scale, self.middle)
         codes = torch.onnx.ops.symbolic(
             "QuantizeLinear", (x, *by), dtype=torch.uint8, shape=x.shape
         )
@@ -217,11 +216,6 @@ def _words(layer: packed.PackedLinear) -> str:
     assert isinstance(layer, packed.Int8Linear)
     scale = "a scale per row" if layer.act_scale is None else "a static scale (QDQ)"
     return f"int8, {scale}{zeros}"
-
-
-def _unsigned(layer: packed.Int8Linear) -> Tensor:
-    """The codes of a layer about `_MIDDLE`, uint8 [K, N]."""
-    return (layer.codes().t().to(torch.int16) + _MIDDLE).to(torch.uint8).contiguous()
 
 
 def _lower(layer: packed.PackedLinear) -> _Lowered:

@@ -89,18 +89,14 @@ class Report:
                 "allowed: the export is wrong and was not written"
             )
 
-    def similar(self, name: str, ours: Transcript, theirs: Transcript, share: float) -> None:
-        """Compare tokens, of which a share may differ.
-
-        Raises:
-            BundleError: more tokens differ.
-        """
-        self.alike(name, ours.tokens, theirs.tokens, share)
-
     def alike(
         self, name: str, ours: Sequence[Hashable], theirs: Sequence[Hashable], share: float
     ) -> None:
-        """As `similar`, for sequences of tokens or ids."""
+        """Compare tokens or ids, of which a share may differ.
+
+        Raises:
+            BundleError: more of them differ.
+        """
         matcher = difflib.SequenceMatcher(None, ours, theirs, autojunk=False)
         total = len(ours) + len(theirs)
         unmatched = total - 2 * sum(block.size for block in matcher.get_matching_blocks())
@@ -122,7 +118,7 @@ class Report:
             BundleError: they differ.
         """
         if self.rounds:
-            self.similar(name, ours, theirs, INT8_TOKENS)
+            self.alike(name, ours.tokens, theirs.tokens, INT8_TOKENS)
             return
         if ours.tokens != theirs.tokens:
             at = _first_difference(ours.tokens, theirs.tokens)
@@ -301,7 +297,7 @@ def _check_sherpa(report: Report, bundle: Bundle, precision: Precision, samples_
             report.same(name, ours, theirs)
         else:
             name = name if here else f"{name} (form for other processors, not judged)"
-            report.similar(name, ours, theirs, INT8_TOKENS if here else 1.0)
+            report.alike(name, ours.tokens, theirs.tokens, INT8_TOKENS if here else 1.0)
 
     ours = StreamingRecognizer(bundle, precision=precision).transcribe(samples_S)
     recognizer = sherpa.online(bundle, precision)

@@ -1,4 +1,4 @@
-// Audio to 16 kHz mono samples (todm/device/audio.py): the same resampling, and wav read as there.
+// Audio to 16 kHz mono samples, with the resampler and the wav reading of todm/device/audio.py.
 
 import { SAMPLE_RATE } from "./features.js";
 
@@ -7,14 +7,14 @@ const ROLLOFF = 0.95;
 const KAISER_BETA = 10;
 const UNKNOWN_BYTES = 0x7fff0000; // a wav header written before the length was known
 
-/** Band-limited resampling of a signal that comes in pieces, by a polyphase Kaiser-windowed sinc. */
+/** Band-limited resampling of a signal in pieces, by a polyphase Kaiser-windowed sinc. */
 export class Resampler {
   #up;
   #down;
   #taps;
   #bank;
-  #kept; // the inputs that outputs to come still see
-  #first; // the place in the signal of the first of them
+  #kept; // the inputs that later outputs still need
+  #first; // the position of the first of them in the signal
   #numIn = 0;
   #numOut = 0;
 
@@ -37,7 +37,7 @@ export class Resampler {
     return (this.#taps - 1) / 2;
   }
 
-  /** The next samples; returns those at the target rate that are settled. */
+  /** Adds samples; returns the finished ones at the target rate. */
   feed(samples) {
     if (this.#same) return samples;
     this.#numIn += samples.length;
@@ -45,7 +45,7 @@ export class Resampler {
     return this.#upto(Math.ceil(((this.#numIn - this.#half) * this.#up) / this.#down));
   }
 
-  /** No samples follow: the last ones at the target rate. */
+  /** Ends the signal: returns the last samples at the target rate. */
   finish() {
     if (this.#same) return new Float32Array(0);
     this.#kept = join([this.#kept, new Float32Array(this.#half + 1)]);
@@ -107,7 +107,7 @@ function gcd(a, b) {
   return b ? gcd(b, a % b) : a;
 }
 
-/** Pieces of samples as one. */
+/** Concatenates pieces of samples. */
 export function join(pieces) {
   const out = new Float32Array(pieces.reduce((sum, piece) => sum + piece.length, 0));
   let at = 0;
@@ -119,8 +119,8 @@ export function join(pieces) {
 }
 
 /**
- * The samples of a wav file, channels averaged: {samples, rate}; null if it is none, or of a coding
- * that is not read here. A browser's own decoder would resample, and scales 16 bits in another way.
+ * The samples of a wav file, channels averaged: {samples, rate}; null for other files and encodings.
+ * A browser's own decoder would resample, and scales 16 bits differently.
  */
 export function readWav(buffer) {
   const view = new DataView(buffer);

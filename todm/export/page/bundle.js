@@ -1,7 +1,7 @@
-// A bundle is data from a stranger: nothing of it is used before its size and SHA-256 are as the
-// manifest says (todm/artifact.py), and its metadata as the runtime needs it (todm/device/contract.py).
+// A bundle comes from a stranger: no file is used before its size and SHA-256 are checked against the
+// manifest (todm/artifact.py) and its metadata against what the runtime needs (todm/device/contract.py).
 
-/** What is wrong with a bundle, in one sentence for whoever opened the page. */
+/** Says in one sentence, for the reader of the page, what is wrong with a bundle. */
 export class BundleError extends Error {}
 
 const MANIFEST = "manifest.json";
@@ -24,7 +24,7 @@ export class Bundle {
   /**
    * Opens a bundle.
    *
-   * `read(name, mostBytes)` gives a file as Uint8Array, or null where there is none; it may stop
+   * `read(name, mostBytes)` returns a file as Uint8Array, or null if it does not exist; it may stop
    * after more than `mostBytes`.
    */
   static async open(read) {
@@ -35,7 +35,7 @@ export class Bundle {
     return new Bundle(read, parseManifest(bytes));
   }
 
-  /** The precisions of which it holds an encoder. */
+  /** The precisions it has an encoder for. */
   get precisions() {
     return PRECISIONS.filter((p) => graphName("encoder", p) in this.#files);
   }
@@ -46,14 +46,14 @@ export class Bundle {
     return names.reduce((sum, name) => sum + (this.#files[name]?.bytes ?? 0), 0);
   }
 
-  /** Silence to feed after speech before the last words are out. */
+  /** Seconds of silence to feed after speech to get the last words. */
   get tailSeconds() {
     const seconds = this.info.tail_seconds ?? 1;
     if (!(seconds >= 0 && seconds <= 10)) throw new BundleError(`The bundle is damaged: its tail is ${seconds} s; ${AGAIN}.`);
     return seconds;
   }
 
-  /** Whether the manifest names a file. */
+  /** Whether the manifest lists a file. */
   has(name) {
     return name in this.#files;
   }
@@ -77,7 +77,7 @@ export class Bundle {
     for (const line of text.replace(/\r?\n$/, "").split(/\r?\n/)) {
       const [, symbol, id] = /^(?:(.*) )?(\d+)\s*$/.exec(line) ?? [];
       if (id === undefined || symbols.has(Number(id))) {
-        throw new BundleError(`The bundle is damaged: a line of tokens.txt is no symbol with an id of its own; ${AGAIN}.`);
+        throw new BundleError(`The bundle is damaged: a line of tokens.txt is not a symbol and a unique id; ${AGAIN}.`);
       }
       symbols.set(Number(id), symbol || " ");
     }
@@ -89,7 +89,7 @@ export class Bundle {
   }
 }
 
-/** The file of a graph: encoder.onnx, encoder.int8.onnx; all smaller encoders share the others. */
+/** The file of a graph: encoder.onnx, encoder.int8.onnx; all encoders but fp32 share decoder and joiner. */
 export function graphName(stem, precision) {
   if (precision === "fp32") return `${stem}.onnx`;
   return stem === "encoder" ? `${stem}.${precision}.onnx` : `${stem}.int8.onnx`;
@@ -104,7 +104,7 @@ function parseManifest(bytes) {
   }
   const isTable = (value) => typeof value === "object" && value !== null && !Array.isArray(value);
   if (!isTable(manifest) || !isTable(manifest.files) || !isTable(manifest.info)) {
-    throw new BundleError(`This is no bundle of todm: its ${MANIFEST} lists no files.`);
+    throw new BundleError(`This is not a bundle of todm: its ${MANIFEST} lists no files.`);
   }
   if (manifest.kind !== "bundle") {
     throw new BundleError(`This is a ${String(manifest.kind).slice(0, 40)}, and a bundle is needed: run todm export.`);
@@ -113,7 +113,7 @@ function parseManifest(bytes) {
     throw new BundleError(`The bundle has format ${String(manifest.format_version).slice(0, 40)}, and this page reads ${FORMAT_VERSION}.`);
   }
   for (const [name, entry] of Object.entries(manifest.files)) {
-    // Plain relative names only: nothing that a browser could take for another place.
+    // Plain relative names only, which a browser cannot resolve to another place.
     if (!/^[\w.-]+(\/[\w.-]+)*$/.test(name) || name.split("/").some((part) => /^\.+$/.test(part))) {
       throw new BundleError("The bundle names a file outside itself: it is not to be trusted.");
     }
@@ -121,7 +121,7 @@ function parseManifest(bytes) {
       throw new BundleError(`The bundle's ${MANIFEST} is damaged: ${AGAIN}.`);
     }
   }
-  // Without a prototype: a file called "constructor" is none unless the manifest lists it.
+  // Without a prototype, so that "constructor" is a file only if the manifest lists it.
   return { ...manifest, files: Object.assign(Object.create(null), manifest.files) };
 }
 
@@ -139,8 +139,8 @@ function decodeText(bytes, name) {
 }
 
 /**
- * The metadata of an ONNX file, which onnxruntime-web does not hand out: a Map of strings.
- * Field 14 of ModelProto holds entries of key (1) and value (2); other fields are stepped over.
+ * The metadata of an ONNX file, which onnxruntime-web does not expose: a Map of strings.
+ * Field 14 of ModelProto has entries of key (1) and value (2); other fields are skipped.
  */
 export function onnxMetadata(bytes) {
   const found = new Map();
@@ -153,7 +153,7 @@ export function onnxMetadata(bytes) {
   return found;
 }
 
-/** Pairs of field number and content; numbers have no content here. */
+/** Pairs of field number and content; numeric fields come without content. */
 function* protobufFields(bytes) {
   let at = 0;
   const varint = () => {

@@ -1,4 +1,4 @@
-// Runs on the audio thread: hands over what the microphone heard, channels averaged, in pieces.
+// Runs on the audio thread: posts the microphone's samples, channels averaged, in pieces.
 
 const PIECE = 2048; // 43 ms at 48 kHz
 

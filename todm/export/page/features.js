@@ -22,7 +22,7 @@ const POVEY = Float64Array.from(
   (_, i) => (0.5 - 0.5 * Math.cos((2 * Math.PI * i) / (WINDOW - 1))) ** 0.85,
 );
 
-/** Triangles on the mel scale: for each bin its first FFT bin and the weights from there on. */
+/** Triangles on the mel scale: for each mel bin, its first FFT bin and the weights from that bin on. */
 const FILTERS = melFilters();
 
 function melFilters() {
@@ -37,7 +37,7 @@ function melFilters() {
   });
 }
 
-/** Factors and bit-reversed places of the FFT. */
+/** Twiddle factors and bit-reversed positions of the FFT. */
 const COS = Float64Array.from({ length: FFT_SIZE / 2 }, (_, i) => Math.cos((2 * Math.PI * i) / FFT_SIZE));
 const SIN = Float64Array.from({ length: FFT_SIZE / 2 }, (_, i) => -Math.sin((2 * Math.PI * i) / FFT_SIZE));
 const REVERSED = Uint16Array.from({ length: FFT_SIZE }, (_, i) => {
@@ -46,7 +46,7 @@ const REVERSED = Uint16Array.from({ length: FFT_SIZE }, (_, i) => {
   return place;
 });
 
-/** The discrete Fourier transform in place; the input stands in bit-reversed order. */
+/** The discrete Fourier transform in place; the input is in bit-reversed order. */
 function fft(re, im) {
   for (let size = 2; size <= FFT_SIZE; size *= 2) {
     const half = size / 2;
@@ -85,10 +85,10 @@ function frameOf(window, re, im) {
   return frame;
 }
 
-/** Features of one stream, taken frame by frame as audio comes in. */
+/** Features of one stream, computed as audio arrives. */
 export class OnlineFeatures {
-  #samples = new Float32Array(0); // those that frames to come still see
-  #first = 0; // the place in the stream of the first of them
+  #samples = new Float32Array(0); // those that later frames still need
+  #first = 0; // the position of the first of them in the stream
   #total = 0;
   #done = 0; // frames computed
   #frames = []; // and not yet taken
@@ -96,7 +96,7 @@ export class OnlineFeatures {
   #re = new Float64Array(FFT_SIZE);
   #im = new Float64Array(FFT_SIZE);
 
-  /** Frames computed and not yet taken. */
+  /** The number of frames computed and not yet taken. */
   get numReady() {
     return this.#frames.length;
   }
@@ -114,12 +114,12 @@ export class OnlineFeatures {
     this.#first = next;
   }
 
-  /** No audio follows: the last frames, which mirror the end of the audio, become ready. */
+  /** Ends the audio: the last frames, which mirror its end, become ready. */
   finish() {
     if (this.#total) this.#upto(Math.floor((this.#total + SHIFT / 2) / SHIFT));
   }
 
-  /** The next frames, Float32Array [num * 80]; `advance` of them (default all) are forgotten. */
+  /** The next frames, Float32Array [num * 80]; the stream moves on by `advance` (default: all). */
   take(num, advance = num) {
     const out = new Float32Array(num * NUM_BINS);
     this.#frames.slice(0, num).forEach((frame, row) => out.set(frame, row * NUM_BINS));
@@ -135,7 +135,7 @@ export class OnlineFeatures {
     }
   }
 
-  /** The place among the kept samples of one in the stream; outside the stream it is mirrored. */
+  /** The index in the kept samples of a position in the stream, mirrored at its ends. */
   #mirror(at) {
     while (at < 0 || at >= this.#total) at = at < 0 ? -at - 1 : 2 * this.#total - 1 - at;
     return at - this.#first;

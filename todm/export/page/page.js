@@ -1,4 +1,4 @@
-// The page: a dropped file or the microphone to the worker, and what it says to the reader.
+// The page: sends a dropped file or the microphone to the worker and shows its results.
 
 import { readWav } from "./audio.js";
 import { SAMPLE_RATE } from "./features.js";
@@ -16,7 +16,7 @@ let microphone = null;
 let transcript = null;
 let latencies = [];
 
-/** The text of one session as lines; the words of the newest chunk stand out. */
+/** The text of one session as lines; the words of the newest chunk are highlighted. */
 class Transcript {
   #tokens = [];
   #last;
@@ -82,7 +82,7 @@ function load(precision = "fp32") {
   const url = new URL(new URLSearchParams(location.search).get("bundle") ?? "./", location.href);
   if (url.origin !== location.origin) {
     enter("failed");
-    say("A bundle is only read from where the page itself comes from: copy it there.", "bad");
+    say("A bundle is only read from the server of the page itself: copy it there.", "bad");
     return;
   }
   if (!url.pathname.endsWith("/")) url.pathname += "/";
@@ -100,7 +100,7 @@ function loaded(found) {
   $("precision").replaceChildren(...options);
   $("sample").hidden = !found.sample;
   $("facts").textContent = `Chunks of ${found.chunkMs} ms, one thread, onnxruntime-web ${found.runtime}`;
-  $("caption").textContent = `Each bar is the computing time of one chunk, decoded once its ${found.chunkMs} ms are there.`;
+  $("caption").textContent = `Each bar is the computing time of one chunk, decoded once its ${found.chunkMs} ms have been recorded.`;
   say("Ready.");
   enter("ready");
 }
@@ -140,7 +140,7 @@ async function recognise(name, buffer, promised) {
   }
 }
 
-/** Any format that the browser reads, channels averaged. */
+/** Reads any format that the browser can decode, channels averaged. */
 async function decode(name, buffer) {
   let audio;
   try {
@@ -158,7 +158,7 @@ async function decode(name, buffer) {
 async function listen() {
   enter("busy");
   say("Waiting for the microphone.");
-  // As it is: a recogniser without normalisation has heard plain speech, not what a browser makes of it.
+  // Unprocessed: the recogniser has no normalisation and was trained on plain speech.
   const plain = { channelCount: 1, echoCancellation: false, noiseSuppression: false, autoGainControl: false };
   const context = new AudioContext();
   let stream = null;
@@ -168,7 +168,7 @@ async function listen() {
     await context.resume();
   } catch (error) {
     const refused = error.name === "NotAllowedError";
-    say(refused ? "The microphone was not allowed: allow it for this page and listen again." : `There is no microphone to listen to (${error.message}).`, "bad");
+    say(refused ? "The microphone was not allowed: allow it for this page and try again." : `There is no microphone (${error.message}).`, "bad");
     stream?.getTracks().forEach((track) => track.stop());
     await context.close();
     enter("ready");
@@ -221,21 +221,21 @@ function chunk({ tokens, timestamps, ms, audioMs, busyMs }) {
 
 function done({ text }) {
   transcript.add([], []);
-  if (!text) say(`No words were found in ${source.name}.`);
+  if (!text) say(`No words were recognised in ${source.name}.`);
   else if (source.promised === null) say(`Done with ${source.name}.`);
-  else if (source.promised === text) say("Done: word for word what the bundle promises of its sample.", "good");
-  else say(`The bundle promises something else of its sample: ${source.promised}`, "bad");
+  else if (source.promised === text) say("Done: exactly the transcript that the bundle has for its sample.", "good");
+  else say(`The bundle has another transcript for its sample: ${source.promised}`, "bad");
   enter("ready");
 }
 
 function failed({ message, fatal }) {
   if (microphone) stop();
-  session++; // what is still under way counts no more
+  session++; // results still on their way are ignored
   say(message, "bad");
   enter(fatal ? "failed" : "ready");
 }
 
-/** Bars of the last chunks' computing times. */
+/** Draws the computing times of the last chunks as bars. */
 function draw() {
   const canvas = $("chart");
   const scale = devicePixelRatio;
@@ -303,5 +303,5 @@ onresize = draw;
 if (isSecureContext) load();
 else {
   enter("failed");
-  say("A browser gives this page what it needs only over https or from localhost: open it there.", "bad");
+  say("A browser allows what this page needs only over https or from localhost: open it there.", "bad");
 }

@@ -1,5 +1,5 @@
-// Streaming transcription in onnxruntime-web (todm/device/recognizer.py and search.py): the encoder's
-// two states are carried from chunk to chunk, and greedy search takes at most one symbol a frame.
+// Streaming transcription in onnxruntime-web, as in todm/device/recognizer.py and decode.py: the encoder's
+// two states are carried from chunk to chunk, and greedy search emits at most one symbol a frame.
 
 import { BundleError, graphName, onnxMetadata } from "./bundle.js";
 import { NUM_BINS, OnlineFeatures, SAMPLE_RATE } from "./features.js";
@@ -9,7 +9,7 @@ const FRAME_SECONDS = 0.04;
 const WORD = "\u2581";
 const GRAPHS = ["encoder", "decoder", "joiner"];
 
-/** The graphs of one precision, loaded, and what they promise held against what they do. */
+/** The loaded graphs of one precision, whose metadata is checked against their outputs. */
 export class Recognizer {
   static async load(ort, bundle, precision) {
     const self = new Recognizer();
@@ -39,7 +39,7 @@ export class Recognizer {
     return new this.ort.Tensor("float32", data, shape);
   }
 
-  /** One call of the encoder: chunk [T * 80] and two states to {out, states}. */
+  /** Runs the encoder: chunk [T * 80] and two states to {out, states}. */
   async encode(chunk, states) {
     const x = this.tensor(chunk, [1, this.chunkFrames, NUM_BINS]);
     const [out, ...next] = await run(this.encoder, [x, ...states], 3);
@@ -59,7 +59,7 @@ export class Recognizer {
     return (await run(this.joiner, [frame, predicted], 1))[0].data;
   }
 
-  /** Runs every graph once: sizes that do not fit are found here and not in the middle of speech. */
+  /** Runs every graph once, so that wrong sizes are an error here and not in the middle of speech. */
   async #check() {
     const stream = this.createStream();
     const fits = (ok, what) => {
@@ -74,7 +74,7 @@ export class Recognizer {
   }
 }
 
-/** One speaker's audio on its way through a `Recognizer`. */
+/** One audio stream in a `Recognizer`: its features, states and tokens. */
 export class Stream {
   #model;
   #features = new OnlineFeatures();
@@ -97,13 +97,13 @@ export class Stream {
     this.#features.accept(samples);
   }
 
-  /** No audio follows: adds the tail of silence that lets the last words out. */
+  /** Ends the audio: adds the tail of silence that brings out the last words. */
   finish() {
     this.#features.accept(new Float32Array(Math.round(this.#model.tailSeconds * SAMPLE_RATE)));
     this.#features.finish();
   }
 
-  /** Decodes one chunk if there is one; as on the device, one frame more must have come in. */
+  /** Decodes one chunk if it is ready; as on the device, that takes one frame more than a chunk. */
   async step() {
     const model = this.#model;
     if (this.#features.numReady <= model.chunkFrames) return false;
@@ -118,7 +118,7 @@ export class Stream {
     return true;
   }
 
-  /** Everything said so far. */
+  /** The transcript so far. */
   get text() {
     return detokenize(this.tokens);
   }
@@ -137,7 +137,7 @@ export class Stream {
   }
 }
 
-/** Pieces to text: U+2581 is a space, <0x..> a byte of UTF-8. */
+/** Tokens to text: U+2581 is a space, <0x..> a byte of UTF-8. */
 export function detokenize(tokens) {
   const bytes = tokens.flatMap((token) => {
     const byte = /^<0x([0-9A-F]{2})>$/.exec(token);
@@ -147,7 +147,7 @@ export function detokenize(tokens) {
   return text.replaceAll("\ufffd", "").replaceAll(WORD, " ").trim();
 }
 
-/** Whether a token begins a line of its own: a word after a pause. */
+/** Whether a token begins a new line: a word after a pause. */
 export function beginsLine(token, time, previous, pauseSeconds = 0.8) {
   if (previous === undefined) return true;
   return token.startsWith(WORD) && time - previous - FRAME_SECONDS >= pauseSeconds;
@@ -165,16 +165,16 @@ function logSoftmax(logits, at) {
   return logits[at] - most - Math.log(sum);
 }
 
-/** The sizes that the graphs' metadata state. */
+/** The sizes in the graphs' metadata. */
 function sizesOf({ encoder, decoder }) {
   const type = encoder.get("model_type");
   if (type !== "lstm") {
-    throw new BundleError("This is not a streaming bundle of todm: its encoder states no model_type lstm.");
+    throw new BundleError("This is not a streaming bundle of todm: its encoder's model_type is not lstm.");
   }
   const whole = (metadata, key) => {
     const value = Number(metadata.get(key));
     if (!Number.isSafeInteger(value) || value < 1 || value > 2 ** 24) {
-      throw new BundleError(`The bundle is damaged: ${key} of its metadata is no number; export it again.`);
+      throw new BundleError(`The bundle is damaged: ${key} in its metadata is not a valid number; export it again.`);
     }
     return value;
   };
@@ -199,7 +199,7 @@ async function session(ort, bytes, name) {
   }
 }
 
-/** Runs a graph with its inputs in order, as the device does. */
+/** Runs a graph on inputs in order, as the device does. */
 async function run(graph, inputs, numOutputs) {
   const names = graph.inputNames;
   if (names.length !== inputs.length || graph.outputNames.length !== numOutputs) {

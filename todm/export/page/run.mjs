@@ -1,4 +1,4 @@
-// Transcribes in Node with the very files that the page uses, and prints JSON: for tests and checks.
+// Transcribes in Node with the same modules as the page and prints JSON, for tests and checks.
 //
 //   node page/run.mjs BUNDLE a.wav [--precision fp32|int8]
 

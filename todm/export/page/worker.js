@@ -1,4 +1,4 @@
-// The recogniser in a thread of its own, so that the page never waits for it.
+// The recogniser in its own thread, so that the page never waits for it.
 //
 // In: load {bundle, precision}, start {session, rate}, audio {session, samples}, end {session}.
 // Out: loaded {facts}, chunk {session, tokens, timestamps, ms, audioMs, busyMs}, done {session, text}, failed {message, fatal}.
@@ -11,13 +11,13 @@ import { SAMPLE_RATE } from "./features.js";
 import { Recognizer } from "./recognizer.js";
 
 ort.env.wasm.numThreads = 1; // more need headers that a static server does not send
-ort.env.logLevel = "fatal"; // its errors come back as exceptions
+ort.env.logLevel = "fatal"; // errors are thrown as exceptions
 
 let recognizer = null;
 let stream = null;
 let resampler = null;
-let session = 0; // audio of an older one that still waits is dropped
-let told = 0;
+let session = 0; // waiting audio of an older session is dropped
+let sent = 0;
 let audioMs = 0;
 let busyMs = 0;
 let queue = Promise.resolve();
@@ -74,10 +74,10 @@ function start(rate) {
   stream = recognizer.createStream();
   resampler = new Resampler(rate, SAMPLE_RATE);
   resampler.perMs = rate / 1000;
-  told = audioMs = busyMs = 0;
+  sent = audioMs = busyMs = 0;
 }
 
-/** Decodes all chunks that have come in, and tells of each one. */
+/** Decodes all chunks that are ready and reports each one. */
 async function decode(of) {
   for (;;) {
     const started = performance.now();
@@ -88,17 +88,17 @@ async function decode(of) {
     postMessage({
       type: "chunk",
       session: of,
-      tokens: tokens.slice(told),
-      timestamps: timestamps.slice(told),
+      tokens: tokens.slice(sent),
+      timestamps: timestamps.slice(sent),
       ms,
       audioMs,
       busyMs,
     });
-    told = tokens.length;
+    sent = tokens.length;
   }
 }
 
-/** A file as bytes, null where there is none; no more is read than was promised. */
+/** A file as bytes, or null if it does not exist; reading stops beyond the stated size. */
 async function read(url, most) {
   const response = await fetch(url, { cache: "no-cache" });
   if (!response.ok) return null;
