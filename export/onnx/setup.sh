@@ -25,7 +25,7 @@ library=$(first "${ORT_HOME:-/nowhere}"/lib/libonnxruntime.so /usr/lib/*/libonnx
   echo "setup: no libonnxruntime: set ORT_HOME, or pip install onnxruntime" >&2
   exit 1
 }
-# The wheel's file has a name of its own, and is looked for under its soname.
+# The wheel's file has another name than its soname, under which it is searched.
 links=$(dirname "$out")/.ort
 mkdir -p "$links"
 ln -sf "$library" "$links/libonnxruntime.so.1"

@@ -1,12 +1,12 @@
 #!/usr/bin/env bash
-# Runs a bundle in old and new releases of sherpa-onnx, each in an environment of its own that is
-# thrown away: every form of the bundle must give the transcript that the bundle promises.
+# Runs a bundle in old and new releases of sherpa-onnx, each in a temporary environment: every form of
+# the bundle must give the transcript that the bundle promises.
 #
 #   export/sherpa_onnx/releases.sh BUNDLE [RELEASE ...]
 #
 # Needs python3 with venv and a package index; about 100 MB a release, one at a time. Not run in CI.
-# The 8-bit blockwise form needs sherpa-onnx 1.12 or newer: that an older one does not load it is said,
-# and is no failure.
+# The 8-bit blockwise form needs sherpa-onnx 1.12 or newer: if an older one does not load it, that is
+# reported, but not as a failure.
 set -euo pipefail
 
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)

@@ -65,7 +65,7 @@ try {
 
 function actions(page) {
   const settled = () => page.waitForFunction(() => ["ready", "failed"].includes(document.body.dataset.state));
-  /** Does something and waits until the page has said what became of it. */
+  /** Does something and waits until the page shows the result. */
   const answered = async (act) => {
     await page.evaluate(() => (document.getElementById("status").textContent = ""));
     await act();

@@ -34,7 +34,7 @@ def test_the_interval_is_that_of_the_gamma_quantiles(count):
     assert low == pytest.approx(stats.gamma.ppf(0.025, count) if count else 0)
 
 
-def said(text, start, *confidences):
+def segment(text, start, *confidences):
     words = tuple(
         Word(text=w, start=start, end=start, confidence=c)
         for w, c in zip(text.split(), confidences, strict=True)
@@ -45,7 +45,7 @@ def said(text, start, *confidences):
 
 
 def test_counting():
-    found = [said("a b", 0, 0.95, 0.9), said("a b", 9, 0.95, 0.8), said("c", 20, 0.1)]
+    found = [segment("a b", 0, 0.95, 0.9), segment("a b", 9, 0.95, 0.8), segment("c", 20, 0.1)]
     figures = false_accepts.count(found, 30.0)
     assert (figures.accepts, figures.words, figures.sure) == (3, 5, 1)
     assert figures.per_hour == 6.0
@@ -81,7 +81,7 @@ def test_levels_are_those_of_the_clips(monkeypatch):
 
     def transcribe(recognizer, blocks):
         heard.extend(blocks)
-        return [said("x", 25.0, 1.0), said("x", 5.0, 1.0), said("x", 59.9, 1.0)]
+        return [segment("x", 25.0, 1.0), segment("x", 5.0, 1.0), segment("x", 59.9, 1.0)]
 
     monkeypatch.setattr(false_accepts, "transcribe_blocks", transcribe)
     figures = false_accepts.score_noise(None, "white noise", minutes=0.9)
@@ -93,15 +93,15 @@ def test_levels_are_those_of_the_clips(monkeypatch):
 
 def test_speech_until_the_minutes_are_full(golden):
     recognizer = StreamingRecognizer(open_bundle(golden))
-    asked = []
+    drawn = []
 
     def utterances():
         for number in range(100):
-            asked.append(number)
+            drawn.append(number)
             yield np.zeros(32_000, np.float32)
 
     figures = false_accepts.score_speech(recognizer, utterances(), minutes=0.1)
-    assert (len(asked), figures.minutes) == (2, 0.1)
+    assert (len(drawn), figures.minutes) == (2, 0.1)
     with pytest.raises(CorpusError, match="no speech"):
         false_accepts.score_speech(recognizer, [], minutes=1)
 

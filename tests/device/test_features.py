@@ -44,6 +44,6 @@ def test_overlapping_takes(noise):
 
 
 def test_volume_shifts_every_bin(noise):
-    """There is no normalisation: a model has to have heard quiet and loud speech."""
+    """Features are not normalised, so a model has to be trained on quiet and loud speech."""
     gap = fbank(2 * noise) - fbank(noise)
     np.testing.assert_allclose(gap, 2 * np.log(2), atol=1e-3)

@@ -9,7 +9,7 @@ from todm.device.formats import open_writer
 from todm.device.segments import Segment, Word
 
 
-def said(text, start, end):
+def segment(text, start, end):
     word = Word(text=text, start=start, end=end, confidence=0.5)
     return Segment(
         text=text, start=start, end=end, words=(word,),
@@ -17,7 +17,7 @@ def said(text, start, end):
     )  # fmt: skip
 
 
-SEGMENTS = [said("ÉINS", 0.2, 0.24), said("ZWEI", 3661.5, 3663.0)]
+SEGMENTS = [segment("ÉINS", 0.2, 0.24), segment("ZWEI", 3661.5, 3663.0)]
 
 
 def written(form, segments, *, lines=False, **end):

@@ -73,8 +73,10 @@ def pack(tmp_path):
 
 
 def test_a_pack_is_measured(pack):
-    told = []
-    table = measure(pack, "here", rounds=6, progress=lambda done, total: told.append((done, total)))
+    calls = []
+    table = measure(
+        pack, "here", rounds=6, progress=lambda done, total: calls.append((done, total))
+    )
     assert table["kind"] == profiler.KIND
     assert table["name"] == "here"
     assert table["space"] == "key"
@@ -84,7 +86,7 @@ def test_a_pack_is_measured(pack):
     assert table["search_ms"]["fp32"] > 0
     assert "MatMul" in table["operators_ms"]["fp32"]
     assert table["machine"]["onnxruntime"]
-    assert told == [(i + 1, 6) for i in range(6)]
+    assert calls == [(i + 1, 6) for i in range(6)]
 
 
 def test_what_does_not_fit_into_memory_is_measured_in_groups(pack, monkeypatch):

@@ -1,4 +1,4 @@
-"""`todm transcribe` as a device runs it: in a process of its own that has no torch."""
+"""`todm transcribe` as on a device: in its own process, without torch."""
 
 import json
 import subprocess

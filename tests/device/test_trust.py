@@ -1,4 +1,4 @@
-"""A bundle is data from a stranger: spoilt in every way it is refused in one sentence, and nothing else."""
+"""Bundles from strangers: spoilt in any way, they are refused with a one-line message."""
 
 import hashlib
 import json
@@ -32,7 +32,7 @@ def use(path):
 
 
 def one_sentence(path, spoilt):
-    """It is refused, in one line that says something, whatever is spoilt."""
+    """The one-line message with which a bundle is refused."""
     with pytest.raises(BundleError) as refusal:
         use(path)
     text = str(refusal.value)

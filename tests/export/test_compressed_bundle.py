@@ -66,10 +66,10 @@ def test_a_compressed_bundle_is_verified_and_says_what_it_holds(tmp_path, graphs
     assert checks["decoder decoder_out, torch and onnxruntime"] < 1e-5
     assert checks["fp32, streaming in sherpa-onnx, share of tokens that differ"] < 0.1
     assert (tmp_path / "b" / "offline" / "encoder.onnx").is_file()
-    said = json.loads((made.path / "test_wavs" / "expected.json").read_text())["fp32"]
-    streamed = said["streaming"]["tokens"]
+    expected = json.loads((made.path / "test_wavs" / "expected.json").read_text())["fp32"]
+    streamed = expected["streaming"]["tokens"]
     assert streamed
-    assert said["offline"]["tokens"][: len(streamed)] == streamed
+    assert expected["offline"]["tokens"][: len(streamed)] == streamed
 
     # A bundle of other weights is found out, rounding or not.
     graphs[0].module.out.scale_N *= 1.5

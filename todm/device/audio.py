@@ -250,10 +250,10 @@ def _open(path: Path) -> "soundfile.SoundFile":
 
 def _stated_frames(file: "soundfile.SoundFile") -> int:
     """The length that a file states; for a truncated wav file libsndfile gives it only in its log."""
-    found = re.search(r"^\s*data : (\d+) \(should be (\d+)\)", file.extra_info, re.MULTILINE)
-    if found is None or not 0 < int(found[1]) < _UNKNOWN_BYTES:
+    stated = re.search(r"^\s*data : (\d+) \(should be (\d+)\)", file.extra_info, re.MULTILINE)
+    if stated is None or not 0 < int(stated[1]) < _UNKNOWN_BYTES:
         return file.frames
-    return file.frames * int(found[1]) // max(1, int(found[2]))
+    return file.frames * int(stated[1]) // max(1, int(stated[2]))
 
 
 def _reason(error: Exception) -> str:

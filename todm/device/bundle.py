@@ -157,12 +157,12 @@ def open_bundle(path: str | Path) -> Bundle:
         )
     files = trust.check_folder(path)
     try:
-        found = artifact.load(path, kind=KIND)
+        manifest = artifact.load(path, kind=KIND)
     except ArtifactError as error:
         raise BundleError(str(error)) from None
-    trust.check_listed(path, files, found.files)
-    trust.check_info(path, found.info)
-    return Bundle(path=path, info=found.info)
+    trust.check_listed(path, files, manifest.files)
+    trust.check_info(path, manifest.info)
+    return Bundle(path=path, info=manifest.info)
 
 
 def read_tokens(path: Path) -> tuple[str, ...]:

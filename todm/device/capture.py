@@ -1,6 +1,6 @@
 """Live audio: from a microphone, or from a program that writes it into a pipe.
 
-A source is read in a thread of its own (PortAudio has one), so that neither Ctrl-C nor slow decoding stops
+Each source is read in its own thread (PortAudio has one), so that neither Ctrl-C nor slow decoding stops
 the recording. A microphone is opened through the package `sounddevice`; without it, any program that
 records can be piped in, such as `arecord -t raw -f S16_LE -r 16000`.
 """
@@ -136,12 +136,12 @@ class SoundDevice:
         self._library = library
         self._device = int(device) if device and device.isdecimal() else device
         try:
-            found = library.query_devices(self._device, "input")
+            chosen = library.query_devices(self._device, "input")
         except (ValueError, library.PortAudioError):
             raise CorpusError(self._no_such()) from None
-        self.name = str(found["name"])
-        self._rate = round(found["default_samplerate"])
-        self._channels = max(1, min(2, found["max_input_channels"]))
+        self.name = str(chosen["name"])
+        self._rate = round(chosen["default_samplerate"])
+        self._channels = max(1, min(2, chosen["max_input_channels"]))
         self._stream: Any = None
 
     def start(self, put: Put) -> None:

@@ -172,18 +172,18 @@ def _run_counted(
     name: str,
     where: Path,
 ) -> list[NDArray[Any]]:
-    found = run(session, inputs, name, where)
-    if len(found) != num_outputs:
+    outputs = run(session, inputs, name, where)
+    if len(outputs) != num_outputs:
         raise BundleError(
-            f"{where}: the {name} has {len(found)} outputs, and {num_outputs} are expected"
+            f"{where}: the {name} has {len(outputs)} outputs, and {num_outputs} are expected"
         )
-    return found
+    return outputs
 
 
 def _check_model_type(encoder: "onnxruntime.InferenceSession", wanted: str, where: Path) -> None:
-    found = encoder.get_modelmeta().custom_metadata_map.get("model_type")
-    if found != wanted:
-        given = "no model_type" if found is None else f"model_type {found!r}"
+    model_type = encoder.get_modelmeta().custom_metadata_map.get("model_type")
+    if model_type != wanted:
+        given = "no model_type" if model_type is None else f"model_type {model_type!r}"
         raise BundleError(
             f"{where}: the encoder's metadata has {given}, and {wanted!r} is needed here: "
             "this is not a bundle of todm, or a broken one"

@@ -101,10 +101,10 @@ def score_noise(
             if progress:
                 progress(number + 1, num)
 
-    found = list(transcribe_blocks(recognizer, clips()))
-    levels = Counter(f"{_level(int(s.start) // _CLIP_SECONDS):.0f}" for s in found)
+    segments = list(transcribe_blocks(recognizer, clips()))
+    levels = Counter(f"{_level(int(s.start) // _CLIP_SECONDS):.0f}" for s in segments)
     by_level = {} if make is None else {f"{x:.0f}": levels[f"{x:.0f}"] for x in LEVELS}
-    return count(found, num * _CLIP_SECONDS / 60, levels=by_level)
+    return count(segments, num * _CLIP_SECONDS / 60, levels=by_level)
 
 
 def score_speech(
@@ -117,43 +117,43 @@ def score_speech(
     """False accepts in speech, one utterance after another until the minutes are full.
 
     Raises:
-        CorpusError: an utterance cannot be read, or there are none.
+        CorpusError: an utterance cannot be read, or there is no utterance.
     """
     pause = np.zeros(round(_PAUSE_SECONDS * SAMPLE_RATE), np.float32)
-    heard, most = 0, round(60 * minutes)
+    num_samples, most = 0, round(60 * minutes)
 
     def blocks() -> Iterator[Samples]:
-        nonlocal heard
+        nonlocal num_samples
         for samples in utterances:
             yield np.concatenate([samples, pause])
-            heard += len(samples) + len(pause)
+            num_samples += len(samples) + len(pause)
             if progress:
-                progress(min(heard // SAMPLE_RATE, most), most)
-            if heard >= most * SAMPLE_RATE:
+                progress(min(num_samples // SAMPLE_RATE, most), most)
+            if num_samples >= most * SAMPLE_RATE:
                 return
 
-    found = list(transcribe_blocks(recognizer, blocks()))
-    if not heard:
+    segments = list(transcribe_blocks(recognizer, blocks()))
+    if not num_samples:
         raise CorpusError("there is no speech to score with: name a folder of recordings")
-    return count(found, heard / SAMPLE_RATE / 60)
+    return count(segments, num_samples / SAMPLE_RATE / 60)
 
 
 def count(
-    found: list[Segment], minutes: float, *, levels: dict[str, int] | None = None
+    segments: list[Segment], minutes: float, *, levels: dict[str, int] | None = None
 ) -> FalseAccepts:
     """The figures of the segments recognised in a number of minutes."""
-    hours, accepts = minutes / 60, len(found)
+    hours, accepts = minutes / 60, len(segments)
     low, high = poisson_interval(accepts)
     return FalseAccepts(
         minutes=round(minutes, 2),
         accepts=accepts,
-        words=sum(len(s.words) for s in found),
-        sure=sum(min(w.confidence for w in s.words) >= SURE for s in found),
+        words=sum(len(s.words) for s in segments),
+        sure=sum(min(w.confidence for w in s.words) >= SURE for s in segments),
         per_hour=accepts / hours,
         low=low / hours,
         high=high / hours,
         levels=levels or {},
-        common=Counter(s.text for s in found).most_common(3),
+        common=Counter(s.text for s in segments).most_common(3),
     )
 
 

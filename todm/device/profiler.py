@@ -205,15 +205,15 @@ def _encoders(
             if progress:
                 progress(done, rounds * len(groups))
         measured.append((settle(times_RG2[:, :, 0]), np.median(times_RG2[:, :, 1], axis=0)))
-    quickest = min(found[0] for found, _ in measured)
+    quickest = min(seconds[0] for seconds, _ in measured)
     return [
         {
             "subnet": graph["subnet"],
             "precision": graph["precision"],
-            "ms": 1e3 * float(found[i] * quickest / found[0]),
+            "ms": 1e3 * float(seconds[i] * quickest / seconds[0]),
             "wall_ms": 1e3 * float(wall[i]),
         }
-        for at, (group, (found, wall)) in enumerate(zip(groups, measured))  # noqa: B905 - older Pythons have no strict
+        for at, (group, (seconds, wall)) in enumerate(zip(groups, measured))  # noqa: B905 - older Pythons have no strict
         for i, graph in enumerate(group)
         if i or not at
     ]
@@ -304,7 +304,7 @@ def _features(frames: int, clock: Clock, rounds: int) -> float | None:
 
 def _operators(folder: Path, plan: Json, num_threads: int, calls: int = 20) -> Json:
     """Milliseconds of each operator type in the largest graph of every precision, largest first."""
-    found = {}
+    operators = {}
     for precision in sorted({g["precision"] for g in plan["graphs"]}):
         graphs = [g for g in plan["graphs"] if g["precision"] == precision]
         largest = max(graphs, key=lambda g: g["bytes"])
@@ -322,8 +322,8 @@ def _operators(folder: Path, plan: Json, num_threads: int, calls: int = 20) -> J
         total: dict[str, float] = {}
         for op, microseconds in least.values():
             total[op] = total.get(op, 0.0) + microseconds / 1e3
-        found[precision] = dict(sorted(total.items(), key=lambda item: -item[1]))
-    return found
+        operators[precision] = dict(sorted(total.items(), key=lambda item: -item[1]))
+    return operators
 
 
 def _processor() -> str:

@@ -177,11 +177,11 @@ def _advance(
     """Decode the audio received so far; yields the complete segments."""
     while recognizer.step([stream]):
         now = stream.decoder_state.num_frames * FRAME_SECONDS
-        found = recognizer.result(stream)
-        while num := first_segment(found.tokens, found.timestamps, now, pauses=pauses):
+        transcript = recognizer.result(stream)
+        while num := first_segment(transcript.tokens, transcript.timestamps, now, pauses=pauses):
             done = segment(recognizer.commit(stream, num), 0, num)
             if done.text:
                 yield done
-            found = recognizer.result(stream)
+            transcript = recognizer.result(stream)
         if partial:
-            partial(detokenize(found.tokens))
+            partial(detokenize(transcript.tokens))

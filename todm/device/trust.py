@@ -67,15 +67,15 @@ def _is_folder(entry: "os.DirEntry[str]", name: str, path: Path) -> bool:
     return False
 
 
-def check_listed(path: Path, found: frozenset[str], listed: frozenset[str]) -> None:
+def check_listed(path: Path, present: frozenset[str], listed: frozenset[str]) -> None:
     """Refuse files that the manifest does not list, and listed names that are not in the folder.
 
     Raises:
         BundleError: a file is not in the manifest, or only under another spelling.
     """
-    if strange := sorted(listed - found):
+    if strange := sorted(listed - present):
         raise BundleError(f"{path} lists a file with a strange name ({strange[0]!r}): not read")
-    if extra := sorted(found - listed - {artifact.MANIFEST}):
+    if extra := sorted(present - listed - {artifact.MANIFEST}):
         raise BundleError(
             f"{path} holds {extra[0]}, which its manifest does not list: remove it, or get the bundle again"
         )

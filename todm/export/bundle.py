@@ -27,8 +27,8 @@ from todm.export.sparsity import require_24
 from todm.export.to_onnx import graph_to_onnx
 from todm.export.verify import Report, verify
 from todm.export.web import check_page, write_page
+from todm.files import Progress, no_progress
 
-Progress = Callable[[int, int], None]
 _LATE_SECONDS = 0.36  # from the end of a word to its last symbol, at most
 _ASSETS = ("tokens.txt", "bpe.model", "bpe.vocab")
 GRAPHS = ("encoder", "decoder", "joiner")
@@ -73,7 +73,7 @@ def write_bundle(
     config: ExportConfig,
     sample: Sample | None = None,
     parent: Artifact | None = None,
-    progress: Progress | None = None,
+    progress: Progress = no_progress,
 ) -> Artifact:
     """Lower, quantize, verify and write a bundle.
 
@@ -84,7 +84,7 @@ def write_bundle(
         config: the content of the bundle.
         sample: a recording to check with and to ship; a synthetic signal if None.
         parent: the subnet it is made from; its config and info go into the manifest.
-        progress: called with the number of steps done and in total.
+        progress: called with the target and the number of steps done and in total.
 
     Raises:
         BundleError: graphs are missing or a check failed; then nothing is written.
@@ -97,9 +97,9 @@ def write_bundle(
         raise BundleError(
             f"a transducer needs the graphs {', '.join(GRAPHS)}: there is no {missing[0]}"
         )
-    if len(config.precisions) > 1 and (found := summary([graph.module for graph in graphs])):
+    if len(config.precisions) > 1 and (layers := summary([graph.module for graph in graphs])):
         raise ConfigError(
-            f"these graphs are compressed already ({', '.join(found)}): give precisions fp32 alone; the "
+            f"these graphs are compressed already ({', '.join(layers)}): give precisions fp32 alone; the "
             "passes of  todm compress  make other forms"
         )
     job = _Job(by_name, config, sample or Sample(samples_S=sample_signal()), progress)
@@ -135,10 +135,10 @@ class _Job:
         graphs: Mapping[str, Graph],
         config: ExportConfig,
         sample: Sample,
-        progress: Progress | None,
+        progress: Progress,
     ) -> None:
         self._graphs, self._config, self._sample = graphs, config, sample
-        self._progress = progress or (lambda done, total: None)
+        self._progress = progress
         self.chunk_frames = graphs["encoder"].inputs[0].example.shape[1]
         given = config.tail_seconds
         self.tail_seconds = default_tail(self.chunk_frames) if given is None else given
@@ -160,9 +160,9 @@ class _Job:
             lambda: self._time(bundle),
             lambda: self._write_sample(bundle),
         ]
-        results = []
+        results, what = [], f"export to {self._config.target}"
         for done, step in enumerate(steps):
-            self._progress(done, len(steps))
+            self._progress(what, done, len(steps))
             results.append(step())
         report: Report = results[3]
         if self._config.target == "web":
@@ -174,7 +174,7 @@ class _Job:
         }
         text = card(bundle, figures, results[5], reference=self._sample.reference)
         (folder / "README.md").write_text(text, encoding="utf-8")
-        self._progress(len(steps), len(steps))
+        self._progress(what, len(steps), len(steps))
         return figures
 
     def _write_graphs(self, folder: Path) -> None:
@@ -217,11 +217,11 @@ class _Job:
         expected: dict[str, Any] = {"reference": self._sample.reference}
         for precision in self._config.precisions:
             recognizer = StreamingRecognizer(bundle, precision=precision)
-            found = {"streaming": expected_of(recognizer.transcribe(samples))}
+            transcripts = {"streaming": expected_of(recognizer.transcribe(samples))}
             if bundle.has_offline():
                 offline = OfflineRecognizer(bundle, precision=precision)
-                found["offline"] = expected_of(offline.transcribe(samples))
-            expected[precision] = found
+                transcripts["offline"] = expected_of(offline.transcribe(samples))
+            expected[precision] = transcripts
         write_expected(bundle.path, expected)
         return expected
 

@@ -143,9 +143,9 @@ def _compressed(layers: Mapping[str, int]) -> str:
     """The compressed layers in the graphs, if any."""
     if not layers:
         return ""
-    found = "".join(f"- {num} layers: {words}\n" for words, num in layers.items())
+    lines = "".join(f"- {num} layers: {words}\n" for words, num in layers.items())
     return (
-        f"**Compressed**: the graphs named fp32 have these layers; the rest is float32.\n{found}\n"
+        f"**Compressed**: the graphs named fp32 have these layers; the rest is float32.\n{lines}\n"
     )
 
 

@@ -35,10 +35,10 @@ def write_false_accepts(
         BundleError: the bundle is damaged.
     """
     open_bundle(path)
-    found = artifact.load(path, kind=KIND)
+    old_bundle = artifact.load(path, kind=KIND)
 
     def write(folder: Path) -> None:
-        for name in found.files:
+        for name in old_bundle.files:
             (folder / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(path / name, folder / name)
         readme = folder / "README.md"
@@ -48,13 +48,13 @@ def write_false_accepts(
     artifact.save(
         path,
         kind=KIND,
-        config=found.config,
-        parent=found.parent,
+        config=old_bundle.config,
+        parent=old_bundle.parent,
         metrics={
-            **found.metrics,
+            **old_bundle.metrics,
             "false_accepts": {form: dict(kinds) for form, kinds in results.items()},
         },
-        info=found.info,
+        info=old_bundle.info,
         write=write,
     )
 

@@ -173,10 +173,10 @@ def _kept(cache: Path) -> dict[str, dict[str, "onnx.ModelProto"]]:
     """Read the parts from the cache."""
     import onnx
 
-    found: dict[str, dict[str, onnx.ModelProto]] = {}
+    models: dict[str, dict[str, onnx.ModelProto]] = {}
     for file in sorted(cache.glob("*/*.onnx")):
-        found.setdefault(file.parent.name, {})[file.stem] = onnx.load(str(file))
-    return found
+        models.setdefault(file.parent.name, {})[file.stem] = onnx.load(str(file))
+    return models
 
 
 def design(space: SearchSpace, seed: int = 0) -> list[Subnet]:

@@ -112,7 +112,7 @@ def _count(model: "onnx.ModelProto", op: str) -> int:
 
 
 def _unshare_weights(model: "onnx.ModelProto") -> None:
-    """Give every product a weight of its own.
+    """Give every product its own weight.
 
     onnxruntime 1.31 cannot load a shared one with `session.x64quantprecision`, which `todm.device` sets
     on x86 without VNNI.

@@ -24,8 +24,8 @@ def in_torch(graph: Graph) -> Call:
 
     def call(*inputs: Tensor) -> tuple[Tensor, ...]:
         with torch.inference_mode():
-            found = graph.module(*inputs)
-        return found if isinstance(found, tuple) else (found,)
+            outputs = graph.module(*inputs)
+        return outputs if isinstance(outputs, tuple) else (outputs,)
 
     return call
 

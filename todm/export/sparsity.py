@@ -36,7 +36,7 @@ def matrices_24(path: Path) -> dict[str, bool]:
     graph = onnx.load(str(path)).graph
     constants = {c.name: c for c in graph.initializer}
     makers = {out: node for node in graph.node for out in node.output}
-    found = {}
+    kept = {}
     for node in graph.node:
         if node.op_type not in ("MatMul", "Gemm", "MatMulInteger"):
             continue
@@ -44,8 +44,8 @@ def matrices_24(path: Path) -> dict[str, bool]:
         if name is None or len(constants[name].dims) != 2:
             continue
         matrix = numpy_helper.to_array(constants[name]) != zero
-        found[name] = is_24(matrix if _has_outputs_first(node) else matrix.T)
-    return found
+        kept[name] = is_24(matrix if _has_outputs_first(node) else matrix.T)
+    return kept
 
 
 def is_24(nonzero_NK: NDArray[np.bool_]) -> bool:
@@ -55,7 +55,7 @@ def is_24(nonzero_NK: NDArray[np.bool_]) -> bool:
 
 
 def require_24(path: Path, graph: Graph) -> int:
-    """Check that a file has a 2:4 matrix for every 2:4 layer with an ONNX product of its own.
+    """Check that a file has a 2:4 matrix for every 2:4 layer that becomes an ONNX product.
 
     Args:
         path: the ONNX file.
@@ -80,11 +80,11 @@ def require_24(path: Path, graph: Graph) -> int:
 
 def _called(graph: Graph) -> list[packed.PackedLinear]:
     """The packed layers that a graph runs; its module may contain those of other graphs too."""
-    found: dict[int, packed.PackedLinear] = {}
+    called: dict[int, packed.PackedLinear] = {}
     layers = packed.layers_of(graph.module).values()
     hooks = [
         layer.register_forward_hook(
-            lambda _module, *_, layer=layer: found.update({id(layer): layer})
+            lambda _module, *_, layer=layer: called.update({id(layer): layer})
         )
         for layer in layers
     ]
@@ -95,7 +95,7 @@ def _called(graph: Graph) -> list[packed.PackedLinear]:
     finally:
         for hook in hooks:
             hook.remove()
-    return list(found.values())
+    return list(called.values())
 
 
 def _is_sparse(layer: packed.PackedLinear) -> bool:

@@ -55,8 +55,8 @@ class Stitcher:
             after += left
         (out,) = build.add(self._parts.head.name, "head", [x])
         joined = build.join(after)
-        found = [out, joined, *kept]
-        for name, port in zip(found, whole.outputs, strict=True):
+        results = [out, joined, *kept]
+        for name, port in zip(results, whole.outputs, strict=True):
             build.node("Identity", [name], [port.name])
         total = {whole.inputs[1].name: sum(sizes), whole.outputs[1].name: sum(sizes)}
         graph = helper.make_graph(
@@ -81,18 +81,18 @@ def lower(parts: GraphParts, *, int8: bool) -> dict[str, dict[str, "onnx.ModelPr
     """
     import onnx
 
-    found: dict[str, dict[str, onnx.ModelProto]] = {"fp32": {}}
+    models: dict[str, dict[str, onnx.ModelProto]] = {"fp32": {}}
     if int8:
-        found["int8"] = {}
+        models["int8"] = {}
     with tempfile.TemporaryDirectory() as folder:
         for graph in parts.graphs():
             plain, small = Path(folder) / "plain.onnx", Path(folder) / "int8.onnx"
             graph_to_onnx(graph, plain)
-            found["fp32"][graph.name] = onnx.load(str(plain))
+            models["fp32"][graph.name] = onnx.load(str(plain))
             if int8:
                 quantize_int8(plain, small)
-                found["int8"][graph.name] = onnx.load(str(small))
-    return found
+                models["int8"][graph.name] = onnx.load(str(small))
+    return models
 
 
 def hollow(model: "onnx.ModelProto") -> "onnx.ModelProto":

@@ -135,9 +135,9 @@ def write_executorch(
         ArtifactError: `path` exists and is not an artifact.
     """
     _require()
-    if found := summary([graph.module for graph in graphs]):
+    if layers := summary([graph.module for graph in graphs]):
         raise BundleError(
-            f"these graphs are compressed ({', '.join(found)}), which ExecuTorch programs cannot "
+            f"these graphs are compressed ({', '.join(layers)}), which ExecuTorch programs cannot "
             "be: export the subnet they were made from, whose encoder gets an int8 form there"
         )
     job = _Job({graph.name: graph for graph in graphs}, config, sample)
@@ -213,13 +213,13 @@ class _Job:
         else:
             report.figures[f"{form} encoder, signal-to-noise in dB"] = decibels(exact, lowered)
         wanted = greedy(ours[1], ours[2], exact, tokens, self.sizes["K"])
-        found = greedy(theirs[1], theirs[2], lowered, tokens, self.sizes["K"])
+        transcript = greedy(theirs[1], theirs[2], lowered, tokens, self.sizes["K"])
         name = f"{form}, transcripts of torch and ExecuTorch"
         if form == "fp32":
-            report.same(name, wanted, found)
+            report.same(name, wanted, transcript)
         else:
-            report.alike(name, wanted.tokens, found.tokens, INT8_TOKENS)
-        return expected_of(found)
+            report.alike(name, wanted.tokens, transcript.tokens, INT8_TOKENS)
+        return expected_of(transcript)
 
     def _card(self, figures: Mapping[str, Any], expected: Mapping[str, Any]) -> str:
         from importlib.metadata import version
@@ -286,13 +286,13 @@ def file_name(name: str, form: Form) -> str:
 
 def _examples(graph: Graph) -> tuple[Tensor, ...]:
     """The examples of the inputs, for one stream."""
-    found = []
+    examples = []
     for port in graph.inputs:
         example = port.example
         for axis in port.dynamic:
             example = example.narrow(axis, 0, 1)
-        found.append(_plain(example))
-    return tuple(found)
+        examples.append(_plain(example))
+    return tuple(examples)
 
 
 def _plain(x: Tensor) -> Tensor:

@@ -239,8 +239,8 @@ def _encode(recognizer: StreamingRecognizer, frames_TF: Frames, encoder: Call) -
 
 def _in_onnxruntime(recognizer: StreamingRecognizer) -> Call:
     def call(chunk: Tensor, *states: Tensor) -> tuple[Tensor, ...]:
-        found = recognizer.encode(chunk.numpy(), [state.numpy() for state in states])
-        return tuple(torch.from_numpy(array) for array in found)
+        outputs = recognizer.encode(chunk.numpy(), [state.numpy() for state in states])
+        return tuple(torch.from_numpy(array) for array in outputs)
 
     return call
 

@@ -47,19 +47,19 @@ def find_runtime() -> Path:
     given = os.environ.get("TODM_ORT_WEB")
     usual = [root / "node_modules" / "onnxruntime-web" for root in (Path.cwd(), _CLONE)]
     places = [Path(given)] if given else usual
-    found = next((p for p in places if (p / "package.json").is_file()), None)
-    if found is None:
+    package = next((p for p in places if (p / "package.json").is_file()), None)
+    if package is None:
         raise ConfigError(
             f"target web needs onnxruntime-web, which is not in {' or '.join(map(str, places))}: run  "
             f"npm install onnxruntime-web@{ORT_WEB}  in the working directory"
         )
-    version = json.loads((found / "package.json").read_text(encoding="utf-8")).get("version")
+    version = json.loads((package / "package.json").read_text(encoding="utf-8")).get("version")
     if version != ORT_WEB:
         raise ConfigError(
-            f"{found} is onnxruntime-web {version}, and the page was tested with {ORT_WEB}: run  "
+            f"{package} is onnxruntime-web {version}, and the page was tested with {ORT_WEB}: run  "
             f"npm install onnxruntime-web@{ORT_WEB}"
         )
-    return found
+    return package
 
 
 def find_node() -> str:
@@ -166,11 +166,11 @@ def _manifest(bundle: Bundle) -> Iterator[None]:
         path.unlink()
 
 
-def _transcript(found: dict[str, Any]) -> Transcript:
+def _transcript(entry: dict[str, Any]) -> Transcript:
     return Transcript(
-        text=found["text"],
+        text=entry["text"],
         ids=(),
-        tokens=tuple(found["tokens"]),
-        timestamps=tuple(found["timestamps"]),
-        log_probs=tuple(found["log_probs"]),
+        tokens=tuple(entry["tokens"]),
+        timestamps=tuple(entry["timestamps"]),
+        log_probs=tuple(entry["log_probs"]),
     )

@@ -114,7 +114,7 @@ def _bundle(
         out,
         graphs,
         config=config,
-        progress=lambda done, total: progress(f"export to {config.target}", done, total),
+        progress=progress,
         **options,
     )
     return _exported(made, "bundle")

@@ -1,6 +1,6 @@
 """The bundle in every release of sherpa-onnx that is named, and on processors this machine is not.
 
-Minutes each: asked for by name (`pytest -m releases`, `pytest -m qemu`) and with TODM_LEGS=all.
+They take minutes and run only on request (`pytest -m releases`, `pytest -m qemu`) and with TODM_LEGS=all.
 """
 
 import os
