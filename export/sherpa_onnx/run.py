@@ -59,7 +59,7 @@ def checked(bundle: Path, name: str) -> str:
         data = (bundle / name).read_bytes()
     except (OSError, KeyError, TypeError, ValueError, RecursionError):
         raise SystemExit(
-            f"{bundle} is not a complete bundle: {name} is missing; export it again"
+            f"{bundle} is not a bundle with a valid file {name}: export it again"
         ) from None
     if hashlib.sha256(data).hexdigest() != digest:
         raise SystemExit(f"{bundle} is damaged: {name} does not match its manifest")
