@@ -127,7 +127,7 @@ def test_slow_rounds_and_single_stalls_do_not_count():
 def test_a_folder_that_is_no_pack_is_refused(tmp_path, text):
     if text is not None:
         (tmp_path / "plan.json").write_text(text)
-    with pytest.raises(ProfileError, match=r"holds no plan\.json of a profile pack"):
+    with pytest.raises(ProfileError, match=r"has no plan\.json of a profile pack"):
         read_plan(tmp_path)
 
 
