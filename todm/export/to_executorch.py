@@ -13,6 +13,7 @@ Needs the extra `executorch`, which pairs with one release of torch: 1.2 with 2.
 Letters: C encoder frames of a chunk, J joiner width, K context, R and S sizes of the states.
 """
 
+import contextlib
 import dataclasses
 import importlib.util
 import os
@@ -300,8 +301,9 @@ def _plain(x: Tensor) -> Tensor:
     return torch.empty(x.shape, dtype=x.dtype).copy_(x)
 
 
+@contextlib.contextmanager
 def _flatc() -> Iterator[None]:
-    """Its compiler lies beside the interpreter, which need not be on the PATH."""
+    """Put the interpreter's folder, where pip installs the compiler flatc, on the PATH."""
     before = os.environ.get("PATH", "")
     if shutil.which("flatc") is None:
         os.environ["PATH"] = os.pathsep.join([before, str(Path(sys.executable).parent)])

@@ -2,6 +2,7 @@
 
 import importlib.util
 import json
+import os
 import subprocess
 import sys
 
@@ -101,3 +102,10 @@ def test_a_program_is_called_with_axes_in_their_order():
     """ExecuTorch refuses other strides, even of an axis of size 1."""
     odd = torch.zeros(1, 5, 1).transpose(1, 2)
     assert to_executorch._plain(odd).stride() == torch.empty(1, 1, 5).stride()
+
+
+def test_the_compiler_beside_the_interpreter_is_on_the_path(monkeypatch):
+    monkeypatch.setenv("PATH", "/nowhere")
+    with to_executorch._flatc():
+        assert os.environ["PATH"].split(os.pathsep) == ["/nowhere", os.path.dirname(sys.executable)]
+    assert os.environ["PATH"] == "/nowhere"
