@@ -52,8 +52,9 @@ def why_not_packed(module: nn.Module, form: str) -> str:
 
 def weight_of(module: nn.Module) -> nn.Parameter:
     """The weight of a layer, [N, K] or [N, C, kernel ...]."""
-    assert isinstance(module, LAYERS)
-    return module.weight
+    weight = module.weight
+    assert isinstance(weight, nn.Parameter)
+    return weight
 
 
 def finite_weight(name: str, module: nn.Module) -> Tensor:

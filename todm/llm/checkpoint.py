@@ -155,7 +155,8 @@ def empty_model(config: Mapping[str, Any]) -> nn.Module:
     try:
         described = CONFIG_MAPPING[name](**settings)
         with init_empty_weights(include_buffers=False):  # rotary frequencies have memory
-            model = MODEL_FOR_CAUSAL_LM_MAPPING[type(described)](described)
+            make: Any = MODEL_FOR_CAUSAL_LM_MAPPING[type(described)]
+            model = make(described)
         model.tie_weights()  # a parameter registered twice is made twice on the meta device
     except Exception as error:  # noqa: BLE001 - every config and model raises its own
         first = " ".join(str(error).split())
