@@ -63,7 +63,7 @@ class Config:
         """A copy with some fields changed; checked as if built anew."""
         return dataclasses.replace(self, **changes)
 
-    def override(self, assignments: list[str]) -> Self:
+    def override(self, assignments: Sequence[str]) -> Self:
         """Apply `a.b=value` settings; values are read as JSON, else as text.
 
         Raises:

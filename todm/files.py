@@ -26,6 +26,11 @@ def no_progress(what: str, done: int, total: int) -> None:
     """A `Progress` that shows nothing."""
 
 
+def path_or_none(place: str | Path | None) -> Path | None:
+    """A place as a path; None if there is none."""
+    return Path(place) if place else None
+
+
 def write_bytes(path: Path, data: bytes | memoryview) -> None:
     """Write a single file atomically: on a full disk the old one stays, and nothing is left behind."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")

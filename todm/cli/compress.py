@@ -58,13 +58,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Compress or analyse, or say that it is done."""
-    stage = stages.analyse if args.analyse else stages.compress
     with progress_report() as progress:
-        made = stage(**given(args, stage), progress=progress)
-    if args.analyse:
-        _show_sensitivity(made)
-    else:
-        _show(made)
+        if args.analyse:
+            _show_sensitivity(stages.analyse(**given(args, stages.analyse), progress=progress))
+        else:
+            _show(stages.compress(**given(args, stages.compress), progress=progress))
     return 0
 
 

@@ -39,16 +39,17 @@ def run(args: argparse.Namespace) -> int:
     """Train, or say that it is done; a process that does not report prints nothing."""
     from todm.stages.training import ProcessFailed
 
-    stage = stages.dry_run if args.dry_run else stages.train
     try:
         with progress_report() as progress:
-            made = stage(**given(args, stage), progress=progress)
+            if args.dry_run:
+                needs = stages.dry_run(**given(args, stages.dry_run), progress=progress)
+                if needs:
+                    print("\n".join(needs.lines()))
+                return 0
+            made = stages.train(**given(args, stages.train), progress=progress)
     except ProcessFailed as error:
-        return error.status  # it has said why
-    if args.dry_run:
-        if made is not None:
-            print("\n".join(made.lines()))
-    elif not made.reported:
+        return error.status  # it has printed the reason
+    if not made.reported:
         _show(made)
     return 0
 

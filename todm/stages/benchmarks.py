@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from todm.files import Progress, no_progress
+from todm.files import Progress, no_progress, path_or_none
 
 if TYPE_CHECKING:
     from todm.bench.bundles.peer import Row as PeerRow
@@ -100,7 +100,7 @@ def bench_kernels(
     """
     from todm.bench.kernels.run import Request, run
 
-    options = {"ops": ops, "shapes": shapes, "device": device, "out": out and Path(out)}
+    options = {"ops": ops, "shapes": shapes, "device": device, "out": path_or_none(out)}
     return run(Request(**_given(options)), show=show, progress=progress)
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from todm.errors import ConfigError
-from todm.files import Progress, no_progress
+from todm.files import Progress, no_progress, path_or_none
 
 if TYPE_CHECKING:
     from todm.artifact import Artifact
@@ -65,12 +65,12 @@ class _Request:
     @property
     def calibration(self) -> Path | None:
         """The user's own data."""
-        return self._calibration and Path(self._calibration)
+        return path_or_none(self._calibration)
 
     @property
     def corpus(self) -> Path | None:
         """Data of speech."""
-        return self._corpus and Path(self._corpus)
+        return path_or_none(self._corpus)
 
     def open(self) -> "tuple[Artifact, CompressConfig, dict[str, Any]]":
         """The model, the settings, and all that decides the result.

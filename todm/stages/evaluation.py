@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from todm.errors import ConfigError
-from todm.files import Progress, no_progress, read_json, write_text
+from todm.files import Progress, no_progress, path_or_none, read_json, write_text
 
 if TYPE_CHECKING:
     from todm.artifact import Artifact
@@ -107,7 +107,7 @@ class _Request:
         if self.search == "fast_beam":
             from todm.asr.decode.search_k2 import favour
 
-            return favour(self.phrases and Path(self.phrases), tokenizer)
+            return favour(path_or_none(self.phrases), tokenizer)
         return beam_search if self.search == "beam" else greedy_search
 
 
@@ -156,8 +156,8 @@ def evaluate(
     request = _Request(split, search, phrases, limit, chunks, subnet)
     request.check(found)
     timed_by = _aligner(found, aligner, latency=latency)
-    data = corpus_of(found, corpus and Path(corpus))
-    place = out and Path(out)
+    data = corpus_of(found, path_or_none(corpus))
+    place = path_or_none(out)
     if place:
         place.mkdir(parents=True, exist_ok=True)
     asked = {
@@ -333,7 +333,8 @@ def _pairs(ours: Path, theirs: Path) -> list[tuple[str, Path, Path]]:
             raise ConfigError(f"{path} is not there: run  todm evaluate ... --out {path}  first")
     first, second = _files(ours), _files(theirs)
     if len(first) == len(second) == 1:
-        return [(f"{ours} against {theirs}", *first.values(), *second.values())]
+        (a,), (b,) = first.values(), second.values()
+        return [(f"{ours} against {theirs}", a, b)]
     common = [name for name in first if name in second]
     if not common:
         raise ConfigError(

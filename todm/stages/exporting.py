@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from todm.errors import ConfigError
-from todm.files import Progress, no_progress
+from todm.files import Progress, no_progress, path_or_none
 
 if TYPE_CHECKING:
     from todm.artifact import Artifact
@@ -84,15 +84,15 @@ def export(
         return _checkpoint(found, Path(out))
     if name != "asr":
         return _one_graph(found, Path(out))
-    place, recording = Path(out), sample and Path(sample)
+    place, recording = Path(out), path_or_none(sample)
     if target == "executorch":
-        return _programs(found, place, precisions, recording, corpus and Path(corpus))
+        return _programs(found, place, precisions, recording, path_or_none(corpus))
     config: dict[str, object] = {"target": target}
     if precisions:
         config["precisions"] = list(precisions)
     elif found.kind == "compressed":  # has its one form; others are made of float32 graphs
         config["precisions"] = ["fp32"]
-    return _bundle(found, place, config, recording, corpus and Path(corpus), progress)
+    return _bundle(found, place, config, recording, path_or_none(corpus), progress)
 
 
 def _bundle(
@@ -190,8 +190,9 @@ def _existing(
     from todm import artifact
 
     done = artifact.existing(out, kind=kind)
-    same = done is not None and done.parent == found.hash
-    return done if same and (config is None or done.config["export"] == config) else None
+    if done is None or done.parent != found.hash:
+        return None
+    return done if config is None or done.config["export"] == config else None
 
 
 def _exported(made: "Artifact", kind: Kind, *, existed: bool = False) -> Exported:

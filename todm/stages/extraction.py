@@ -1,11 +1,11 @@
 """Supernet + budget -> the subnet that meets it."""
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from todm.files import Progress, no_progress
+from todm.files import Progress, no_progress, path_or_none
 
 if TYPE_CHECKING:
     from todm.artifact import Artifact
@@ -80,7 +80,7 @@ def extract_subnet(
     check_numbers(candidates=candidates, limit=limit)
     limits = parse(budget)
     found = artifact.load(supernet, kind="supernet")
-    points = find_front(front and Path(front), found)
+    points = find_front(path_or_none(front), found)
     asked = {"budget": budget, "compression": compression, "candidates": candidates, "limit": limit}
     asked |= {"corpus": str(corpus or ""), "front": points.hash if points else ""}
     done = artifact.existing(out, kind="subnet")
@@ -88,7 +88,7 @@ def extract_subnet(
         choice = Choice.from_json(done.info)
         return Extracted(subnet=done, budget=limits, choice=choice, front=points, existed=True)
     compressions = compressions_of(compression or limits.compressions)
-    backend = backend_of(found, corpus=corpus and Path(corpus), report=progress)
+    backend = backend_of(found, corpus=path_or_none(corpus), report=progress)
     devices = Devices(backend, progress)
     (problem,) = devices.problems([limits], compressions)
     problem.check()
@@ -124,7 +124,7 @@ def _row(problem: "Problem", choice: "Choice", figures: "Mapping[str, Any]") -> 
 
 def _from_front(
     front: "Artifact", problem: "Problem", most: int
-) -> "list[tuple[Choice, Mapping[str, Any]]]":
+) -> "Sequence[tuple[Choice, Mapping[str, Any]]]":
     """The best points of a front that meet the budget, and their figures."""
     from todm.search.front import read_points
 
@@ -137,7 +137,7 @@ def _from_front(
 
 def _brief_search(
     problem: "Problem", evaluations: "Evaluations", num: int, progress: Progress
-) -> "list[tuple[Choice, Mapping[str, Any]]]":
+) -> "Sequence[tuple[Choice, Mapping[str, Any]]]":
     """So many subnets evaluated by evolution, the best first, and their figures."""
     from todm.search.evolve import SearchConfig, evolve
 

@@ -54,7 +54,7 @@ def count_false_accepts(
     if not 0 < minutes <= 100_000:
         raise ConfigError(f"--minutes is {minutes}: it must be above 0")
     opened = open_bundle(bundle)
-    file = out and Path(out) / _FIGURES
+    file = Path(out) / _FIGURES if out else None
     asked = {"reject": _key(opened), "speech": str(speech or ""), "minutes": minutes}
     found = read_json(file) if file else {}
     if found.get("asked") != asked:

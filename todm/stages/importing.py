@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from todm.errors import ConfigError
+from todm.files import path_or_none
 
 if TYPE_CHECKING:
     from todm.artifact import Artifact
@@ -53,7 +54,7 @@ def import_model(
     if backend == "llm":
         from todm.llm import importing as llm
 
-        return llm.import_checkpoint(source, out, text=text and Path(text), context=context or 0)
+        return llm.import_checkpoint(source, out, text=path_or_none(text), context=context or 0)
     if backend == "vision":
         from todm.vision import importing as vision
 

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from todm.files import Progress, no_progress
+from todm.files import Progress, no_progress, path_or_none
 
 if TYPE_CHECKING:
     from todm.artifact import Artifact
@@ -71,7 +71,7 @@ def search(
     found = artifact.load(supernet, kind="supernet")
     place = Path(out) if out else default_place(found.path)
     config = SearchConfig(evaluations=evaluations, seed=seed)
-    backend = backend_of(found, corpus=corpus and Path(corpus), report=progress)
+    backend = backend_of(found, corpus=path_or_none(corpus), report=progress)
     devices = Devices(backend, progress)
     result = search_all(
         devices.problems([parse(text) for text in budget], compressions),

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from todm.errors import ConfigError, TrainingError
-from todm.files import Progress, no_progress
+from todm.files import Progress, no_progress, path_or_none
 
 if TYPE_CHECKING:
     from todm.artifact import Artifact
@@ -82,7 +82,7 @@ def train(
     from todm.train.loop import SUPERNET
     from todm.train.loop import train as train_supernet
 
-    run, start = Path(out), init and Path(init)
+    run, start = Path(out), path_or_none(init)
     recipe, data = _recipe(corpus, config, settings)
     standard = _plain(named(config))
     if done := _finished(run, recipe, data, start):
@@ -140,7 +140,7 @@ def dry_run(
     from todm.asr.backend import AsrBackend
     from todm.train.dry_run import dry_run as rehearse
 
-    run, start = Path(out), init and Path(init)
+    run, start = Path(out), path_or_none(init)
     recipe, data = _recipe(corpus, config, settings)
     backend = AsrBackend(recipe.asr, data.path, corpus=data.path, report=progress)
     if _is_standalone() and recipe.train.num_processes > 1 and not torch.cuda.is_available():

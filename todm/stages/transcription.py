@@ -18,7 +18,7 @@ from todm.device.load import form_of
 from todm.device.recognizer import OfflineRecognizer, StreamingRecognizer
 from todm.device.segments import Segment, split, transcribe_blocks
 from todm.errors import BundleError, ConfigError, CorpusError
-from todm.files import Progress, no_progress
+from todm.files import Progress, no_progress, path_or_none
 
 Precision = Literal["fp32", "int8", "int8.block", "int4"]
 Decode = Callable[[Iterable[Samples]], Iterator[Segment]]
@@ -81,7 +81,7 @@ def transcribe(
         BundleError: the bundle cannot be used.
         ConfigError: a number below 1, or outputs that would overwrite each other.
     """
-    place = out and Path(out)
+    place = path_or_none(out)
     paths = [str(path) for path in audio]
     _check_numbers(beam=beam, threads=threads)
     _check_outputs(paths, form, place)
