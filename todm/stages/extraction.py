@@ -110,7 +110,7 @@ def extract_subnet(
             "asked": asked,
             "costs": dict(problem.costs(choice)),
             "measured": devices.measured(choice, limits),
-            "candidates": [_row(problem, *candidate) for candidate in ranked],
+            "candidates": [_row(problem, c, figures) for c, figures in ranked],
         },
     )
     return Extracted(subnet=subnet, budget=limits, choice=choice, front=points, existed=False)
