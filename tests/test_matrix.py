@@ -224,7 +224,7 @@ class SideBySide(nn.Module):
 class StreamsSideBySide(SideBySide):
     """Graphs on the same input and states: torch.export wants each to have a name."""
 
-    def forward(self, x, state0, state1):  # pyright: ignore[reportIncompatibleMethodOverride]
+    def forward(self, x, state0, state1):
         return tuple(part(x, state0, state1) for part in self.parts)
 
 

@@ -37,7 +37,7 @@ def _surgeon(weight, moment, change, step):
             end = min(k + step, K)
             diagonal = torch.stack([inverses[j][0, 0] for j in range(k, end)])
             column = change(k, weight[:, k:end].clone(), diagonal)
-        new = column(k, weight[:, k].clone())  # pyright: ignore[reportPossiblyUnbound]
+        new = column(k, weight[:, k].clone())  # pyright: ignore[reportPossiblyUnboundVariable]
         inverse = inverses[k]
         for row in range(weight.shape[0]):
             error = (weight[row, k] - new[row]) / inverse[0, 0]

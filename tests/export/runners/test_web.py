@@ -160,7 +160,7 @@ def test_export_writes_a_page_and_checks_it(npm_packages, toy_graphs, write_asse
 
 
 class _Quiet(http.server.SimpleHTTPRequestHandler):
-    def log_message(self, *_):  # pyright: ignore[reportIncompatibleMethodOverride]
+    def log_message(self, *_):
         """Says nothing."""
 
 
