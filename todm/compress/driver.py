@@ -137,7 +137,7 @@ class _Run:
         self.packed = False
 
     def walk(self, names: Sequence[str], *, last: bool) -> None:
-        """The one-shot passes of a stretch, over all blocks and over what lies outside them."""
+        """The one-shot passes of a stretch, over all blocks and the chosen layers outside them."""
         self.adapter.model.eval()
         for block_list in self.adapter.block_lists:
             with self.adapter.resident(""):

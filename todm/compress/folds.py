@@ -63,12 +63,12 @@ def unscale_outputs(layer: nn.Linear, s_K: Tensor) -> Tensor:
 
 @torch.no_grad()
 def fold(block: Block, place: Fold, s_K: Tensor) -> tuple[bool, Tensor | None]:
-    """Move a factor into the layer before, if there is one and the block's output stays as it is.
+    """Move a factor into the layer before, if there is one and the block's output stays the same.
 
     Args:
         block: its weights are changed in place, and restored if its output would change.
-        place: the layers and what is in front of them.
-        s_K: positive, what the layers' inputs are divided by.
+        place: the layers and the module in front of them.
+        s_K: positive, the divisor of the layers' inputs.
 
     Returns:
         Whether it was done, and the factor [N] of each output of a linear layer in front from now on.

@@ -134,7 +134,7 @@ def _limits(weight_NK: Tensor, cap: float) -> Tensor:
 
 
 class _Int8(TorchFunctionMode):
-    """Stands between layers and torch: a call that a device makes in int8 is rounded as it is there."""
+    """Intercepts calls of torch: those that a device makes in int8 are rounded as on the device."""
 
     def __init__(self, model: nn.Module, chunk: int) -> None:
         super().__init__()

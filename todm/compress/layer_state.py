@@ -1,4 +1,4 @@
-"""A layer on its way through the passes: what each did to it, and what that cost its outputs and bytes."""
+"""The state of a layer through the passes: the result of each, and the effect on its outputs and bytes."""
 
 import dataclasses
 import math
@@ -42,7 +42,7 @@ class Probe:
 
     @torch.no_grad()
     def fix(self) -> None:
-        """Remember the outputs of the layer as it is now."""
+        """Record the current outputs of the layer."""
         if self._inputs:
             self._inputs = [torch.cat(self._inputs)]
             self._expected = self._module(self._inputs[0])

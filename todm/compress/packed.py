@@ -25,7 +25,7 @@ Format = dict[str, Any]
 
 
 class PackedLinear(nn.Module, abc.ABC):
-    """A linear layer [N, K] whose buffers are what is stored.
+    """A linear layer [N, K] whose buffers are its storage.
 
     Attributes:
         in_features: K.
@@ -76,7 +76,7 @@ class PackedLinear(nn.Module, abc.ABC):
 
     @property
     def activation_bits(self) -> int:
-        """Of what the product reads of the input; 32 where it is not quantised."""
+        """Of the product's input; 32 if it is not quantised."""
         return 32
 
     @property

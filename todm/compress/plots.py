@@ -1,4 +1,4 @@
-"""Pictures of a compression: the error of every layer, what trainings did, what layers cost."""
+"""Plots of a compression: the error of every layer, the curves of trainings, the cost of layers."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -34,11 +34,11 @@ def plot_report(reports: Sequence[PassReport], out: Path) -> None:
 
 
 def plot_sensitivity(increases: Mapping[str, float], excluded: Sequence[str], out: Path) -> None:
-    """What each layer alone costs, the most first.
+    """The cost of each layer alone, the largest first.
 
     Args:
         increases: relative increase of the measure by name of a layer, or of a kind of layers.
-        excluded: those recommended to be left as they are.
+        excluded: those recommended for exclusion.
         out: the PNG to write.
     """
     from matplotlib.figure import Figure
@@ -48,7 +48,7 @@ def plot_sensitivity(increases: Mapping[str, float], excluded: Sequence[str], ou
     axis = figure.subplots()
     colours = ["tab:red" if name in excluded else "tab:blue" for name in names]
     axis.barh(names, [100 * increases[name] for name in names], color=colours)
-    axis.set(xlabel="increase with this alone compressed, %", title="red: better left as it is")
+    axis.set(xlabel="increase with this alone compressed, %", title="red: better excluded")
     axis.tick_params(axis="y", labelsize=7)
     axis.grid(axis="x", alpha=0.3)
     figure.savefig(out, dpi=100)

@@ -1,1 +1,1 @@
-"""Language models of the transformers library: what compression needs to know of them."""
+"""Language models of the transformers library, for compression."""

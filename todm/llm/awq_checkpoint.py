@@ -58,7 +58,7 @@ def write(
         model: as compressed.
         config: of its artifact.
         assets: where the tokenizer's files lie.
-        dtype: of all that is not quantised; float16 is what loaders expect, float32 loses nothing.
+        dtype: of all tensors that are not quantised; loaders expect float16, float32 loses nothing.
 
     Raises:
         ConfigError: a model that the layout cannot hold, or a place that is taken; before anything is
@@ -122,7 +122,7 @@ def read(source: Path, described: Mapping[str, Any], quantised: object) -> Parts
 def save(
     out: Path, config: LlmConfig, parts: Parts, write_files: Callable[[Path], None]
 ) -> Artifact:
-    """Write what was read as an artifact of kind `compressed`.
+    """Write a checkpoint that was read as an artifact of kind `compressed`.
 
     Args:
         out: its place.

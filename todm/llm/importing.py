@@ -42,7 +42,7 @@ def import_checkpoint(
         text: a directory with train.txt, dev.txt and test.txt (some will do), or a file, which counts
             as train.txt; texts are paragraphs. Without it, calibration and evaluation need files of
             their own.
-        context: tokens of a window; by default 512, or what the model can do if that is less.
+        context: tokens of a window; by default 512, or the model's limit if that is less.
 
     Raises:
         ArtifactError: a directory that is damaged, foreign, holds pickles, or is not quantised in

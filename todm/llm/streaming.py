@@ -44,7 +44,7 @@ class Streaming:
 
     @contextmanager
     def resident(self, prefix: str) -> Iterator[None]:
-        """Inside, a block (or what is outside all blocks: "") is in memory; changes are kept."""
+        """Inside, a block (or with "", everything outside the blocks) is in memory; changes are kept."""
         self._enter(prefix)
         try:
             yield

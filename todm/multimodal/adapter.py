@@ -77,7 +77,7 @@ class MultimodalAdapter:
             inputs: of I items, as a processor makes them: `input_ids` [I, T], and pixels or features.
         """
         self.model, self.inputs = model, dict(inputs)
-        # Now, since passes change what blocks are made of.
+        # Before any pass, since passes replace the layers of blocks.
         self._block_lists = _block_lists(model)
 
     @classmethod

@@ -24,7 +24,7 @@ class VisionConfig:
         size: height and width of an image.
         channels: 1 (grey) or 3.
         mean: of the values from 0 to 1, subtracted; one for every channel.
-        std: what is divided by then.
+        std: divisor after that.
         crop: share of the shorter side that the central crop keeps.
         data: digits; canvas (images composed of digits); a folder or an .npz file; "" for none.
         shift: pixels by which training images are moved at most.

@@ -58,7 +58,7 @@ def import_checkpoint(
 
 
 def _locate(source: Path) -> tuple[Path, dict[str, Any]]:
-    """The file of weights, and what a config.json beside it says."""
+    """The file of weights, and the content of a config.json beside it."""
     if source.suffix in PICKLES and source.is_file():
         raise ArtifactError(
             f"{source} is a pickle, which can run any code: convert it to .safetensors where you trust it"
@@ -99,7 +99,7 @@ def _config(
     described: Mapping[str, Any],
     tensors: Mapping[str, Tensor],
 ) -> VisionConfig:
-    """From what the folder says, else from timm's defaults for the architecture and the weights."""
+    """From the folder's config.json, else from timm's defaults for the architecture and the weights."""
     probe = build(VisionConfig(architecture=name, arguments=arguments, classes=("0",)))
     defaults: dict[str, Any] = dict(getattr(probe, "pretrained_cfg", None) or {})
     known: dict[str, Any] = {**defaults, **described.get("pretrained_cfg", {})}

@@ -108,7 +108,7 @@ class FakeQuantLinear(nn.Module, abc.ABC):
 
 
 class FakeInt8Linear(FakeQuantLinear):
-    """int8 weights and activations: what `Int8Linear` computes.
+    """int8 weights and activations, as `Int8Linear` computes.
 
     A scale per output is learnt, and a static one of activations too. The dynamic scale of a row comes
     from the row itself, so none of its entries is clipped.
@@ -163,7 +163,7 @@ class FakeInt8Linear(FakeQuantLinear):
 
 
 class FakeW4Linear(FakeQuantLinear):
-    """Weights of 4 or 3 bits in groups: what `W4Linear` computes.
+    """Weights of 4 or 3 bits in groups, as `W4Linear` computes.
 
     Scales are rounded to the dtype they are stored in. Zero points are fixed, or learnt in units of the
     whole range: a weight beyond it moves them (LSQ+, arXiv 2004.09576).
