@@ -27,7 +27,7 @@ VERBS = {
     for verb, words in {
         "train": "train {run}/corpus --config debug --out {run} --set train.num_processes=1",
         "extract-subnet": "extract-subnet {run}/supernet --budget 0.15M --out {run}/subnet",
-        "compress": "compress {run}/subnet --passes prune,int8 --out {run}/small",
+        "compress": "compress {run}/subnet --passes sparse24,int8 --out {run}/small",
         "export": "export {run}/subnet --out {run}/bundle",
     }.items()
 }
