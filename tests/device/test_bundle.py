@@ -5,7 +5,14 @@ import json
 
 import pytest
 
-from todm.device.bundle import Bundle, best_int8, forms_here, open_bundle, read_tokens
+from todm.device.bundle import (
+    Bundle,
+    best_int8,
+    forms_here,
+    open_bundle,
+    overflows,
+    read_tokens,
+)
 from todm.device.contract import validate
 from todm.errors import BundleError
 
@@ -201,3 +208,11 @@ def test_forms_for_this_processor(golden, spoilable, monkeypatch, vnni, wanted):
     monkeypatch.setattr("todm.device.bundle._has_vnni", lambda: vnni)
     (spoilable / "encoder.int4.onnx").write_bytes((golden / "encoder.onnx").read_bytes())
     assert forms_here(Bundle(path=spoilable)) == ("fp32", wanted, "int4")
+
+
+@pytest.mark.parametrize("vnni", [True, False])
+def test_only_full_range_weights_overflow(monkeypatch, vnni):
+    monkeypatch.setattr("platform.machine", lambda: "x86_64")
+    monkeypatch.setattr("todm.device.bundle._has_vnni", lambda: vnni)
+    found = [p for p in ("fp32", "int8", "int8.rr", "int8.block", "int4") if overflows(p)]
+    assert found == ([] if vnni else ["int8"])

@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from todm.device.audio import read_audio
-from todm.device.bundle import open_bundle
+from todm.device.bundle import Bundle, open_bundle
 from todm.errors import ArtifactError, BundleError, ConfigError
 from todm.export.bundle import ExportConfig, _shipped, write_bundle
 from todm.export.sample import Sample, sample_signal
@@ -83,6 +83,25 @@ def test_graph_that_is_not_the_module_is_refused(toy_graphs, toy_bundle):
             sample_signal(1.0),
             in_sherpa=False,
         )
+
+
+@pytest.mark.runtime
+@pytest.mark.parametrize("vnni", [True, False])
+def test_seven_bit_weights_are_judged_on_every_processor(
+    tmp_path, toy_graphs, toy_bundle, monkeypatch, vnni
+):
+    """Weights of 8 bits only where their sums in sherpa-onnx do not overflow."""
+    monkeypatch.setattr("platform.machine", lambda: "x86_64")
+    monkeypatch.setattr("todm.device.bundle._has_vnni", lambda: vnni)
+    bundle = tmp_path / "b"
+    shutil.copytree(toy_bundle, bundle)
+    if vnni:  # this processor may have none
+        (bundle / "encoder.int8.onnx").unlink()
+    report = verify(toy_graphs, Bundle(path=bundle), sample_signal(1.0), in_sherpa=True)
+    streaming = [name for name in report.figures if "int8" in name and "streaming in" in name]
+    judged = "int8.rr, streaming in sherpa-onnx, share of tokens that differ"
+    other = "int8, streaming in sherpa-onnx (form for other processors, not judged)"
+    assert streaming == [*([] if vnni else [f"{other}, share of tokens that differ"]), judged]
 
 
 def test_missing_graph_is_refused(tmp_path, toy_graphs, write_assets):

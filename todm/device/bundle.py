@@ -128,6 +128,11 @@ def forms_here(bundle: Bundle) -> tuple[Precision, ...]:
     return tuple(p for p in bundle.precisions() if p != other)
 
 
+def overflows(precision: Precision) -> bool:
+    """Whether sums of a form overflow on this processor where `load_session` does not prevent it."""
+    return precision == "int8" and _saturates()
+
+
 def _saturates() -> bool:
     """Whether this processor adds products of uint8 and int8 in 16 bits, which overflow."""
     x86 = platform.machine().lower() in ("x86_64", "amd64", "i686", "x86")
