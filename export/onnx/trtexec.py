@@ -57,7 +57,7 @@ def signed(model: onnx.ModelProto) -> onnx.ModelProto:
         name
         for node in model.graph.node
         if node.op_type in ("QuantizeLinear", "DequantizeLinear")
-        for name in (node.input[0], node.input[2])
+        for name in node.input[::2]  # values, and the zero point if there is one
     }
     for constant in model.graph.initializer:
         codes = onnx.numpy_helper.to_array(constant)

@@ -73,11 +73,26 @@ def _run_exact(path, feed):
     return onnxruntime.InferenceSession(str(path), options).run(None, feed)[0]
 
 
-def test_qdq_file_has_what_an_engine_looks_for(tmp_path, repo, monkeypatch):
+@pytest.fixture
+def signed(repo, monkeypatch):
+    """What makes codes about 128 codes about 0."""
+    monkeypatch.syspath_prepend(repo / "export" / "onnx")
+    return importlib.import_module("trtexec").signed
+
+
+def test_codes_about_zero_stay(signed):
+    """Those of a bundle of an older todm, without a zero point."""
+    codes = numpy_helper.from_array(np.array([-3, 5], np.int8), "codes")
+    scale = numpy_helper.from_array(np.float32(0.5), "scale")
+    port = helper.make_tensor_value_info("y", TensorProto.FLOAT, [2])
+    node = helper.make_node("DequantizeLinear", ["codes", "scale"], ["y"])
+    model = helper.make_model(helper.make_graph([node], "g", [], [port], [codes, scale]))
+    assert signed(model).graph.initializer[0] == codes
+
+
+def test_qdq_file_has_what_an_engine_looks_for(tmp_path, signed):
     """Weights behind a DequantizeLinear, not folded into floats; `trtexec.py` makes them int8 about 0."""
     export(Two(layer("qdq")).eval(), tmp_path / "unsigned.onnx")
-    monkeypatch.syspath_prepend(repo / "export" / "onnx")
-    signed = importlib.import_module("trtexec").signed
     onnx.save(signed(onnx.load(str(tmp_path / "unsigned.onnx"))), str(tmp_path / "m.onnx"))
     feed = {"x": np.ones((2, 3, 5), np.float32)}
     before, after = (_run_exact(tmp_path / name, feed) for name in ("unsigned.onnx", "m.onnx"))
