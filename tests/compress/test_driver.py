@@ -184,6 +184,7 @@ def test_excluded_layers_stay(toy):
             {"passes": ("int9",)},
             r"unknown pass 'int9'; choose from prune \(alias sparse24\), int8, int4, awq",
         ),
+        ({"passes": ("sparse24",)}, r"\(did you mean prune\?\)"),
         ({"passes": ("int8", "prune")}, "comes last"),
         ({"passes": ("int8", "int4")}, "at most one"),
         ({"passes": ("prune", "prune")}, "at most once"),

@@ -245,7 +245,7 @@ def _unknown_pass(name: str) -> str:
     aliases = {known: word for word, known in ALIASES.items()}
     known = [f"{p} (alias {aliases[p]})" if p in aliases else p for p in PASSES]
     near = difflib.get_close_matches(name, [*PASSES, *ALIASES], 1)
-    hint = f" (did you mean {near[0]}?)" if near else ""
+    hint = f" (did you mean {ALIASES.get(name, near[0])}?)" if near else ""
     return f"unknown pass {name!r}; choose from {', '.join(known)}{hint}"
 
 
