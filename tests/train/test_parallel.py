@@ -45,6 +45,18 @@ def test_every_case_has_gradients_everywhere(alone, two):
 
 
 @pytest.mark.slow
+def test_means_are_of_one_dtype_each_and_of_what_any_process_has(two_done):
+    for rank in range(2):
+        got = _read(two_done / f"averages-{rank}.pt")
+        assert got["neither"] is None
+        assert (got["frozen"] == 1 + 2 * rank).all()  # left alone
+        for name, mean in {"both": 2.0, "bfloat16": 2.0, "second": 1.5}.items():
+            assert got[name].shape == (2, 3)
+            assert (got[name] == mean).all(), name
+        assert got["bfloat16"].dtype == torch.bfloat16
+
+
+@pytest.mark.slow
 def test_a_training_by_two_is_one_by_one(two_done, two, tmp_path):
     """Both processes return the artifact; weights differ by rounding only."""
     want = two.trained(tmp_path)

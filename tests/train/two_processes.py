@@ -88,6 +88,21 @@ def all_gradients(world):
     return {name: gradients(world, subnets) for name, subnets in SUBNETS.items()}
 
 
+def averages(world):
+    """Means of gradients that are 1 in the first process and 3 in the second, where there are any."""
+    kinds = {"both": torch.float32, "bfloat16": torch.bfloat16, "second": torch.float32}
+    kinds |= {"neither": torch.float32, "frozen": torch.float32}
+    params = {n: torch.nn.Parameter(torch.zeros(2, 3, dtype=d)) for n, d in kinds.items()}
+    for name, p in params.items():
+        if name not in ("neither", "second" if world.rank == 0 else ""):
+            p.grad = torch.full_like(p, 1.0 + 2 * world.rank)
+    params["frozen"].requires_grad = False
+    before = {name: p.grad for name, p in params.items()}
+    world.average_gradients(params.values())
+    assert all(p.grad is before[n] for n, p in params.items() if before[n] is not None)
+    return {name: p.grad for name, p in params.items()}
+
+
 def _fake():
     path = Path(__file__).with_name("fake_backend.py")
     spec = importlib.util.spec_from_file_location("fake_backend", path)
@@ -189,6 +204,7 @@ def main(place, *ports):
     next_port()
     with World().joined() as world:
         torch.save(all_gradients(world), place / f"gradients-{rank}.pt")
+        torch.save(averages(world), place / f"averages-{rank}.pt")
     next_port()
     torch.save(trained(place / "run"), place / f"weights-{rank}.pt")
     next_port()
