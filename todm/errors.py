@@ -40,3 +40,8 @@ class MissingExtra(TodmError):
             f"{purpose} needs the package {package!r}, which is not installed: "
             f"run  pip install 'todm[{extra}]'"
         )
+
+
+def first_line(error: BaseException, most: int = 200) -> str:
+    """The message of any error in a line, shortened; its class where it has no message."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0][:most]

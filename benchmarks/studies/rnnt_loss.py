@@ -79,16 +79,9 @@ def run_case(case: str, shape: str, *, settings: Mapping[str, Any]) -> dict[str,
         shape: one of `SHAPES`.
         settings: further options of the command: threads, repeats, device and dtype.
     """
-    command = [
-        sys.executable,
-        "-m",
-        "benchmarks.studies.rnnt_loss",
-        "--case",
-        case,
-        "--shape",
-        shape,
-    ]
-    command += [word for name, value in settings.items() for word in (f"--{name}", str(value))]
+    options = {"case": case, "shape": shape, **settings}
+    command = [sys.executable, "-m", "benchmarks.studies.rnnt_loss"]
+    command += [word for name, value in options.items() for word in (f"--{name}", str(value))]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     row = {"shape": shape, **SHAPES[shape], "case": case, **settings}
     if done.returncode:

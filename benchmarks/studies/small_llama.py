@@ -17,7 +17,8 @@ import torch
 from torch import Tensor
 
 from todm.config import Config
-from todm.errors import CorpusError, MissingExtra
+from todm.errors import CorpusError
+from todm.llm.checkpoint import require
 
 if TYPE_CHECKING:
     from torch import nn
@@ -105,11 +106,10 @@ def train_tokenizer(texts: list[str], config: SmallLlama) -> Any:  # noqa: ANN40
     Raises:
         MissingExtra: transformers is not installed.
     """
-    try:
-        from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
-        from transformers import PreTrainedTokenizerFast
-    except ImportError:
-        raise MissingExtra("transformers", "llm", "a language model") from None
+    require()
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
+    from transformers import PreTrainedTokenizerFast
+
     pieces = Tokenizer(models.BPE(unk_token=UNK))
     pieces.pre_tokenizer = pre_tokenizers.Metaspace()
     pieces.decoder = decoders.Metaspace()

@@ -191,13 +191,13 @@ def test_lone_id_is_a_space(tmp_path):
 )
 def test_int8_form_follows_the_processor(golden, monkeypatch, machine, vnni, wanted):
     monkeypatch.setattr("platform.machine", lambda: machine)
-    monkeypatch.setattr("todm.device.bundle._has_vnni", lambda: vnni)
+    monkeypatch.setattr("todm.device.bundle.has_vnni", lambda: vnni)
     assert best_int8(Bundle(path=golden)) == wanted
 
 
 def test_int8_form_where_there_is_only_one(golden, spoilable, monkeypatch):
     monkeypatch.setattr("platform.machine", lambda: "x86_64")
-    monkeypatch.setattr("todm.device.bundle._has_vnni", lambda: False)
+    monkeypatch.setattr("todm.device.bundle.has_vnni", lambda: False)
     (spoilable / "encoder.int8.rr.onnx").unlink()
     assert best_int8(Bundle(path=spoilable)) == "int8"
 
@@ -205,7 +205,7 @@ def test_int8_form_where_there_is_only_one(golden, spoilable, monkeypatch):
 @pytest.mark.parametrize(("vnni", "wanted"), [(True, "int8"), (False, "int8.rr")])
 def test_forms_for_this_processor(golden, spoilable, monkeypatch, vnni, wanted):
     monkeypatch.setattr("platform.machine", lambda: "x86_64")
-    monkeypatch.setattr("todm.device.bundle._has_vnni", lambda: vnni)
+    monkeypatch.setattr("todm.device.bundle.has_vnni", lambda: vnni)
     (spoilable / "encoder.int4.onnx").write_bytes((golden / "encoder.onnx").read_bytes())
     assert forms_here(Bundle(path=spoilable)) == ("fp32", wanted, "int4")
 

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from todm import artifact
 from todm.device import trust
 from todm.device.onnx_file import check_onnx
-from todm.errors import ArtifactError, BundleError
+from todm.errors import ArtifactError, BundleError, first_line
 
 if TYPE_CHECKING:
     import onnxruntime
@@ -67,9 +67,7 @@ class Bundle:
         """
         files = graph_files(precision, offline=offline)
         return Networks(
-            encoder=self.session(files["encoder"], num_threads=num_threads),
-            decoder=self.session(files["decoder"], num_threads=num_threads),
-            joiner=self.session(files["joiner"], num_threads=num_threads),
+            **{part: self.session(name, num_threads=num_threads) for part, name in files.items()},
             tokens=read_tokens(self.file("tokens.txt")),
         )
 
@@ -136,10 +134,11 @@ def overflows(precision: Precision) -> bool:
 def _saturates() -> bool:
     """Whether this processor adds products of uint8 and int8 in 16 bits, which overflow."""
     x86 = platform.machine().lower() in ("x86_64", "amd64", "i686", "x86")
-    return x86 and not _has_vnni()
+    return x86 and not has_vnni()
 
 
-def _has_vnni() -> bool:
+def has_vnni() -> bool:
+    """Whether this processor adds products of int8 in 32 bits, as far as Linux says."""
     try:
         return "vnni" in Path("/proc/cpuinfo").read_text()
     except OSError:  # not Linux: take the form that is correct on any processor
@@ -215,7 +214,7 @@ def load_session(path: Path, *, num_threads: int = 1) -> "onnxruntime.InferenceS
     try:
         return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
     except Exception as error:  # noqa: BLE001 - onnxruntime's classes share no base but this
-        raise BundleError(f"{path} cannot be loaded by onnxruntime: {_first_line(error)}") from None
+        raise BundleError(f"{path} cannot be loaded by onnxruntime: {first_line(error)}") from None
 
 
 def run(
@@ -238,12 +237,8 @@ def run(
         shapes = ", ".join(str(list(value.shape)) for value in inputs)
         raise BundleError(
             f"{where}: the {name} does not accept inputs of shape {shapes}, which its metadata "
-            f"promises ({_first_line(error)})"
+            f"promises ({first_line(error)})"
         ) from None
     if not all(isinstance(out, np.ndarray) and out.dtype.kind in "fiu" for out in outputs):
         raise BundleError(f"{where}: the {name} returns something other than tensors of numbers")
     return outputs
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]

@@ -1,6 +1,5 @@
 """Compressed language models as AWQ checkpoints of transformers, and such checkpoints as artifacts."""
 
-import dataclasses
 import hashlib
 import json
 import shutil
@@ -28,19 +27,6 @@ from todm.llm.checkpoint import (
     weight_files,
 )
 from todm.llm.config import LlmConfig
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Parts:
-    """A model read from an AWQ checkpoint.
-
-    Attributes:
-        model: with packed layers.
-        source: where it was read.
-    """
-
-    model: nn.Module
-    source: Path
 
 
 def write(
@@ -92,8 +78,8 @@ def write(
         shutil.rmtree(temporary, ignore_errors=True)
 
 
-def read(source: Path, described: Mapping[str, Any], quantised: object) -> Parts:
-    """The model of an AWQ checkpoint.
+def read(source: Path, described: Mapping[str, Any], quantised: object) -> nn.Module:
+    """The model of an AWQ checkpoint, with packed layers.
 
     Args:
         source: its directory.
@@ -116,36 +102,35 @@ def read(source: Path, described: Mapping[str, Any], quantised: object) -> Parts
     for name, layer in layers.items():
         model.set_submodule(name, layer)
     load_tokenizer(source)
-    return Parts(model=model.eval(), source=source)
+    return model.eval()
 
 
 def save(
-    out: Path, config: LlmConfig, parts: Parts, write_files: Callable[[Path], None]
+    out: Path, config: LlmConfig, *, model: nn.Module, source: Path, write: Callable[[Path], None]
 ) -> Artifact:
     """Write a checkpoint that was read as an artifact of kind `compressed`.
 
     Args:
         out: its place.
         config: of the model.
-        parts: of `read`.
-        write_files: puts config.json, the tokenizer and texts into a directory.
+        model: what `read` returned.
+        source: where it was read.
+        write: puts config.json, the tokenizer and texts into a directory.
     """
-    layers = [m for m in parts.model.modules() if isinstance(m, W4Linear)]
+    layers = [m for m in model.modules() if isinstance(m, W4Linear)]
     symmetric = all(layer.zero_NG is None for layer in layers)
     awq = AwqConfig(group=layers[0].group, symmetric=symmetric)
     parent = Artifact(
-        path=parts.source,
+        path=source,
         kind="checkpoint",
         config=config.to_json(),
         metrics={},
         parent=None,
         info={},
-        hash=hashlib.sha256((parts.source / CONFIG).read_bytes()).hexdigest(),
+        hash=hashlib.sha256((source / CONFIG).read_bytes()).hexdigest(),
     )
     settings = CompressConfig(passes=("awq",), awq=awq)
-    return storage.save(
-        out, parts.model, parent=parent, config=settings, reports=[], write=write_files
-    )
+    return storage.save(out, model, parent=parent, config=settings, reports=[], write=write)
 
 
 def _check(

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from todm.errors import ArtifactError, MissingExtra
+from todm.errors import ArtifactError, MissingExtra, first_line
 
 CONFIG, INDEX = "config.json", "model.safetensors.index.json"
 TOKENIZER = (
@@ -237,9 +237,8 @@ def load_tokenizer(directory: Path) -> Any:  # noqa: ANN401 - transformers' own
             str(directory), local_files_only=True, trust_remote_code=False
         )
     except Exception as error:  # noqa: BLE001 - every tokenizer class raises its own
-        first = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise ArtifactError(
-            f"{directory} has no tokenizer that can be read ({first}): copy tokenizer.json and "
+            f"{directory} has no tokenizer that can be read ({first_line(error)}): copy tokenizer.json and "
             "tokenizer_config.json into it"
         ) from None
 

@@ -5,6 +5,7 @@ calibrated, trained and evaluated on, if some is given. Nothing else of the dire
 """
 
 import shutil
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -56,8 +57,9 @@ def import_checkpoint(
     texts = _texts(text)
     config = LlmConfig(model=described, context=context or _context(described))
     if quantised := described.get("quantization_config"):
-        parts = awq_checkpoint.read(source, described, quantised)
-        return awq_checkpoint.save(out, config, parts, lambda to: _copy(source, texts, to))
+        model = awq_checkpoint.read(source, described, quantised)
+        copy = partial(_copy, source, texts)
+        return awq_checkpoint.save(out, config, model=model, source=source, write=copy)
     model = empty_model(described)
     files = weight_files(source)
     check_weights(model, shapes(files), source)

@@ -3,6 +3,7 @@
 Counted on the plain model built without memory; latency comes from a device's table (`latency.py`).
 """
 
+import functools
 from collections.abc import Callable, Mapping
 
 import torch
@@ -59,24 +60,18 @@ class StackCosts:
 
     def __init__(self, price: Callable[[Subnet], Mapping[str, float]]) -> None:
         """`price` counts a subnet's own figures on its model."""
-        self._price = price
-        self._of_one: dict[Subnet, Mapping[str, float]] = {}
+        self._price = functools.cache(price)
         self._rest: dict[str, float] = {}
 
     def __call__(self, subnet: Subnet) -> dict[str, float]:
         """The figures that `price` gives."""
-        ones = [self._one(_repeat(subnet, i, 1)) for i in range(subnet.depth)]
+        ones = [self._price(_repeat(subnet, i, 1)) for i in range(subnet.depth)]
         if not self._rest:
             two = self._price(_repeat(subnet, 0, 2))
             self._rest = {name: 2 * ones[0][name] - two[name] for name in two}
         return {
             name: rest + sum(one[name] - rest for one in ones) for name, rest in self._rest.items()
         }
-
-    def _one(self, subnet: Subnet) -> Mapping[str, float]:
-        if subnet not in self._of_one:
-            self._of_one[subnet] = self._price(subnet)
-        return self._of_one[subnet]
 
 
 class Prices:
@@ -92,7 +87,7 @@ class Prices:
             devices: by the name that stands after @ in a budget.
         """
         self._stack, self._devices = stack, devices
-        self._known: dict[Choice, dict[str, float]] = {}
+        self._priced = functools.cache(self._price)
 
     def __call__(self, choice: Choice) -> dict[str, float]:
         """`params`, `size`, `macs`, `state`, `memory`, and `latency` and `rtf` of every device.
@@ -100,9 +95,7 @@ class Prices:
         `memory` is the peak that decoding adds to a process that has imported onnxruntime: its sessions,
         the weights in the file and as the runtime packs them, and the state before and after a chunk.
         """
-        if choice not in self._known:
-            self._known[choice] = self._price(choice)
-        return self._known[choice]
+        return self._priced(choice)
 
     def _price(self, choice: Choice) -> dict[str, float]:
         own = self._stack(choice.subnet)

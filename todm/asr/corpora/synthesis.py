@@ -30,6 +30,7 @@ MARKER = "todm-speech.json"
 _PER_CHAPTER = 40
 _NUM_TALKERS = 4
 _TIMES = ".times.txt"
+_SYNTHESIZER = functools.cache(Synthesizer)  # one for each process
 VERSION = 2
 """Changes whenever the same configuration would give other files than before."""
 
@@ -169,7 +170,7 @@ def _speak(
 
     ranges = (config.speech.rate, config.speech.pitch, config.speech.pitch_range)
     manner = Manner(*(int(rng.integers(low, high + 1)) for low, high in ranges))
-    spoken = _synthesizer()(text, voice, manner)
+    spoken = _SYNTHESIZER()(text, voice, manner)
     if not spoken.samples_S.size:
         raise CorpusError(f"espeak-ng says nothing for {text!r}: leave the sentence out")
     # 22050 : 16000 = 441 : 320
@@ -185,11 +186,6 @@ def _low_pass() -> np.ndarray:
 
     taps = firwin(2 * 10 * 441 + 1, 1 / 441, window=("kaiser", 5.0))  # pyright: ignore[reportArgumentType]
     return np.asarray(taps)
-
-
-@functools.cache
-def _synthesizer() -> Synthesizer:
-    return Synthesizer()
 
 
 class _Crowd:

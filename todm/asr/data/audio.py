@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from todm.asr.data.features import SAMPLE_RATE, fbank, num_frames
-from todm.errors import CorpusError
+from todm.errors import CorpusError, first_line
 
 SUFFIXES = frozenset(
     (".flac", ".wav", ".opus", ".ogg", ".mp3", ".aiff", ".aif", ".au", ".sph", ".w64", ".caf")
@@ -127,7 +127,7 @@ def _read(source: Any, cut: Any, *, whole: bool) -> tuple[np.ndarray, int]:  # n
             num = -1 if whole else round(cut.duration * rate)
             wave_SC = file.read(num, dtype="float32", always_2d=True)
     except (OSError, RuntimeError, ValueError, TypeError) as error:  # soundfile's are RuntimeErrors
-        raise CorpusError(f"unreadable audio: {_first_line(error)}") from None
+        raise CorpusError(f"unreadable audio: {first_line(error, 300)}") from None
     seconds = len(wave_SC) / rate
     if abs(seconds - cut.duration) > _TOLERANCE:
         raise CorpusError(
@@ -143,7 +143,3 @@ def _to_rate(wave_S: np.ndarray, rate: int) -> np.ndarray:
         return wave_S
     resampled = Resample(source_sampling_rate=rate, target_sampling_rate=SAMPLE_RATE)
     return np.asarray(resampled(wave_S[None], rate))[0]
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0][:300]

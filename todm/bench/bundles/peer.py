@@ -26,7 +26,7 @@ from todm.asr.model.streaming import StreamingEncoder
 from todm.asr.model.transducer import Rnnt
 from todm.backend import Graph, Port
 from todm.bench.bundles.conformer import StreamingConformer, of_size
-from todm.device.bundle import load_session
+from todm.device.bundle import has_vnni, load_session
 from todm.device.profiler import machine
 from todm.errors import ConfigError, TodmError
 from todm.export.quantize import quantize_int8
@@ -179,7 +179,7 @@ def _write(
     """Export an encoder in both forms."""
     files = {form: folder / f"{name}.{form}.onnx" for form in ("fp32", "int8")}
     graph_to_onnx(_graph(module, module.state_sizes, chunk), files["fp32"])
-    quantize_int8(files["fp32"], files["int8"], reduce_range="vnni" not in _cpu_flags())
+    quantize_int8(files["fp32"], files["int8"], reduce_range=not has_vnni())
     return files
 
 
@@ -223,13 +223,6 @@ def _turn(session: Any, frames: np.ndarray, calls: int) -> list[float]:  # noqa:
         _, *states = session.run(None, feed)
         taken.append(time.thread_time() - start)
     return taken
-
-
-def _cpu_flags() -> str:
-    try:
-        return Path("/proc/cpuinfo").read_text()
-    except OSError:
-        return ""
 
 
 def _plot(rows: Sequence[Row], out: Path) -> None:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 import torch
 from torch import Tensor
 
-from todm.errors import TodmError
+from todm.errors import TodmError, first_line
 
 Call = Callable[[], object]
 SHOWN = 90  # characters of a reason
@@ -120,13 +120,7 @@ def peer(name: str, package: str, build: Callable[[], Subject]) -> Subject | Abs
     try:
         return build()
     except UNABLE as error:
-        return Absent(name, first_line(error))
-
-
-def first_line(error: BaseException) -> str:
-    """Its message, shortened to one line."""
-    lines = str(error).strip().splitlines() or [type(error).__name__]
-    return lines[0][:SHOWN]
+        return Absent(name, first_line(error, SHOWN))
 
 
 def compare(

@@ -10,12 +10,12 @@ import torch
 
 from todm.bench.kernels import op_matmul_24, op_matmul_int8, op_matmul_w4, op_mh_ssm, op_rnnt_loss
 from todm.bench.kernels.aims import judge
-from todm.bench.kernels.case import UNABLE, Absent, Case, Checked, Op, Subject, first_line
+from todm.bench.kernels.case import SHOWN, UNABLE, Absent, Case, Checked, Op, Subject
 from todm.bench.kernels.clock import Clock, clock_of, measure
 from todm.bench.kernels.machine import Roofs, commit, describe, device_name, now, roofs_of
 from todm.bench.kernels.plots import act_order, roofline
 from todm.bench.kernels.results import Row, save, table
-from todm.errors import ConfigError, MissingExtra
+from todm.errors import ConfigError, MissingExtra, first_line
 
 OPS = {
     op.name: op
@@ -160,7 +160,7 @@ def _checked(case: Case, subject: Subject | Absent) -> Row:
         checked: Checked = subject.check()
     except UNABLE as error:
         state = "failed" if subject.ours else "absent"
-        return dataclasses.replace(row, state=state, reason=first_line(error))
+        return dataclasses.replace(row, state=state, reason=first_line(error, SHOWN))
     state = "measured" if checked.passed else "failed"
     return dataclasses.replace(row, state=state, check=checked)
 
