@@ -166,16 +166,15 @@ def _measured(case: Case, model: Artifact, out: Path, texts: int) -> dict[str, A
     return {"seconds": seconds, "errors": errors, **dataclasses.asdict(losses)}
 
 
-def keep_channels(adapter: LlmAdapter, case: Case, *, seed: int = 0) -> None:
+def keep_channels(adapter: LlmAdapter, case: Case) -> None:
     """Round every layer of the blocks, except 1 % of its input channels in float16 (AWQ, table 1).
 
     Args:
         adapter: its model is changed; layers stay dense modules with rounded weights.
         case: `kept` says which channels: of the largest mean input (`activation`), of the largest
             weights (`weight`), or any (`random`).
-        seed: of random ones.
     """
-    draws = torch.Generator().manual_seed(seed)
+    draws = torch.Generator().manual_seed(0)
     layers = {
         name: module
         for name, module in adapter.model.named_modules()

@@ -31,7 +31,6 @@ from todm.device.audio import read_audio
 from todm.errors import ArtifactError, CorpusError
 from todm.kernels.rnnt_loss import Teacher
 
-_JoinerInputs = tuple[Tensor, Tensor, Tensor, Tensor]
 _PIECE_SECONDS = 20.0
 _BATCH = 8
 _FRONT_END = "the front end reads the features, and is where quantisation costs most"

@@ -17,7 +17,6 @@ if TYPE_CHECKING:
 NUM_BINS = 80
 FRAMES_PER_SECOND = 100
 SILENCE = -15.9423852  # digital silence: the log of the float32 epsilon
-BATCH_PADDING = -23.0258509  # log 1e-10, with which sherpa-onnx pads a batch
 
 Frames = NDArray[np.float32]
 

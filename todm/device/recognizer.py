@@ -20,7 +20,6 @@ from todm.device.decode import (
     GreedyDecoder,
     Hypothesis,
     TransducerDecoder,
-    silent_ids,
 )
 from todm.device.features import OnlineFeatures, fbank
 
@@ -88,11 +87,6 @@ class StreamingRecognizer:
     def tail_seconds(self) -> float:
         """Seconds of silence to feed after speech to get the last words."""
         return self._bundle.tail_seconds
-
-    @property
-    def silent_ids(self) -> frozenset[int]:
-        """Ids that emit nothing: blank and `<unk>`."""
-        return silent_ids(self._networks.tokens)
 
     def create_stream(self) -> Stream:
         """A new stream, with states at zero."""

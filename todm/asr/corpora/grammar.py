@@ -13,6 +13,7 @@ import dataclasses
 import difflib
 import re
 from collections.abc import Iterator
+from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
 import numpy as np
@@ -225,21 +226,14 @@ def _check_names(node: Node, definitions: dict[str, Node], where: str) -> None:
 
 
 def _check_circles(definitions: dict[str, Node], lines: dict[str, str]) -> None:
-    done: set[str] = set()
-
-    def visit(name: str, above: tuple[str, ...]) -> None:
-        if name in above:
-            circle = " -> ".join((*above[above.index(name) :], name))
-            raise CorpusError(
-                f"{lines[name]}: {name!r} contains itself ({circle}): break the circle"
-            )
-        if name not in done:
-            for inner in _names(definitions[name]):
-                visit(inner, (*above, name))
-            done.add(name)
-
-    for name in definitions:
-        visit(name, ())
+    try:
+        TopologicalSorter({name: set(_names(node)) for name, node in definitions.items()}).prepare()
+    except CycleError as error:
+        circle = error.args[1][::-1]
+        raise CorpusError(
+            f"{lines[circle[0]]}: {circle[0]!r} contains itself ({' -> '.join(circle)}): "
+            "break the circle"
+        ) from None
 
 
 def _check_empty(

@@ -129,14 +129,7 @@ class Sherpa:
 ENGINES = {"onnxruntime": Onnxruntime, "sherpa-onnx": Sherpa}
 
 
-def open_engine(
-    name: str,
-    bundle: Bundle,
-    *,
-    precision: Precision,
-    num_threads: int,
-    clock: Clock = time.perf_counter,
-) -> Engine:
+def open_engine(name: str, bundle: Bundle, *, precision: Precision, num_threads: int) -> Engine:
     """A bundle in a runtime.
 
     Raises:
@@ -146,4 +139,6 @@ def open_engine(
     """
     if name not in ENGINES:
         raise ConfigError(f"unknown runtime {name!r}; choose from {', '.join(ENGINES)}")
-    return ENGINES[name](bundle, precision=precision, num_threads=num_threads, clock=clock)
+    return ENGINES[name](
+        bundle, precision=precision, num_threads=num_threads, clock=time.perf_counter
+    )
