@@ -7,7 +7,7 @@ import pytest
 
 from todm.device.audio import read_audio
 from todm.device.bundle import Bundle, graph_files, open_bundle
-from todm.device.recognizer import StreamingRecognizer, pad_tail
+from todm.device.recognizer import OfflineRecognizer, StreamingRecognizer, pad_tail
 from todm.export import sherpa
 from todm.export.offline import wrap_in_scan
 from todm.export.quantize import quantize_blocks
@@ -62,6 +62,15 @@ def test_tokens_and_timestamps_are_those_of_the_device(bundle, speech, precision
     assert len(ours.tokens) > 10
     assert ours.tokens == theirs.tokens
     assert ours.timestamps == pytest.approx(theirs.timestamps, abs=1e-3)
+
+
+@pytest.mark.parametrize("precision", FORMS)
+def test_offline_tokens_are_those_of_the_device(bundle, speech, precision, skip_elsewhere):
+    skip_elsewhere(precision)
+    ours = OfflineRecognizer(bundle, precision=precision).transcribe(speech)
+    theirs = sherpa.decode_offline(sherpa.offline(bundle, precision), [speech])[0]
+    assert len(ours.tokens) > 10
+    assert ours.tokens == theirs.tokens
 
 
 @pytest.mark.parametrize("precision", FORMS)

@@ -1,7 +1,8 @@
 """An offline encoder from a streaming one: an ONNX Scan over its chunks, with the same weights.
 
 The streaming graph becomes the body and refers to its weights outside by name. So offline and streaming
-transcripts of the same audio are equal, in int8 too.
+transcripts of the same audio are equal, in int8 too. Weights in blocks lie in the body: the onnxruntime
+of sherpa-onnx 2.0.1 packs them without their zero points if these lie outside.
 
 Around the Scan, frames after each recording's end become digital silence, `tail_frames` frames of silence
 are added, and the lengths grow accordingly. A recogniser with little look-ahead emits its last words after
@@ -68,8 +69,11 @@ def _around(streaming: "onnx.GraphProto", chunk_frames: int, tail_frames: int) -
     x, *states = streaming.input
     out, *new_states = streaming.output
     joiner_dim = out.type.tensor_type.shape.dim[2].dim_value
+    in_blocks = {i for n in streaming.node if n.op_type == "MatMulNBits" for i in n.input[1:]}
+    inside = [constant for constant in streaming.initializer if constant.name in in_blocks]
+    outside = [constant for constant in streaming.initializer if constant.name not in in_blocks]
     body = helper.make_graph(
-        list(streaming.node), "chunk", [*states, x], [*new_states, out], initializer=[]
+        list(streaming.node), "chunk", [*states, x], [*new_states, out], initializer=inside
     )
     builder = _Builder()
     silent, lens = _silence(builder, chunk_frames, tail_frames)
@@ -94,7 +98,7 @@ def _around(streaming: "onnx.GraphProto", chunk_frames: int, tail_frames: int) -
         "offline",
         _ports("x", ["N", "T", NUM_BINS]),
         _ports("encoder_out", ["N", "T_out", joiner_dim]),
-        initializer=[*streaming.initializer, *builder.constants],
+        initializer=[*outside, *builder.constants],
     )
 
 
