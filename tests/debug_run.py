@@ -47,15 +47,16 @@ class Run:
 
     def files(self):
         """When every file was written; locks say who holds them, not what was made."""
-        found = (
-            p for p in self.root.rglob("*") if p.is_file() and p.suffix not in (".lock", ".owner")
-        )
+        found = (p for p in self.root.rglob("*") if p.is_file() and p.suffix != ".lock")
         return {p: p.stat().st_mtime_ns for p in found}
 
     def todm(self, *arguments):
         out, err = io.StringIO(), io.StringIO()
         with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
-            status = cli.main([str(a) for a in arguments])
+            try:
+                status = cli.main([str(a) for a in arguments])
+            except SystemExit as stop:  # argparse refuses
+                status = stop.code
         return status, out.getvalue(), err.getvalue()
 
     def prepare(self):

@@ -140,6 +140,8 @@ def test_a_foreign_directory_is_not_overwritten(tmp_path):
     with pytest.raises(ArtifactError, match="not an artifact"):
         artifact.save(tmp_path / "photos", kind="subnet", config={})
     assert (tmp_path / "photos" / "cat.jpg").read_text() == "meow"
+    with pytest.raises(ArtifactError, match="not an artifact"):  # before the work, not after it
+        artifact.existing(tmp_path / "photos", kind="subnet")
 
 
 def test_a_file_is_not_overwritten(tmp_path):

@@ -49,3 +49,9 @@ def test_different_places_do_not_wait_for_each_other(tmp_path, owner):
     with only_one(tmp_path / "other", "the work"):
         assert owner.poll() is None
     assert time.monotonic() - begin < 30
+
+
+def test_only_the_lock_stays_when_the_work_is_done(tmp_path):
+    with only_one(tmp_path / "store", "the work"):
+        assert (tmp_path / ".store.owner").read_text().startswith("process ")
+    assert [path.name for path in tmp_path.iterdir()] == [".store.lock"]

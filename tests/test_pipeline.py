@@ -199,6 +199,32 @@ def test_an_artifact_of_another_kind_is_refused(run, verb, needed):
     assert needed in err
 
 
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        ("evaluate {subnet} --chunks ,", "--chunks is ','"),
+        ("export {subnet} --out {root}/x --precisions ,", "--precisions is ','"),
+        ("export {subnet} --out {root}/x --target tflite", "--target: invalid choice"),
+        ("prepare --out {root}/x --data {root} --source mp3", "--source: invalid choice"),
+        ("bench kernels --device tpu", "--device: invalid choice"),
+        ("bench {bundle} --peer {bundle}", "a bundle, and a subnet is needed"),
+        ("evaluate {bundle} --card", "--card is for --reject"),
+        ("profile {supernet} --name pi", "--name is for --import"),
+        ("search {supernet} --budget 0.5M --limit -1", "--limit is -1"),
+        ("search {supernet} --budget 0.5M --out {subnet}", "a subnet, and a front is needed"),
+        ("compress {subnet} --passes int8 --out {root}", "exists and is not an artifact"),
+    ],
+    ids=lambda text: text.split(" --")[-1][:20],
+)
+def test_a_wrong_call_is_refused_before_any_work(run, call, message):
+    names = {k: v for k, v in vars(run).items() if isinstance(v, Path)}
+    before = run.files()
+    status, out, err = run.todm(*call.format(**names).split())
+    assert (status, out) == (2, "")
+    assert message in err
+    assert run.files() == before
+
+
 def test_what_cannot_be_used_is_listed_and_left_out(run, tmp_path):
     """A corpus in LibriSpeech's layout with a flac that is damaged and a transcript that is empty."""
     data = tmp_path / "speech"

@@ -111,14 +111,7 @@ def save(
         ArtifactError: `path` exists and is not an artifact.
     """
     path = Path(path)
-    if (
-        path.exists()
-        and not (path / MANIFEST).is_file()
-        and (path.is_file() or any(path.iterdir()))
-    ):
-        raise ArtifactError(
-            f"{path} exists and is not an artifact: choose another place or remove it"
-        )
+    _refuse_foreign(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     _tidy(path)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
@@ -181,8 +174,25 @@ def load(path: str | Path, *, kind: str | tuple[str, ...] | None = None) -> Arti
 
 
 def existing(path: str | Path, *, kind: str | tuple[str, ...]) -> Artifact | None:
-    """What `load` gives, or None where there is no artifact."""
+    """What `load` gives, or None where there is no artifact and `save` may make one.
+
+    Raises:
+        ArtifactError: as by `load`, or there is something that `save` would refuse to replace.
+    """
+    _refuse_foreign(Path(path))
     return load(path, kind=kind) if (Path(path) / MANIFEST).is_file() else None
+
+
+def _refuse_foreign(path: Path) -> None:
+    """Raise ArtifactError for a place that holds something, but no artifact."""
+    if (
+        path.exists()
+        and not (path / MANIFEST).is_file()
+        and (path.is_file() or any(path.iterdir()))
+    ):
+        raise ArtifactError(
+            f"{path} exists and is not an artifact: choose another place or remove it"
+        )
 
 
 def _read_manifest(path: Path) -> tuple[str, dict[str, Any]]:

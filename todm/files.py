@@ -120,7 +120,9 @@ def only_one(path: Path, what: str) -> Iterator[None]:
     try:
         lock.acquire(timeout=0)
     except Timeout:
-        name = owner.read_text().strip() if owner.is_file() else ""
+        name = ""
+        with contextlib.suppress(OSError):  # it may have just released the lock
+            name = owner.read_text().strip()
         _log.warning("%s is being done by %s: waiting", what, name or "another process")
         lock.acquire()
     except (NotImplementedError, OSError) as error:
@@ -134,4 +136,6 @@ def only_one(path: Path, what: str) -> Iterator[None]:
         owner.write_text(f"process {os.getpid()} on {socket.gethostname()}\n")
         yield
     finally:
+        with contextlib.suppress(OSError):
+            owner.unlink()
         lock.release()

@@ -72,6 +72,7 @@ def stage(
     *,
     out: str | Path,
     kind: Literal["a", "b"] = "a",
+    form: Literal["c", "d"] | None = None,
     num: int | None = None,
     share: float = 0.5,
     items: Sequence[str] = ("x",),
@@ -86,7 +87,17 @@ def stage(
 def parser():
     parser = argparse.ArgumentParser()
     flag = Flags(parser, stage)
-    for name in ("place", "--out", "--kind", "--num", "--share", "--item", "--fast", "--no-slow"):
+    for name in (
+        "place",
+        "--out",
+        "--kind",
+        "--form",
+        "--num",
+        "--share",
+        "--item",
+        "--fast",
+        "--no-slow",
+    ):
         dest = {"--item": "items", "--no-slow": "slow"}.get(name)
         flag(name, "help", dest=dest)
     return parser
@@ -95,8 +106,8 @@ def parser():
 def test_types_and_defaults_are_those_of_the_signature(parser):
     found = given(parser.parse_args(["p", "--out", "o"]), stage)
     assert found == {
-        "place": Path("p"), "out": Path("o"), "kind": "a", "num": None, "share": 0.5, "items": ("x",),
-        "fast": False, "slow": True,
+        "place": Path("p"), "out": Path("o"), "kind": "a", "form": None, "num": None, "share": 0.5,
+        "items": ("x",), "fast": False, "slow": True,
     }  # fmt: skip
     flags = [
         "p",
@@ -104,6 +115,8 @@ def test_types_and_defaults_are_those_of_the_signature(parser):
         "o",
         "--kind",
         "b",
+        "--form",
+        "d",
         "--num",
         "3",
         "--share",
@@ -117,12 +130,14 @@ def test_types_and_defaults_are_those_of_the_signature(parser):
     ]
     found = given(parser.parse_args(flags), stage)
     assert found == {
-        "place": Path("p"), "out": Path("o"), "kind": "b", "num": 3, "share": 1.0,
+        "place": Path("p"), "out": Path("o"), "kind": "b", "form": "d", "num": 3, "share": 1.0,
         "items": ("x", "y", "z"), "fast": True, "slow": False,
     }  # fmt: skip
 
 
-@pytest.mark.parametrize("flags", ["p", "--out o", "p --out o --kind c", "p --out o --num x"])
+@pytest.mark.parametrize(
+    "flags", ["p", "--out o", "p --out o --kind c", "p --out o --form e", "p --out o --num x"]
+)
 def test_what_does_not_fit_the_signature_is_refused(parser, flags, capsys):
     with pytest.raises(SystemExit):
         parser.parse_args(flags.split())
@@ -130,10 +145,19 @@ def test_what_does_not_fit_the_signature_is_refused(parser, flags, capsys):
 
 
 def test_words_and_numbers_are_joined_by_commas():
-    assert names("a, b,,a") == ("a", "b")
-    assert numbers("--chunks")("8,16,0") == (8, 16, 0)
+    assert names("--ops")("a, b,,a") == ("a", "b")
+    assert numbers("--chunks")("8, 16,0") == (8, 16, 0)
     with pytest.raises(ConfigError, match=r"--chunks is '8,x'"):
         numbers("--chunks")("8,x")
+
+
+@pytest.mark.parametrize("text", ["", ",", " , "])
+def test_an_empty_list_is_refused(text):
+    """A stage would take its default in its place."""
+    with pytest.raises(ConfigError, match=r"--ops is .*names"):
+        names("--ops")(text)
+    with pytest.raises(ConfigError, match=r"--chunks is .*whole numbers"):
+        numbers("--chunks")(text)
 
 
 def test_no_file_of_the_command_line_is_long():

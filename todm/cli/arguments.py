@@ -5,7 +5,7 @@ import inspect
 import types
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, Literal, get_args, get_origin
+from typing import Any, Literal, Union, get_args, get_origin
 
 from todm.errors import ConfigError
 
@@ -70,23 +70,36 @@ def given(args: argparse.Namespace, *stages: Stage) -> dict[str, Any]:
     return {name: value for name, value in vars(args).items() if name in names}
 
 
-def names(text: str) -> tuple[str, ...]:
-    """Words joined by commas."""
-    return tuple(dict.fromkeys(name.strip() for name in text.split(",") if name.strip()))
+def names(flag: str) -> Callable[[str], tuple[str, ...]]:
+    """Reads words joined by commas, each once.
+
+    Raises:
+        ConfigError: by what is returned, if there is no word.
+    """
+
+    def read(text: str) -> tuple[str, ...]:
+        words = tuple(dict.fromkeys(word.strip() for word in text.split(",") if word.strip()))
+        if not words:
+            raise ConfigError(f"{flag} is {text!r}: give names joined by commas, or leave it out")
+        return words
+
+    return read
 
 
 def numbers(flag: str) -> Callable[[str], tuple[int, ...]]:
     """Reads whole numbers joined by commas.
 
     Raises:
-        ConfigError: of what is returned, for anything else.
+        ConfigError: by what is returned, for anything else, and if there is no number.
     """
 
     def read(text: str) -> tuple[int, ...]:
         try:
-            return tuple(int(word) for word in text.split(",") if word)
-        except ValueError:
-            raise ConfigError(f"{flag} is {text!r}: whole numbers joined by commas") from None
+            return tuple(int(word) for word in names(flag)(text))
+        except (ConfigError, ValueError):
+            raise ConfigError(
+                f"{flag} is {text!r}: give whole numbers joined by commas, as in 8,16"
+            ) from None
 
     return read
 
@@ -96,7 +109,9 @@ def _conversion(parameter: inspect.Parameter) -> dict[str, Any]:
     annotation = parameter.annotation
     if annotation is bool:
         return {"action": "store_false" if parameter.default is True else "store_true"}
-    kinds = get_args(annotation) if get_origin(annotation) is types.UnionType else (annotation,)
+    unions = (types.UnionType, Union)  # the latter: `Literal["a"] | None`
+    is_union = get_origin(annotation) in unions
+    kinds = get_args(annotation) if is_union else (annotation,)
     for kind in kinds:
         if get_origin(kind) is Literal:
             return {"choices": get_args(kind)}

@@ -25,10 +25,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     flag(
         "--runtimes",
         "of onnxruntime and sherpa-onnx (both, if sherpa-onnx is installed)",
-        type=names,
+        type=names("--runtimes"),
         **comma,
     )
-    flag("--precisions", "forms of the graphs (those for this processor)", type=names, **comma)
+    flag(
+        "--precisions",
+        "forms of the graphs (those for this processor)",
+        type=names("--precisions"),
+        **comma,
+    )
     flag("--threads", "numbers of threads (1,2)", type=numbers("--threads"), **comma)
     flag("--rounds", "times that all is decoded (10)")
     flag(
@@ -38,7 +43,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="SUBNET",
     )
     flag = Flags(parser.add_argument_group("kernels"), stages.bench_kernels)
-    flag("--ops", "only these (all)", type=names, **comma)
+    flag("--ops", "only these (all)", type=names("--ops"), **comma)
     flag("--shapes", "which problems (quick)", metavar="quick|full|NAME")
     flag("--device", "where (cpu)")
 

@@ -32,8 +32,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         dest="settings",
         metavar="KEY=VALUE",
     )
-    flag("--include", "layers to compress although they would stay dense", nargs="+")
-    flag("--exclude", "layers to leave as they are, such as '*.down'", nargs="+")
+    several = {"nargs": "+"}
+    flag(
+        "--include", "layers to compress although they would stay dense", metavar="NAME", **several
+    )
+    flag("--exclude", "layers to leave as they are, such as '*.down'", metavar="PATTERN", **several)
     flag(
         "--calibration",
         "your own text, images or audio (default: the training data)",

@@ -11,6 +11,7 @@ from todm import stages
 from todm.cli.arguments import Flags, given, numbers
 from todm.cli.progress import progress_report
 from todm.cli.tables import show
+from todm.errors import ConfigError
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -62,6 +63,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Evaluate and print a line, or a row of a table, for each precision or chunk size."""
+    if args.card and not args.reject:
+        raise ConfigError("--card is for --reject: give both or neither")
     if args.compare:
         return _compare(args)
     if args.reject:

@@ -24,7 +24,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "x86 without VNNI), int8.block (8 bits, least noise) and int4 (least bytes); "
         "default: fp32,int8,int8.rr",
         action="store",
-        type=names,
+        type=names("--precisions"),
     )
     flag("--sample", "recording that travels with the bundle (default: a test utterance)")
     flag("--corpus", "where the test utterance comes from (default: the corpus trained on)")

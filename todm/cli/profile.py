@@ -36,6 +36,8 @@ def run(args: argparse.Namespace) -> int:
     """Measure, write the pack, or keep a table."""
     if args.pack and args.table:
         raise ConfigError("--pack and --import are two commands: give one of them")
+    if args.name and not args.table:
+        raise ConfigError("--name is for --import: give both or neither")
     if args.table:
         print(f"table: {stages.keep_table(**given(args, stages.keep_table))}")
         return 0

@@ -151,6 +151,8 @@ def _samples(audio: ArrayLike, rate: int | None) -> Samples:
     if isinstance(rate, bool) or hertz < 1:
         raise ConfigError(f"rate is {rate!r}: samples per second, a whole number such as 16000")
     samples = np.asarray(audio)
+    if not samples.size:
+        raise CorpusError("the array holds no samples: give at least one")
     if samples.dtype in (np.int16, np.int32):
         samples = samples / -float(np.iinfo(samples.dtype).min)
     elif not np.issubdtype(samples.dtype, np.floating):
@@ -163,8 +165,6 @@ def _samples(audio: ArrayLike, rate: int | None) -> Samples:
         raise ConfigError(
             f"samples have the shape {samples.shape}: give [samples] or [samples, channels]"
         )
-    if not samples.size:
-        raise CorpusError("the array holds no samples: give at least one")
     if not np.isfinite(samples).all() or np.abs(samples).max() > _LOUDEST:
         raise ConfigError(
             "samples are not finite numbers in [-1, 1]: divide 16-bit values by 32768, or give them as "

@@ -61,11 +61,11 @@ def bench(
         "rounds": rounds,
     }
     request = run.Request(bundle=Path(bundle), audio=tuple(map(Path, audio)), **_given(options))
+    beside = _beside_conformer(peer) if peer else []  # first: it may be refused
     rows = run.bench(request, progress=progress)
     if out:
         run.save(rows, request, Path(out))
         run.plot(rows, Path(out) / run.PLOT)
-    beside = _beside_conformer(peer) if peer else []
     if out and beside:
         save_peer(beside, Path(out), sys.argv)
     return Benched(rows=rows, peer=beside)

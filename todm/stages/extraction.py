@@ -87,7 +87,7 @@ def extract_subnet(
     if done is not None and (done.parent, done.info["asked"]) == (found.hash, asked):
         choice = Choice.from_json(done.info)
         return Extracted(subnet=done, budget=limits, choice=choice, front=points, existed=True)
-    compressions = compressions_of(compression or limits.compressions)
+    compressions = compressions_of(limits.compressions if compression is None else compression)
     backend = backend_of(found, corpus=path_or_none(corpus), report=progress)
     devices = Devices(backend, progress)
     (problem,) = devices.problems([limits], compressions)

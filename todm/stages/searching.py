@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from todm.errors import ConfigError
 from todm.files import Progress, no_progress, path_or_none
 
 if TYPE_CHECKING:
@@ -67,9 +68,12 @@ def search(
     from todm.search.run import search as search_all
 
     check_numbers(evaluations=evaluations)
+    if limit < 0:
+        raise ConfigError(f"--limit is {limit}: 0 (all) or more")
     compressions = compressions_of(compression)
     found = artifact.load(supernet, kind="supernet")
     place = Path(out) if out else default_place(found.path)
+    artifact.existing(place, kind="front")  # refuses what must not be replaced, before any work
     config = SearchConfig(evaluations=evaluations, seed=seed)
     backend = backend_of(found, corpus=path_or_none(corpus), report=progress)
     devices = Devices(backend, progress)
