@@ -213,6 +213,6 @@ def test_forms_for_this_processor(golden, spoilable, monkeypatch, vnni, wanted):
 @pytest.mark.parametrize("vnni", [True, False])
 def test_only_full_range_weights_overflow(monkeypatch, vnni):
     monkeypatch.setattr("platform.machine", lambda: "x86_64")
-    monkeypatch.setattr("todm.device.bundle._has_vnni", lambda: vnni)
+    monkeypatch.setattr("todm.device.bundle.has_vnni", lambda: vnni)
     found = [p for p in ("fp32", "int8", "int8.rr", "int8.block", "int4") if overflows(p)]
     assert found == ([] if vnni else ["int8"])

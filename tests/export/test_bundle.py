@@ -92,7 +92,7 @@ def test_seven_bit_weights_are_judged_on_every_processor(
 ):
     """Weights of 8 bits only where their sums in sherpa-onnx do not overflow."""
     monkeypatch.setattr("platform.machine", lambda: "x86_64")
-    monkeypatch.setattr("todm.device.bundle._has_vnni", lambda: vnni)
+    monkeypatch.setattr("todm.device.bundle.has_vnni", lambda: vnni)
     bundle = tmp_path / "b"
     shutil.copytree(toy_bundle, bundle)
     if vnni:  # this processor may have none

@@ -183,7 +183,7 @@ def test_an_optimizer_that_is_not_there_is_named():
     toy = ToyAdapter()
     distiller = Distiller(toy, toy.model, teacher=toy.model, config=config, blocks={})
     masks = Masks(SrSte({}, SrSteConfig(), num_updates=12), [])
-    with pytest.raises(ConfigError, match="'scaled_adam', and only adamw is at hand"):
+    with pytest.raises(ConfigError, match="'scaled_adam', and only adamw is available here"):
         tune(distiller, config, masks, name="int8", options=Options())
 
 
