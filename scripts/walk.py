@@ -4,7 +4,8 @@
 
 Runs train, extract-subnet, compress and export of the debug config, each in its own process under a
 profile function, and prints the files in the order in which they are entered. It leaves out `errors`,
-`config`, `artifact` and `cli/main`, which every verb uses, and functions that run only during imports.
+`config`, `artifact` and `cli/main`, which every verb uses, and what runs only during imports, the lazy
+imports of `__getattr__` included.
 `back into cli` counts the functions of `todm/cli/` that code below `cli` called; the progress callback,
 which the verb itself passed down, is listed separately.
 """
@@ -48,7 +49,7 @@ class Walk:
         if event != "call" or code in self._seen or not code.co_filename.startswith(PACKAGE):
             return
         place = code.co_filename.removeprefix(PACKAGE)
-        if code.co_name == "<module>" or place in EVERYWHERE or _imported(frame):
+        if code.co_name in ("<module>", "__getattr__") or place in EVERYWHERE or _imported(frame):
             return
         self.files[place] = None
         if place.startswith("cli/"):
