@@ -218,7 +218,7 @@ def _finished(
     if start is None:
         wanted = None
     elif init and not (start / artifact.MANIFEST).is_file():
-        wanted = init  # no longer needed once the training has begun
+        wanted = init  # no longer needed once there is a checkpoint
     else:
         wanted = artifact.load(start, kind=INIT_KINDS).hash
     if (done.config, done.parent, init) != (_plain(recipe), corpus.hash, wanted):
