@@ -296,8 +296,11 @@ def _wer(row: Row) -> Wer:
 
 
 def _read(path: Path) -> Row | None:
+    """The row in a file; None if there is none, or one with the fields of an earlier version."""
     found = read(path)
-    return found and Row(**found)
+    if not found or found.keys() != {field.name for field in dataclasses.fields(Row)}:
+        return None
+    return Row(**found)
 
 
 def _slug(way: str) -> str:

@@ -149,7 +149,7 @@ def measure(case: Case, model: Artifact, out: Path, texts: int) -> Losses:
     inputs = {"case": {**vars(case), "settings": list(case.settings)}}
     inputs |= {"model": model.hash, "texts": texts}
     kept = keep(file, lambda: {"inputs": inputs, **_measured(case, model, out, texts)})
-    if kept["inputs"] != inputs:
+    if kept.get("inputs") != inputs:
         raise ConfigError(f"{file} is of another model or other texts: choose another --out")
     return Losses(nats=tuple(kept["nats"]), tokens=tuple(kept["tokens"]))
 
