@@ -143,7 +143,12 @@ class AsrBackend:
             open_source(self._cuts("train"), self._training_features, self._loader),
             self._encode,
             config=self._loader,
-            augment=Augmenter(self.config.augment, mean_F=mean_F, noise_NF=noise_NF),
+            augment=Augmenter(
+                self.config.augment,
+                mean_F=mean_F,
+                noise_NF=noise_NF,
+                longest_chunk=max(self.config.chunks),
+            ),
             chunks=self.config.chunks,
             schedule=Schedule(num_updates, rank, world_size),
         )

@@ -146,14 +146,18 @@ class RnntObjective(nn.Module):
         """
         model = self.model
         enc, lens = model.encode(
-            batch.features_BTF, batch.feature_lens_B, subnet=subnet, chunk=batch.chunk
+            batch.features_BTF,
+            batch.feature_lens_B,
+            subnet=subnet,
+            chunk=batch.chunk,
+            wait=batch.wait,
         )
         if model.ctc is not None and progress < self.config.align_until:
             loss = self._flat_start(enc, batch) / batch.num_labels
             return {"loss": loss, "flat_start": loss.detach()}, None
         weights = self._weights(progress, student=teacher is not None)
         active_teacher = teacher if weights["divergence"] else None
-        joiner = model.joiner_inputs(enc, batch.targets_BU)
+        joiner = model.joiner_inputs(enc, batch.targets_BU, batch.reset_BU)
         by_encoder = self.config.distill == "encoder"
         result = lattice_loss(
             joiner, lens, batch, self.config, teacher=None if by_encoder else active_teacher

@@ -23,6 +23,7 @@ from torch import Tensor
 
 from todm.asr.data.batch import Batch, add_tail, generator, pad_targets
 from todm.asr.data.features import NUM_BINS, PADDING, SAMPLE_RATE, SILENCE_FLOOR, fbank
+from todm.asr.model.encoder import FRAMES_PER_SECOND, SUBSAMPLING, Wait
 from todm.config import Config
 from todm.errors import ConfigError
 
@@ -30,6 +31,7 @@ _NATS_PER_DB = math.log(10) / 10
 _AT_FLOOR = SILENCE_FLOOR + 1e-3
 _QUIET_SHARE = 0.1
 _DECAY_FRAMES = 40
+_LEAST_LOOP = 8
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -53,6 +55,11 @@ class AugmentConfig(Config):
         time_mask_frames: greatest length of each.
         time_mask_share: greatest share of an utterance's frames that they cover together.
         warp_frames: greatest shift of the point about which time is warped; 0 for no warping.
+        wait_prob: share of batches whose utterances come after a wait, of which only the sound of a
+            chunk is computed (`todm.asr.model.encoder.Wait`).
+        wait_seconds: shortest and longest wait, drawn uniformly on a log scale.
+        context_reset: share of labels before which the predictor's context starts again, as it does
+            on a device after a pause: in the middle of a sentence too, if somebody hesitates.
     """
 
     gain_db: tuple[float, float] = (-15.0, 10.0)
@@ -70,15 +77,21 @@ class AugmentConfig(Config):
     time_mask_frames: int = 100
     time_mask_share: float = 0.15
     warp_frames: int = 0
+    wait_prob: float = 0.0
+    wait_seconds: tuple[float, float] = (0.5, 3600.0)
+    context_reset: float = 0.0
 
     def __post_init__(self) -> None:
         shares = ("noise_prob", "no_speech_prob", "digital_prob", "join_prob", "spec_prob")
-        shares, allowed = (*shares, "time_mask_share"), "a share from 0 to 1 is needed"
+        shares += ("time_mask_share", "wait_prob", "context_reset")
+        allowed = "a share from 0 to 1 is needed"
         self.check("augment", shares, holds=lambda v: 0 <= v <= 1, allowed=allowed)
-        ranges, allowed = ("gain_db", "snr_db"), "the lower value comes first"
+        ranges, allowed = ("gain_db", "snr_db", "wait_seconds"), "the lower value comes first"
         self.check("augment", ranges, holds=lambda v: v[0] <= v[1], allowed=allowed)
         zeros = ("max_tail", "max_offset", "num_freq_masks", "num_time_masks", "warp_frames")
         self.check("augment", zeros, holds=lambda v: v >= 0, allowed="it must not be negative")
+        if self.wait_seconds[0] <= 0:
+            raise ConfigError(f"wait_seconds is {list(self.wait_seconds)}: more than 0 is needed")
         if not 0 <= self.freq_mask_bins <= NUM_BINS:
             raise ConfigError(f"freq_mask_bins is {self.freq_mask_bins}: from 0 to {NUM_BINS}")
         if self.num_time_masks:
@@ -90,7 +103,12 @@ class Augmenter:
     """All augmentation, in the order of a real recording: silence, noise, level, session; then masks."""
 
     def __init__(
-        self, config: AugmentConfig, *, mean_F: Tensor, noise_NF: Tensor | None = None
+        self,
+        config: AugmentConfig,
+        *,
+        mean_F: Tensor,
+        noise_NF: Tensor | None = None,
+        longest_chunk: int = 0,
     ) -> None:
         """Prepare.
 
@@ -99,15 +117,24 @@ class Augmenter:
             mean_F: what masks replace speech with: the training mean, which the encoder's
                 normalisation turns into zeros.
             noise_NF: frames of noise (`todm.asr.data.noise`); if None, shaped Gaussian noise.
+            longest_chunk: of those that batches are cut into, in frames of the encoder.
         """
         self._config, self._mean_F = config, mean_F
+        self._longest_chunk = longest_chunk
         # White noise gets a random colour; a user's own noise keeps its own.
         self._shape_noise = noise_NF is None
         # Kept as power, because it is added in the power domain.
         self._noise_NF = (white_noise() if noise_NF is None else noise_NF).exp()
 
-    def __call__(self, batch: Batch, generator: torch.Generator) -> Batch:
-        """A changed copy of a batch; with joining, of half as many utterances."""
+    def __call__(self, batch: Batch, generator: torch.Generator, *, chunk: int = 0) -> Batch:
+        """A changed copy of a batch; with joining, of half as many utterances.
+
+        Args:
+            batch: utterances.
+            generator: of all draws.
+            chunk: frames of the encoder that the batch will be cut into; whole utterances (0) do not
+                wait, since they are no stream.
+        """
         config, draw = self._config, _Draw(generator)
         features_BTF, speech_lens_B = batch.features_BTF, batch.feature_lens_B
         if config.warp_frames:
@@ -119,7 +146,11 @@ class Augmenter:
                 0, removed, self._noise(len(removed), features_BTF.shape[1], draw)
             )
             batch = without_speech(batch, removed.tolist())
-        features_BTF, lens_B, digital = _add_silence(features_BTF, speech_lens_B, config, draw)
+        waits = chunk > 0 and draw.chance(config.wait_prob)
+        loop = _loop(chunk) if waits else 0
+        features_BTF, lens_B, digital = _add_silence(
+            features_BTF, speech_lens_B, config, draw, least=loop * SUBSAMPLING
+        )
         noisy = torch.nonzero(draw.uniform(len(batch)) < config.noise_prob).flatten()
         if len(noisy):
             mixed = self._mix(features_BTF[noisy], lens_B[noisy], speech_lens_B[noisy], draw)
@@ -131,17 +162,32 @@ class Augmenter:
                 row_TF[span] = SILENCE_FLOOR
             row_TF[end:] = PADDING
         batch = dataclasses.replace(batch, features_BTF=features_BTF, feature_lens_B=lens_B)
+        if waits:
+            batch.wait = Wait(loop, self._waits(len(batch), loop / FRAMES_PER_SECOND, draw))
         if draw.chance(config.join_prob):
             batch = join_pairs(batch)
+        batch.reset_BU = self._resets(batch, draw)
         if draw.chance(config.spec_prob):
             masks = {"mean_F": self._mean_F, "config": config, "generator": generator}
             mask(batch.features_BTF, batch.feature_lens_B, **masks)
         return batch
 
+    def _waits(self, num: int, seconds: float, draw: "_Draw") -> Tensor:
+        """How often each utterance heard a loop of so many seconds."""
+        low, high = (math.log(limit) for limit in self._config.wait_seconds)
+        return (draw.uniform(num, low, high).exp() / seconds).round().long()
+
+    def _resets(self, batch: Batch, draw: "_Draw") -> Tensor | None:
+        """Where the predictor's context starts again, [B, U + 1]."""
+        share = self._config.context_reset
+        B, U = batch.targets_BU.shape
+        return draw.uniform((B, U + 1)) < share if share else None
+
     @property
     def silence(self) -> int:
         """The greatest number of frames of silence that an utterance gets."""
-        return self._config.max_offset + self._config.max_tail
+        loop = _loop(self._longest_chunk) if self._config.wait_prob else 0
+        return loop * SUBSAMPLING + self._config.max_offset + self._config.max_tail
 
     @property
     def joins(self) -> bool:
@@ -198,6 +244,11 @@ class _Draw:
         return self.uniform(1).item() < probability
 
 
+def _loop(chunk: int) -> int:
+    """Frames of the encoder that stand for a wait: whole chunks, and enough to tell the sound."""
+    return -(-_LEAST_LOOP // chunk) * chunk if chunk else 0
+
+
 def white_noise(seconds: float = 40.0) -> Tensor:
     """Features of white Gaussian noise at 0 dB per sample, [N, 80]; always the same."""
     wave_S = torch.randn(int(seconds * SAMPLE_RATE), generator=generator(0))
@@ -239,6 +290,7 @@ def join_pairs(batch: Batch) -> Batch:
         ["+".join(batch.ids[i] for i in p) for p in pairs],
         [" ".join(batch.texts[i] for i in p) for p in pairs],
         batch.seconds,
+        wait=batch.wait and batch.wait._replace(times_B=batch.wait.times_B[::2]),
     )
 
 
@@ -283,16 +335,16 @@ def _stripes(width_BM: Tensor, ends_B: Tensor, draw: _Draw) -> list[list[slice]]
 
 
 def _add_silence(
-    features_BTF: Tensor, lens_B: Tensor, config: AugmentConfig, draw: _Draw
+    features_BTF: Tensor, lens_B: Tensor, config: AugmentConfig, draw: _Draw, *, least: int
 ) -> tuple[Tensor, Tensor, list[list[slice]]]:
-    """Put silence before and after the speech.
+    """Put silence before (`least` frames or more) and after the speech.
 
     Returns:
         features [B, T', F], lengths [B], and for each utterance the spans that are digital silence;
         frames there and beyond the end are not set yet.
     """
     B, T, F = features_BTF.shape
-    front_B = draw.integers(B, config.max_offset + 1)
+    front_B = least + draw.integers(B, config.max_offset + 1)
     tail_B = draw.integers(B, config.max_tail + 1)
     end_B, new_lens_B = front_B + lens_B, front_B + lens_B + tail_B
     at_BT = torch.arange(int(new_lens_B.max())) - front_B[:, None]

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from todm.asr.data.features import FRAME_SHIFT, PADDING, SILENCE_FLOOR, pad
 from todm.asr.data.store import FeatureStore
+from todm.asr.model.encoder import Wait
 from todm.config import Config
 from todm.errors import ConfigError
 
@@ -37,6 +38,8 @@ class Batch:
         seconds: audio, without the silence of augmentation; by default that of all frames.
         chunk: C of this step in training, 0 for whole utterances.
         num_labels: the unit of the loss: labels; in training their average over processes.
+        wait: what a device heard before the first frame; None for new streams.
+        reset_BU: bool [B, U + 1], where the predictor's context starts again; None for nowhere.
     """
 
     features_BTF: Tensor
@@ -48,6 +51,8 @@ class Batch:
     seconds: float = math.nan
     chunk: int = 0
     num_labels: float = math.nan
+    wait: Wait | None = None
+    reset_BU: Tensor | None = None
 
     def __post_init__(self) -> None:
         if math.isnan(self.seconds):
@@ -71,7 +76,8 @@ class Batch:
             for f in dataclasses.fields(self)
             if isinstance(getattr(self, f.name), Tensor)
         }
-        return dataclasses.replace(self, **tensors)
+        wait = self.wait and self.wait._replace(times_B=self.wait.times_B.to(device))
+        return dataclasses.replace(self, **tensors, wait=wait)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -123,10 +123,8 @@ class Loader:
                 batch = self._replacement(epoch, index)
             # Before the batch is handed out, so that a state taken then is the next one's.
             self._epoch, self._index = epoch, index + 1
-            draw = random.Random(f"{self._config.seed}/{epoch}/{index + 1}")
             yield dataclasses.replace(
                 batch,
-                chunk=draw.choice(self._chunks),
                 num_labels=_mean_over_processes(float(batch.target_lens_B.sum())),
             )
 
@@ -158,7 +156,9 @@ class Loader:
             epoch, start = epoch + 1, 0
 
     def _job(self, epoch: int, index: int, items: list[Item]) -> "_Job":
-        return _Job(epoch, index, items, [self._encode(item.text) for item in items])
+        chunk = random.Random(f"{self._config.seed}/{epoch}/{index + 1}").choice(self._chunks)
+        targets = [self._encode(item.text) for item in items]
+        return _Job(epoch, index, items, targets, chunk)
 
     def _reject(self, rejected: dict[str, str]) -> None:
         """Warn once about every utterance whose audio cannot be used."""
@@ -245,6 +245,7 @@ class _Job(NamedTuple):
     number: int
     items: list[Item]
     targets: list[list[int]]
+    chunk: int
 
 
 class _Made(NamedTuple):
@@ -275,7 +276,8 @@ class _Maker(torch.utils.data.Dataset):
         batch = collate(features, *(list(column) for column in zip(*rows, strict=True)))
         if self._augment is not None:
             draws = generator(self._seed, job.epoch, job.number, self._rank)
-            batch = self._augment(batch, draws)
+            batch = self._augment(batch, draws, chunk=job.chunk)
+        batch.chunk = job.chunk
         return _Made(job.epoch, job.number, batch, rejected)
 
 

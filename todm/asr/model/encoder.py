@@ -11,7 +11,7 @@ H heads = 2 * pairs, P channels per head, N state modes, C frames of a chunk.
 
 import dataclasses
 import math
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -19,11 +19,12 @@ from torch.nn import functional as F
 
 from todm.config import Config
 from todm.errors import ConfigError
-from todm.kernels.mh_ssm import Ssm, discretise, mh_ssm
+from todm.kernels.mh_ssm import Ssm, discretise, mh_ssm, repeated
 from todm.supernet.elastic import AdaptiveDropout, Axes, DropoutRule, ElasticLinear
 from todm.supernet.space import Subnet
 
 SUBSAMPLING = 4
+FRAMES_PER_SECOND = 25
 NUM_BINS = 80
 _SILU_GAIN = 1.7  # 1 / rms(SiLU(x)) for a standard normal x
 
@@ -43,6 +44,8 @@ class EncoderConfig(Config):
         dropout: the largest net's rate, after each mixer and twice in each FFN.
         dropout_rule: how a subnet's rate follows its width (`todm.supernet.elastic`).
         step_range: time steps of the forward heads, from slow to fast.
+        memory_seconds: longest time constant of a mode. What a state holds is then settled by as
+            much sound as training hears, and a device that listens for hours brings nothing new.
         backward_step_range: time steps of the backward heads.
     """
 
@@ -55,7 +58,8 @@ class EncoderConfig(Config):
     lookahead: Literal["chunk", "none"] = "chunk"
     dropout: float = 0.1
     dropout_rule: DropoutRule = "adaptive"
-    step_range: tuple[float, float] = (4e-3, 6e-2)
+    step_range: tuple[float, float] = (2e-2, 3e-1)
+    memory_seconds: float = 4.0
     backward_step_range: tuple[float, float] = (1e-2, 6e-2)
 
     def __post_init__(self) -> None:
@@ -76,6 +80,10 @@ class EncoderConfig(Config):
             raise ConfigError(
                 f"encoder.context is {self.context}: {SUBSAMPLING} to {2 * SUBSAMPLING}"
             )
+        if self.memory_seconds <= 0:
+            raise ConfigError(
+                f"encoder.memory_seconds is {self.memory_seconds}: more than 0 is needed"
+            )
         if not 0 <= self.dropout < 1:
             raise ConfigError(f"encoder.dropout is {self.dropout}: at least 0 and below 1")
 
@@ -83,6 +91,18 @@ class EncoderConfig(Config):
         """The plain encoder of a subnet."""
         widths = dict(subnet.widths)
         return self.replace(ffn=widths["ffn"], pairs=widths["pairs"])
+
+
+class Wait(NamedTuple):
+    """What a device heard before the first frame: the sequence's own beginning, again and again.
+
+    Attributes:
+        frames: subsampled frames of the loop, whole chunks.
+        times_B: how often each sequence heard it before; 0 for a new stream.
+    """
+
+    frames: int
+    times_B: Tensor
 
 
 class Subsampling(nn.Module):
@@ -139,6 +159,7 @@ class Mixer(nn.Module):
     def __init__(self, config: EncoderConfig, pairs: int) -> None:
         super().__init__()
         self.channels, self.pairs = config.head_channels, pairs
+        self.least_log_decay = -math.log(config.memory_seconds * FRAMES_PER_SECOND)
         self.directions = 2 if config.lookahead == "chunk" else 1
         heads, width = 2 * pairs, config.head_channels
         shape = (self.STAGES, self.directions, heads)
@@ -178,9 +199,11 @@ class Mixer(nn.Module):
 
     def ssms(self, heads: int) -> list[list[Ssm]]:
         """Discrete models by stage and direction, of the first `heads` heads."""
+        log_dt = self.log_dt[:, :, :heads]
+        bound = self.least_log_decay - log_dt.unsqueeze(-1)
         ssm = discretise(
-            self.log_dt[:, :, :heads],
-            self.log_neg_re[:, :, :heads],
+            log_dt,
+            self.log_neg_re[:, :, :heads].maximum(bound),
             self.im[:, :, :heads],
             self.c[:, :, :heads],
             self.skip[:, :, :heads],
@@ -216,7 +239,9 @@ class Mixer(nn.Module):
             out = torch.baddbmm(out, active, self.mix[stage, direction, :heads])
         return out.reshape(heads, frames, batch, width)
 
-    def forward(self, x_BTD: Tensor, mask_TB1: Tensor, *, pairs: int, chunk: int) -> Tensor:
+    def forward(
+        self, x_BTD: Tensor, mask_TB1: Tensor, *, pairs: int, chunk: int, wait: Wait | None = None
+    ) -> Tensor:
         """A whole sequence.
 
         Args:
@@ -224,11 +249,14 @@ class Mixer(nn.Module):
             mask_TB1: 1 inside an utterance, 0 beyond its end.
             pairs: active gate pairs.
             chunk: C; T is a multiple of it. 0: the whole utterance.
+            wait: what was heard before. The state it leaves is exact, since the loop of a periodic
+                input is periodic at every depth.
         """
         h = self.split(x_BTD, pairs)
         for stage, (ahead, *back) in enumerate(self.ssms(2 * pairs)):
             h = h * mask_TB1
-            ys = [mh_ssm(h, ahead)[0], *(mh_ssm(h, b, reverse=True, reset=chunk)[0] for b in back)]
+            y, _ = mh_ssm(h, ahead, state_H2NBP=_state_after(wait, h, ahead))
+            ys = [y, *(mh_ssm(h, b, reverse=True, reset=chunk)[0] for b in back)]
             h = self.after(ys, stage)
         return self.join(h)
 
@@ -273,11 +301,12 @@ class Block(nn.Module):
         pairs: int | None,
         chunk: int,
         student: bool,
+        wait: Wait | None = None,
     ) -> Tensor:
         """A whole sequence at the given widths (None: its own); `student`: the net is not the largest."""
         ffn = self.ffn if ffn is None else ffn
         pairs = self.pairs if pairs is None else pairs
-        mixed = self.mixer(self.mixer_norm(x_BTD), mask_TB1, pairs=pairs, chunk=chunk)
+        mixed = self.mixer(self.mixer_norm(x_BTD), mask_TB1, pairs=pairs, chunk=chunk, wait=wait)
         ratio = pairs / self.pairs
         x = x_BTD + self.dropout(mixed, ratio=ratio, student=student, training=self.training)
         return self.feed_forward(x, ffn, student=student)
@@ -299,7 +328,13 @@ class Encoder(nn.Module):
                 module.bias.data.copy_(_small(config.d_model))
 
     def forward(
-        self, features_BTF: Tensor, lens_B: Tensor, *, subnet: Subnet | None = None, chunk: int = 16
+        self,
+        features_BTF: Tensor,
+        lens_B: Tensor,
+        *,
+        subnet: Subnet | None = None,
+        chunk: int = 16,
+        wait: Wait | None = None,
     ) -> tuple[Tensor, Tensor]:
         """Encode whole utterances.
 
@@ -308,12 +343,13 @@ class Encoder(nn.Module):
             lens_B: true lengths in frames.
             subnet: active subnet; None uses everything.
             chunk: C in subsampled frames, 0 for the whole utterance.
+            wait: what was heard before; only with chunks, since whole utterances look ahead.
 
         Returns:
             [B, T', D] with T' a whole number of chunks, and the lengths lens // 4.
         """
         lens = lens_B // SUBSAMPLING
-        x = self.embed(features_BTF, lens_B, max(1, chunk))
+        x = self.embed(features_BTF, lens_B, max(1, chunk), wait)
         steps = torch.arange(x.shape[1], device=x.device)
         mask = (steps[:, None] < lens).unsqueeze(-1).to(x.dtype)
         student = subnet is not None and self.config.narrow(subnet) != self.config
@@ -322,10 +358,12 @@ class Encoder(nn.Module):
             # A plain model's blocks are all called alike, which compression block by block relies on.
             ffn = subnet.width("ffn", position) if subnet else None
             pairs = subnet.width("pairs", position) if subnet else None
-            x = block(x, mask, ffn=ffn, pairs=pairs, chunk=chunk, student=student)
+            x = block(x, mask, ffn=ffn, pairs=pairs, chunk=chunk, student=student, wait=wait)
         return self.norm(x), lens
 
-    def embed(self, features_BTF: Tensor, lens_B: Tensor, chunk: int) -> Tensor:
+    def embed(
+        self, features_BTF: Tensor, lens_B: Tensor, chunk: int, wait: Wait | None = None
+    ) -> Tensor:
         """Normalise, zero what lies beyond each length, pad to whole chunks and subsample."""
         num_frames = features_BTF.shape[1]
         padding = -num_frames % (SUBSAMPLING * chunk)
@@ -333,7 +371,21 @@ class Encoder(nn.Module):
         inside = (steps < lens_B[:, None]).unsqueeze(-1)
         x = self.subsampling.normalise(features_BTF).masked_fill(~inside, 0.0)
         x = F.pad(x, (0, 0, 0, padding))
-        return self.subsampling(x, x.new_zeros(x.shape[0], self.subsampling.history, NUM_BINS))
+        history = x.new_zeros(x.shape[0], self.subsampling.history, NUM_BINS)
+        if wait is not None and self.subsampling.history:
+            end = wait.frames * SUBSAMPLING
+            waited = (wait.times_B > 0).view(-1, 1, 1)
+            history = torch.where(waited, x[:, end - self.subsampling.history : end], history)
+        return self.subsampling(x, history)
+
+
+def _state_after(wait: Wait | None, h_HTBP: Tensor, ssm: Ssm) -> Tensor | None:
+    """The state before the first frame, [H, 2N, B, P]; None for zero."""
+    if wait is None:
+        return None
+    _, state = mh_ssm(h_HTBP[:, : wait.frames], ssm)
+    assert state is not None
+    return repeated(state, ssm, wait.frames, wait.times_B)
 
 
 def _plain_adam(value: Tensor) -> nn.Parameter:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from todm.asr.model.encoder import Block, Encoder, EncoderConfig
+from todm.asr.model.encoder import Block, Encoder, EncoderConfig, Wait
 from todm.asr.tokens import BLANK_ID
 from todm.config import Config
 from todm.errors import ConfigError
@@ -70,15 +70,33 @@ class Predictor(nn.Module):
         embedded = self.embedding(labels_BUK.clamp(min=0)) * known
         return self.project(F.relu((embedded * self.taps).sum(-2)))
 
-    def sequence(self, targets_BU: Tensor) -> Tensor:
+    def sequence(self, targets_BU: Tensor, reset_BU: Tensor | None = None) -> Tensor:
         """Outputs before each of the labels and after the last: [B, U + 1, J].
 
         The context starts as the device's does: -1 ... -1, then blank.
+
+        Args:
+            targets_BU: labels.
+            reset_BU: [B, U + 1], true where the context starts again, as after a pause.
         """
         start = targets_BU.new_full((targets_BU.shape[0], self.context_size), -1)
         start[:, -1] = BLANK_ID
         labels = torch.cat([start, targets_BU], 1)
-        return self(labels.unfold(1, self.context_size, 1))
+        contexts_BUK = labels.unfold(1, self.context_size, 1)
+        if reset_BU is not None:
+            contexts_BUK = _restart(contexts_BUK, reset_BU)
+        return self(contexts_BUK)
+
+
+def _restart(contexts_BUK: Tensor, reset_BU: Tensor) -> Tensor:
+    """Contexts in which what lies before the last reset is the start of a stream."""
+    nodes_U = torch.arange(contexts_BUK.shape[1], device=contexts_BUK.device)
+    since_BU = nodes_U - torch.where(reset_BU, nodes_U, 0).cummax(1).values
+    # The label k places from the end of a node's context was emitted k + 1 nodes before.
+    back_K = torch.arange(contexts_BUK.shape[2], 0, -1, device=contexts_BUK.device)
+    before_BUK = back_K - since_BU.unsqueeze(-1)
+    contexts_BUK = contexts_BUK.masked_fill(before_BUK == 1, BLANK_ID)
+    return contexts_BUK.masked_fill(before_BUK > 1, -1)
 
 
 class Rnnt(nn.Module):
@@ -99,10 +117,16 @@ class Rnnt(nn.Module):
         return self.config.context_size
 
     def encode(
-        self, features_BTF: Tensor, lens_B: Tensor, *, subnet: Subnet | None = None, chunk: int = 16
+        self,
+        features_BTF: Tensor,
+        lens_B: Tensor,
+        *,
+        subnet: Subnet | None = None,
+        chunk: int = 16,
+        wait: Wait | None = None,
     ) -> tuple[Tensor, Tensor]:
         """Encoder outputs [B, T', D] and their lengths; see `Encoder.forward`."""
-        return self.encoder(features_BTF, lens_B, subnet=subnet, chunk=chunk)
+        return self.encoder(features_BTF, lens_B, subnet=subnet, chunk=chunk, wait=wait)
 
     def project_encoder(self, enc_BTD: Tensor) -> Tensor:
         """Encoder outputs in the joiner's space, [B, T, J]."""
@@ -112,15 +136,17 @@ class Rnnt(nn.Module):
         """Predictor output for contexts of K labels, [B, J]."""
         return self.predictor(context_BK)
 
-    def predict_sequence(self, targets_BU: Tensor) -> Tensor:
-        """Predictor outputs along a label sequence, [B, U + 1, J]."""
-        return self.predictor.sequence(targets_BU)
+    def predict_sequence(self, targets_BU: Tensor, reset_BU: Tensor | None = None) -> Tensor:
+        """Predictor outputs along a label sequence, [B, U + 1, J]; see `Predictor.sequence`."""
+        return self.predictor.sequence(targets_BU, reset_BU)
 
-    def joiner_inputs(self, enc_BTD: Tensor, targets_BU: Tensor) -> JoinerInputs:
+    def joiner_inputs(
+        self, enc_BTD: Tensor, targets_BU: Tensor, reset_BU: Tensor | None = None
+    ) -> JoinerInputs:
         """What the RNN-T loss takes of the model."""
         return (
             self.project_encoder(enc_BTD),
-            self.predict_sequence(targets_BU),
+            self.predict_sequence(targets_BU, reset_BU),
             self.output.weight,
             self.output.bias,
         )

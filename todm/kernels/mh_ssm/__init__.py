@@ -12,9 +12,9 @@ Letters: H heads, T frames, B sequences, P channels per head, N complex modes, L
 from torch import Tensor
 
 from todm.kernels._dispatch import load_impl
-from todm.kernels.mh_ssm.problem import Ssm, check, discretise
+from todm.kernels.mh_ssm.problem import Ssm, check, discretise, repeated
 
-__all__ = ["IMPLS", "Ssm", "discretise", "mh_ssm"]
+__all__ = ["IMPLS", "Ssm", "discretise", "mh_ssm", "repeated"]
 
 IMPLS = ("torch", "triton", "reference")
 
