@@ -65,16 +65,21 @@ def commands() -> Recipe:
             loader=LoaderConfig(batch_size=8),
             augment=AugmentConfig(
                 gain_db=(-4.0, 4.0),
-                noise_prob=0.0,
+                noise_prob=0.25,
+                snr_db=(15.0, 50.0),
                 max_tail=60,
-                max_offset=20,
-                join_prob=0.05,
+                max_offset=32,
+                join_prob=0.1,
                 no_speech_prob=0.06,
                 spec_prob=0.3,
                 num_time_masks=2,
                 time_mask_frames=12,
                 time_mask_share=0.1,
                 freq_mask_bins=12,
+                # What a device hears before a command, once the net hears commands (docs/log.md).
+                device_from=0.4,
+                wait_prob=0.5,
+                context_reset=0.1,
             ),
             model=RnntConfig(joiner_dim=96, encoder=EncoderConfig(d_model=96, dropout=0.05)),
             space=SpaceConfig(
@@ -83,7 +88,8 @@ def commands() -> Recipe:
             objective=ObjectiveConfig(
                 align_until=0.1, ctc_until=0.5, distill_from=0.4, distill_full=0.5
             ),
-            chunks=(16,),
+            chunks=(4, 8, 16),  # 160, 320 and 640 ms
+            chunk=8,
         ),
         train=TrainConfig(
             num_updates=5000,
@@ -150,7 +156,7 @@ def clean100() -> Recipe:
                 distill_full=0.1,
             ),
             chunks=(8, 16, 32, 0),  # 320 ms, 640 ms, 1.28 s, offline: as streaming Zipformer
-            chunk=16,
+            chunk=8,
         ),
         train=TrainConfig(
             num_updates=54_000,  # 50 epochs of 300 h; icefall's 100 h results change little after 40
@@ -205,13 +211,16 @@ def long_augmentation() -> AugmentConfig:
         # MUSAN as in icefall.
         noise_prob=0.5,
         snr_db=(10.0, 20.0),
-        # A device neither normalises nor segments: any level, silence around the speech, several
-        # utterances in a row, and sometimes no speech at all (docs/log.md).
+        # A device neither normalises nor segments: any level, silence around the speech or hours of it
+        # before, several utterances in a row, and sometimes no speech at all (docs/log.md).
         gain_db=(-15.0, 10.0),
         max_tail=130,
         max_offset=64,
         join_prob=0.15,
         no_speech_prob=0.01,
+        device_from=0.05,  # as the students
+        wait_prob=0.25,
+        context_reset=0.1,
     )
 
 

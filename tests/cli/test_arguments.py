@@ -18,7 +18,7 @@ STAGES = {
     "prepare": ("prepare",),
     "train": ("train", "dry_run"),
     "import": ("import_model",),
-    "evaluate": ("evaluate", "count_false_accepts"),
+    "evaluate": ("evaluate", "count_false_accepts", "measure_after_silence"),
     "profile": ("profile", "write_pack", "keep_table"),
     "search": ("search",),
     "extract-subnet": ("extract_subnet",),
@@ -33,9 +33,10 @@ CALLBACKS = {"progress", "show", "partial", "stream"}
 POSITIONAL = {
     ("count_false_accepts", "bundle"): "model",
     ("count_false_accepts", "speech"): "corpus",
+    ("measure_after_silence", "bundle"): "model",
 }
 """Parameters that a positional argument of another name sets."""
-CHOOSE = {"dry_run", "analyse", "compare", "reject", "streaming"}
+CHOOSE = {"dry_run", "analyse", "compare", "reject", "after_silence", "streaming"}
 """Flags that choose the stage, or say what is so anyway."""
 OPTIONAL = {"pack", "table", "audio"}
 """Required by the one stage of a verb that they choose."""

@@ -14,7 +14,7 @@ from todm.device.bundle import open_bundle
 from todm.device.recognizer import StreamingRecognizer
 from todm.device.segments import Segment, Word
 from todm.errors import CorpusError
-from todm.export.false_accepts import with_section
+from todm.export.measured import with_section
 
 
 @pytest.fixture
@@ -106,13 +106,16 @@ def test_speech_until_the_minutes_are_full(golden):
         false_accepts.score_speech(recognizer, [], minutes=1)
 
 
+HEAD = "## False accepts"
+
+
 def test_card_has_one_section_before_how_to_run_it():
     card = "# Name\n\ntext\n\n## Run it\nrun\n"
-    once = with_section(card, "## False accepts\nfigures\n\n")
+    once = with_section(card, HEAD, "## False accepts\nfigures\n\n")
     assert once == "# Name\n\ntext\n\n## False accepts\nfigures\n\n## Run it\nrun\n"
-    again = with_section(once, "## False accepts\nothers\n\n")
+    again = with_section(once, HEAD, "## False accepts\nothers\n\n")
     assert again == once.replace("figures", "others")
-    assert with_section("bare\n", "## False accepts\nx\n") == "bare\n## False accepts\nx\n"
+    assert with_section("bare\n", HEAD, "## False accepts\nx\n") == "bare\n## False accepts\nx\n"
 
 
 @pytest.mark.runtime

@@ -42,7 +42,7 @@ class AsrConfig(Config):
     objective: ObjectiveConfig = dataclasses.field(default_factory=ObjectiveConfig)
     noise: str | None = None
     chunks: tuple[int, ...] = (8, 16, 32, 0)
-    chunk: int = 16
+    chunk: int = 8
 
     def __post_init__(self) -> None:
         if set(self.space.widths) != {"ffn", "pairs"}:

@@ -1,7 +1,7 @@
 """`todm evaluate MODEL [CORPUS]`: word error rate and latency of a supernet, a subnet or a bundle.
 
 `todm evaluate A --compare B` compares two evaluations (their `--out`), and `todm evaluate BUNDLE --reject`
-counts false accepts.
+counts false accepts; `--after-silence` measures what a bundle hears after minutes of quiet.
 """
 
 import argparse
@@ -56,19 +56,46 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="false accepts an hour of a bundle, in silence, noises and speech outside its grammar "
         "(default of CORPUS: LibriSpeech-mini of TODM_SHARED_DATA, or sentences spoken by espeak-ng)",
     )
+    parser.add_argument(
+        "--after-silence",
+        action="store_true",
+        help="test commands that a bundle gets right after waits in silence and noise, against no wait",
+    )
+    after = Flags(parser, stages.measure_after_silence)
+    after("--full", "--after-silence: all forms and sounds, other speech, waits up to an hour")
+    after(
+        "--other-speech",
+        "--after-silence --full: recordings of it (default: LibriSpeech-mini of TODM_SHARED_DATA)",
+        metavar="FOLDER",
+    )
     reject = Flags(parser, stages.count_false_accepts)
     reject("--minutes", "--reject: of each kind (default %(default)s)")
-    reject("--card", "--reject: put them into the bundle's card and manifest too")
+    reject(
+        "--card",
+        "--reject, --after-silence: put the figures into the bundle's card and manifest too",
+    )
 
 
 def run(args: argparse.Namespace) -> int:
     """Evaluate and print a line, or a row of a table, for each precision or chunk size."""
-    if args.card and not args.reject:
-        raise ConfigError("--card is for --reject: give both or neither")
+    if args.card and not (args.reject or args.after_silence):
+        raise ConfigError(
+            "--card is for --reject and --after-silence: give one of them, or leave it out"
+        )
+    if args.full and not args.after_silence:
+        raise ConfigError("--full is for --after-silence: give both or neither")
+    if args.other_speech and not args.full:
+        raise ConfigError(
+            "--other-speech is for --after-silence --full: give all three, or leave it out"
+        )
+    if args.reject and args.after_silence:
+        raise ConfigError("--reject and --after-silence are two measurements: give one at a time")
     if args.compare:
         return _compare(args)
     if args.reject:
         return _count_false_accepts(args)
+    if args.after_silence:
+        return _measure_after_silence(args)
     with progress_report() as progress:
         found = stages.evaluate(**given(args, stages.evaluate), progress=progress)
     if found.existed:
@@ -96,4 +123,14 @@ def _count_false_accepts(args: argparse.Namespace) -> int:
             args.model, speech=args.corpus, **options, progress=progress
         )
     print(table(found))
+    return 0
+
+
+def _measure_after_silence(args: argparse.Namespace) -> int:
+    from todm.export.after_silence import repeats_table, waits_table
+
+    options = given(args, stages.measure_after_silence)
+    with progress_report() as progress:
+        found = stages.measure_after_silence(args.model, **options, progress=progress)
+    print(waits_table(found), repeats_table(found), sep="\n\n")
     return 0

@@ -53,6 +53,10 @@ class Stream:
         """End the audio. Feed `Bundle.tail_seconds` of silence first, or the last words are lost."""
         self._features.finish()
 
+    def drop(self, num_frames: int) -> None:
+        """Leave out the next feature frames, which only gave the following ones their context."""
+        self._features.take(num_frames)
+
     def is_ready(self, chunk_frames: int) -> bool:
         """Whether a chunk can be decoded; as in sherpa-onnx, it takes one frame more than a chunk."""
         return self._features.num_ready > chunk_frames

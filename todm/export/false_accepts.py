@@ -1,13 +1,10 @@
-"""Add false accepts to the card and the manifest of an existing bundle, all or nothing."""
+"""False accepts in the card and the manifest of a bundle."""
 
-import re
-import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from todm import artifact
-from todm.device.bundle import KIND, open_bundle
+from todm.export.measured import add_section
 from todm.files import markdown_table
 
 _HEAD = "## False accepts"
@@ -34,29 +31,8 @@ def write_false_accepts(
     Raises:
         BundleError: the bundle is damaged.
     """
-    open_bundle(path)
-    old_bundle = artifact.load(path, kind=KIND)
-
-    def write(folder: Path) -> None:
-        for name in old_bundle.files:
-            (folder / name).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(path / name, folder / name)
-        readme = folder / "README.md"
-        old = readme.read_text(encoding="utf-8") if readme.is_file() else ""
-        readme.write_text(with_section(old, section(results, sure=sure)), encoding="utf-8")
-
-    artifact.save(
-        path,
-        kind=KIND,
-        config=old_bundle.config,
-        parent=old_bundle.parent,
-        metrics={
-            **old_bundle.metrics,
-            "false_accepts": {form: dict(kinds) for form, kinds in results.items()},
-        },
-        info=old_bundle.info,
-        write=write,
-    )
+    figures = {form: dict(kinds) for form, kinds in results.items()}
+    add_section(path, _HEAD, section(results, sure=sure), {"false_accepts": figures})
 
 
 def section(results: Mapping[str, Mapping[str, Any]], *, sure: float) -> str:
@@ -77,11 +53,3 @@ def table(results: Mapping[str, Mapping[str, Any]]) -> str:
             rate = f"{row['per_hour']:.1f}"
             rows.append([form, kind, f"{row['minutes']:.1f}", rate, interval, sure, common])
     return markdown_table(heads, rows)
-
-
-def with_section(card: str, text: str) -> str:
-    """A card with the section put before `Run it`, replacing an older one."""
-    card = re.sub(rf"^{_HEAD}\n.*?(?=^## |\Z)", "", card, flags=re.MULTILINE | re.DOTALL)
-    place = re.search(r"^## ", card, re.MULTILINE)
-    at = place.start() if place else len(card)
-    return card[:at] + text + card[at:]

@@ -19,6 +19,7 @@ _PLACES = {
     "compare": "evaluation",
     "compress": "compression",
     "count_false_accepts": "false_accepts",
+    "measure_after_silence": "after_silence",
     "dry_run": "training",
     "evaluate": "evaluation",
     "export": "exporting",

@@ -1,3 +1,4 @@
+from todm.stages.after_silence import measure_after_silence as measure_after_silence
 from todm.stages.benchmarks import bench as bench
 from todm.stages.benchmarks import bench_kernels as bench_kernels
 from todm.stages.compression import analyse as analyse

@@ -55,6 +55,8 @@ class AugmentConfig(Config):
         time_mask_frames: greatest length of each.
         time_mask_share: greatest share of an utterance's frames that they cover together.
         warp_frames: greatest shift of the point about which time is warped; 0 for no warping.
+        device_from: share of the planned updates before which there is no added noise, no wait and no
+            reset: a net that does not yet hear words learns nothing from them (docs/log.md).
         wait_prob: share of batches whose utterances come after a wait, of which only the sound of a
             chunk is computed (`todm.asr.model.encoder.Wait`).
         wait_seconds: shortest and longest wait, drawn uniformly on a log scale.
@@ -77,13 +79,14 @@ class AugmentConfig(Config):
     time_mask_frames: int = 100
     time_mask_share: float = 0.15
     warp_frames: int = 0
+    device_from: float = 0.0
     wait_prob: float = 0.0
     wait_seconds: tuple[float, float] = (0.5, 3600.0)
     context_reset: float = 0.0
 
     def __post_init__(self) -> None:
         shares = ("noise_prob", "no_speech_prob", "digital_prob", "join_prob", "spec_prob")
-        shares += ("time_mask_share", "wait_prob", "context_reset")
+        shares += ("time_mask_share", "device_from", "wait_prob", "context_reset")
         allowed = "a share from 0 to 1 is needed"
         self.check("augment", shares, holds=lambda v: 0 <= v <= 1, allowed=allowed)
         ranges, allowed = ("gain_db", "snr_db", "wait_seconds"), "the lower value comes first"
@@ -126,7 +129,9 @@ class Augmenter:
         # Kept as power, because it is added in the power domain.
         self._noise_NF = (white_noise() if noise_NF is None else noise_NF).exp()
 
-    def __call__(self, batch: Batch, generator: torch.Generator, *, chunk: int = 0) -> Batch:
+    def __call__(
+        self, batch: Batch, generator: torch.Generator, *, chunk: int = 0, progress: float = 1.0
+    ) -> Batch:
         """A changed copy of a batch; with joining, of half as many utterances.
 
         Args:
@@ -134,8 +139,11 @@ class Augmenter:
             generator: of all draws.
             chunk: frames of the encoder that the batch will be cut into; whole utterances (0) do not
                 wait, since they are no stream.
+            progress: share of the planned updates done.
         """
         config, draw = self._config, _Draw(generator)
+        if progress < config.device_from:
+            config = config.replace(noise_prob=0.0, wait_prob=0.0, context_reset=0.0)
         features_BTF, speech_lens_B = batch.features_BTF, batch.feature_lens_B
         if config.warp_frames:
             features_BTF = _warp(features_BTF, speech_lens_B, config.warp_frames, draw)
@@ -166,7 +174,7 @@ class Augmenter:
             batch.wait = Wait(loop, self._waits(len(batch), loop / FRAMES_PER_SECOND, draw))
         if draw.chance(config.join_prob):
             batch = join_pairs(batch)
-        batch.reset_BU = self._resets(batch, draw)
+        batch.reset_BU = _resets(batch, config.context_reset, draw)
         if draw.chance(config.spec_prob):
             masks = {"mean_F": self._mean_F, "config": config, "generator": generator}
             mask(batch.features_BTF, batch.feature_lens_B, **masks)
@@ -176,12 +184,6 @@ class Augmenter:
         """How often each utterance heard a loop of so many seconds."""
         low, high = (math.log(limit) for limit in self._config.wait_seconds)
         return (draw.uniform(num, low, high).exp() / seconds).round().long()
-
-    def _resets(self, batch: Batch, draw: "_Draw") -> Tensor | None:
-        """Where the predictor's context starts again, [B, U + 1]."""
-        share = self._config.context_reset
-        B, U = batch.targets_BU.shape
-        return draw.uniform((B, U + 1)) < share if share else None
 
     @property
     def silence(self) -> int:
@@ -242,6 +244,12 @@ class _Draw:
 
     def chance(self, probability: float) -> bool:
         return self.uniform(1).item() < probability
+
+
+def _resets(batch: Batch, share: float, draw: _Draw) -> Tensor | None:
+    """Where the predictor's context starts again, [B, U + 1]."""
+    B, U = batch.targets_BU.shape
+    return draw.uniform((B, U + 1)) < share if share else None
 
 
 def _loop(chunk: int) -> int:

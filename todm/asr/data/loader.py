@@ -105,6 +105,7 @@ class Loader:
         self._lengths, self._order = lengths, source.order(lengths, config, schedule)
         self._make = _Maker(augment, config.seed, schedule.rank)
         self._epoch = self._index = 0
+        self._starts = [0]  # batches before each epoch
         self.dropped = lengths.dropped
         self.rejected: dict[str, str] = {}
         self.num_utterances = int(lengths.usable_N.sum())
@@ -158,7 +159,14 @@ class Loader:
     def _job(self, epoch: int, index: int, items: list[Item]) -> "_Job":
         chunk = random.Random(f"{self._config.seed}/{epoch}/{index + 1}").choice(self._chunks)
         targets = [self._encode(item.text) for item in items]
-        return _Job(epoch, index, items, targets, chunk)
+        return _Job(epoch, index, items, targets, chunk, self._progress(epoch, index))
+
+    def _progress(self, epoch: int, index: int) -> float:
+        """The share of the planned updates before a batch; 1 if none are planned."""
+        while len(self._starts) <= epoch:
+            self._starts.append(self._starts[-1] + self._order.num_batches(len(self._starts) - 1))
+        planned = self._schedule.num_updates
+        return (self._starts[epoch] + index) / planned if planned else 1.0
 
     def _reject(self, rejected: dict[str, str]) -> None:
         """Warn once about every utterance whose audio cannot be used."""
@@ -246,6 +254,7 @@ class _Job(NamedTuple):
     items: list[Item]
     targets: list[list[int]]
     chunk: int
+    progress: float
 
 
 class _Made(NamedTuple):
@@ -276,7 +285,7 @@ class _Maker(torch.utils.data.Dataset):
         batch = collate(features, *(list(column) for column in zip(*rows, strict=True)))
         if self._augment is not None:
             draws = generator(self._seed, job.epoch, job.number, self._rank)
-            batch = self._augment(batch, draws, chunk=job.chunk)
+            batch = self._augment(batch, draws, chunk=job.chunk, progress=job.progress)
         batch.chunk = job.chunk
         return _Made(job.epoch, job.number, batch, rejected)
 

@@ -58,7 +58,7 @@ class EncoderConfig(Config):
     lookahead: Literal["chunk", "none"] = "chunk"
     dropout: float = 0.1
     dropout_rule: DropoutRule = "adaptive"
-    step_range: tuple[float, float] = (2e-2, 3e-1)
+    step_range: tuple[float, float] = (4e-3, 6e-2)
     memory_seconds: float = 4.0
     backward_step_range: tuple[float, float] = (1e-2, 6e-2)
 
