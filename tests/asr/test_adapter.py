@@ -26,7 +26,7 @@ from todm.supernet.space import SearchSpace, SpaceConfig, Subnet
 
 CONFIG = AsrConfig(
     loader=LoaderConfig(batch_size=4, num_buckets=3, speeds=(1.0,)),
-    augment=AugmentConfig(join_prob=0.2),
+    augment=AugmentConfig(join_prob=0.2, wait_prob=1.0, context_reset=0.3),
     model=RnntConfig(joiner_dim=16, encoder=EncoderConfig(d_model=32, state=4)),
     space=SpaceConfig(depths=(2, 3), widths={"ffn": (16, 32, 48), "pairs": (1, 2, 3)}),
     chunks=(8, 16),
@@ -164,6 +164,8 @@ def test_losses_are_those_of_the_training_objective(speech, adapter, topology):
         teacher.encoder.blocks[0].up.weight.mul_(1.5)
     sizes = [1] * student.config.vocab_size
     step = next(adapter.batches(3))
+    assert step.wait is not None
+    assert step.reset_BU.any()
     teach = RnntObjective(teacher, config.objective, label_sizes=sizes)
     learn = RnntObjective(student, config.objective, label_sizes=sizes)
     _, teacher_out = teach(step, subnet=None, teacher=None, progress=1.0)

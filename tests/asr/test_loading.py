@@ -83,8 +83,20 @@ def test_weights_of_another_size_are_refused(save):
 def test_settings_of_another_todm_are_named(save):
     found, _ = save()
     found.config["asr"]["chunky"] = 1
-    with pytest.raises(ConfigError, match=r"unknown setting 'asr.chunky': did you mean 'chunk'"):
+    with pytest.raises(ConfigError, match=r"asr.chunky': did you mean 'chunk'"):
         backend_of(found)
+
+
+def test_a_net_of_before_the_bound_keeps_its_decays(save):
+    """Its configuration knows no memory_seconds, and it was trained to remember as long as it does."""
+    found, model = save()
+    encoder = found.config["asr"]["model"]["encoder"]
+    assert encoder["memory_seconds"] == CONFIG.model.encoder.memory_seconds == 4.0
+    assert load_model(found, backend_of(found)).config.encoder.memory_seconds == 4.0
+    del encoder["memory_seconds"]
+    again = load_model(found, backend_of(found))
+    assert again.config.encoder.memory_seconds is None
+    assert again.state_dict().keys() == model.state_dict().keys()
 
 
 def test_numbers_below_one_are_refused():

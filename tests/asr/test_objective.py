@@ -7,6 +7,7 @@ import torch
 from todm.asr.data.batch import Batch
 from todm.asr.model.encoder import EncoderConfig
 from todm.asr.model.transducer import Rnnt, RnntConfig, extract
+from todm.asr.model.wait import Wait
 from todm.asr.objective import (
     ObjectiveConfig,
     RnntObjective,
@@ -307,10 +308,14 @@ def test_what_cannot_be_trained_is_said_before_training(settings, words):
         ObjectiveConfig(**settings)
 
 
-def test_a_batch_goes_to_a_device(step):
-    there = step.to(torch.device("meta"))
-    assert there.features_BTF.device.type == "meta"
-    assert (there.chunk, there.num_labels, there.ids) == (8, 6.0, ["a", "b", "c"])
+def test_a_batch_goes_to_a_device(step, later):
+    for batch in (step, later):
+        there = batch.to(torch.device("meta"))
+        assert there.features_BTF.device.type == "meta"
+        assert (there.chunk, there.num_labels, there.ids) == (8, 6.0, ["a", "b", "c"])
+    assert {there.reset_BU.device.type, there.wait.times_B.device.type} == {"meta"}
+    assert there.wait.frames == 8
+    assert later.wait.times_B.tolist() == [0, 5, 10_000]
 
 
 def _speech(lens, loud, targets):
@@ -359,3 +364,53 @@ def test_a_plain_model_has_no_flat_start(model, step):
     model.ctc = None
     out, _, _ = _passes(model, step, progress=0.0, align_until=1.0)
     assert set(out) == {"loss", "rnnt"}
+
+
+@pytest.fixture
+def later(step):
+    """The same step in streams that have waited, with resets."""
+    reset_BU = torch.tensor([[0, 0, 1, 0], [1, 1, 0, 0], [0, 1, 0, 1]]).bool()
+    return dataclasses.replace(step, wait=Wait(8, torch.tensor([0, 5, 10_000])), reset_BU=reset_BU)
+
+
+@pytest.mark.parametrize("topology", TOPOLOGIES)
+def test_waits_and_resets_reach_the_loss(model, step, later, topology):
+    out, _, _ = _passes(model, later, progress=0.0, topology=topology)
+    enc, lens = model.encode(later.features_BTF, later.feature_lens_B, chunk=8, wait=later.wait)
+    pred = model.predict_sequence(later.targets_BU, later.reset_BU)
+    args = (
+        model.project_encoder(enc), pred, model.output.weight, model.output.bias,
+        later.targets_BU, lens, later.target_lens_B,
+    )  # fmt: skip
+    want = rnnt_loss(*args, topology=topology, impl="reference").loss_B.sum() / 6
+    torch.testing.assert_close(out["rnnt"], want.detach(), rtol=1e-4, atol=1e-5)
+    for part in ({"wait": None}, {"reset_BU": None}):
+        other, _, _ = _passes(model, dataclasses.replace(later, **part), progress=0.0)
+        assert abs(other["rnnt"] - out["rnnt"]) > 1e-3
+
+
+def test_teacher_and_students_hear_the_same_wait_and_the_same_resets(model, later, monkeypatch):
+    """Else the divergence would compare nodes of different contexts."""
+    seen, encode, predict = [], model.encode, model.predict_sequence
+    monkeypatch.setattr(model, "encode", lambda *a, **k: seen.append(k["wait"]) or encode(*a, **k))
+    monkeypatch.setattr(model, "predict_sequence", lambda t, r: seen.append(r) or predict(t, r))
+    students = [SPACE.smallest, SPACE.largest]
+    _, (_, same), _ = _passes(model, later, progress=1.0, students=students)
+    assert all(a is b for a, b in zip(seen, [later.wait, later.reset_BU] * 3, strict=True))
+    assert same["divergence"].item() == pytest.approx(0, abs=1e-5)
+
+
+@pytest.mark.parametrize("progress", [0.0, 1.0], ids=["flat start", "transducer"])
+def test_a_step_after_a_wait_trains_every_net(model, later, progress):
+    config = {"align_until": 0.1, "student_rnnt": True}
+    objective = _objective(model, **config)
+    first, teacher_out = objective(later, subnet=SPACE.largest, teacher=None, progress=progress)
+    assert (teacher_out is None) == (progress == 0.0)
+    student, _ = objective(later, subnet=SPACE.smallest, teacher=teacher_out, progress=progress)
+    (first["loss"] + student["loss"]).backward()
+    for name, p in model.encoder.named_parameters():
+        assert p.grad.isfinite().all(), name
+    plain, _ = objective(
+        dataclasses.replace(later, wait=None), subnet=SPACE.largest, teacher=None, progress=progress
+    )
+    assert plain["loss"] != first["loss"]

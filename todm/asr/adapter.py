@@ -249,8 +249,10 @@ def _audio_files(place: Path) -> list[Path]:
 
 def _forward(model: Rnnt, batch: Batch) -> tuple[JoinerInputs, Tensor]:
     """What the loss takes of a network, and the lengths of the utterances."""
-    enc_BTD, lens_B = model.encode(batch.features_BTF, batch.feature_lens_B, chunk=batch.chunk)
-    return model.joiner_inputs(enc_BTD, batch.targets_BU), lens_B
+    enc_BTD, lens_B = model.encode(
+        batch.features_BTF, batch.feature_lens_B, chunk=batch.chunk, wait=batch.wait
+    )
+    return model.joiner_inputs(enc_BTD, batch.targets_BU, batch.reset_BU), lens_B
 
 
 def _divide_logits(joiner: JoinerInputs, temperature: float) -> JoinerInputs:

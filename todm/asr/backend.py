@@ -147,7 +147,7 @@ class AsrBackend:
                 self.config.augment,
                 mean_F=mean_F,
                 noise_NF=noise_NF,
-                longest_chunk=max(self.config.chunks),
+                chunks=self.config.chunks,
             ),
             chunks=self.config.chunks,
             schedule=Schedule(num_updates, rank, world_size),

@@ -2,6 +2,7 @@
 
 import dataclasses
 
+from todm.artifact import Artifact
 from todm.asr.corpora.config import DataConfig
 from todm.asr.data.augment import AugmentConfig
 from todm.asr.data.batch import LoaderConfig
@@ -81,3 +82,20 @@ class AsrConfig(Config):
         space = SearchSpace(self.space)
         encoder = self.model.encoder.narrow(space.largest)
         return self.model.replace(vocab_size=vocab_size, encoder=encoder)
+
+
+def config_of(source: Artifact) -> AsrConfig:
+    """The configuration in an artifact.
+
+    Nets of earlier versions, which know no `memory_seconds`, were trained without a bound and keep their
+    decays.
+
+    Raises:
+        ConfigError: it is one of another todm.
+    """
+    table = source.config.get("asr", {})
+    config = AsrConfig.from_json(table, where=f"{source.path}: asr.")
+    if "memory_seconds" in table.get("model", {}).get("encoder", {}):
+        return config
+    encoder = config.model.encoder.replace(memory_seconds=None)
+    return config.replace(model=config.model.replace(encoder=encoder))

@@ -9,7 +9,7 @@ from torch import nn
 from todm import artifact
 from todm.artifact import Artifact
 from todm.asr.backend import AsrBackend
-from todm.asr.config import AsrConfig
+from todm.asr.config import config_of
 from todm.asr.model.transducer import Rnnt
 from todm.compress import storage
 from todm.errors import ArtifactError, ConfigError
@@ -40,7 +40,7 @@ def backend_of(
         raise ArtifactError(
             f"{source.path} is not a speech recogniser: its configuration has no asr"
         )
-    config = AsrConfig.from_json(source.config["asr"], where="asr.")
+    config = config_of(source)
     place = corpus_of(source, corpus).path if with_data else None
     return AsrBackend(config, source.path, corpus=place, report=report)
 

@@ -3,8 +3,8 @@ import dataclasses
 import pytest
 import torch
 
-from todm.asr.data.augment import AugmentConfig, Augmenter, join_pairs, mask, white_noise
-from todm.asr.data.batch import Batch, from_store, generator, pad_targets
+from todm.asr.data.augment import AugmentConfig, Augmenter, mask, white_noise
+from todm.asr.data.batch import Batch, from_store, generator, join_pairs, pad_targets
 from todm.asr.data.features import PADDING, SILENCE_FLOOR, fbank
 from todm.asr.data.noise import noise_of_store
 from todm.errors import ConfigError
@@ -217,11 +217,24 @@ def test_warped_time_keeps_both_ends(batch):
 
 
 @pytest.mark.parametrize(
-    "settings",
-    [{"noise_prob": 1.5}, {"gain_db": (5.0, -5.0)}, {"max_tail": -1}, {"freq_mask_bins": 90}],
+    ("settings", "words"),
+    [
+        ({"noise_prob": 1.5}, "augment.noise_prob is 1.5: a share from 0 to 1"),
+        (
+            {"gain_db": (5.0, -5.0)},
+            r"augment.gain_db is \(5.0, -5.0\): the lower value comes first",
+        ),
+        ({"max_tail": -1}, "augment.max_tail is -1: it must not be negative"),
+        ({"freq_mask_bins": 90}, "freq_mask_bins is 90: from 0 to 80"),
+        ({"wait_prob": -0.1}, "augment.wait_prob is -0.1: a share from 0 to 1"),
+        ({"context_reset": 2.0}, "augment.context_reset is 2.0: a share from 0 to 1"),
+        ({"wait_seconds": (9.0, 1.0)}, "augment.wait_seconds is .*: the lower value comes first"),
+        ({"wait_seconds": (0.0, 1.0)}, r"augment.wait_seconds is \(0.0, 1.0\): more than 0"),
+    ],
+    ids=lambda value: "" if isinstance(value, str) else " ".join(value),
 )
-def test_settings_are_checked(settings):
-    with pytest.raises(ConfigError):
+def test_settings_are_checked(settings, words):
+    with pytest.raises(ConfigError, match=words):
         AugmentConfig(**settings)
 
 

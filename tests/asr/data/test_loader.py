@@ -18,20 +18,22 @@ def stream(
     *,
     augmented=False,
     join_prob=0.5,
+    wait_prob=0.7,
+    chunks=(0, 7, 8),
     num_updates=None,
     rank=0,
     world_size=1,
     **settings,
 ):
     settings = {"batch_size": 8, "num_buckets": 5} | settings
-    augment = (
-        Augmenter(AugmentConfig(join_prob=join_prob), mean_F=store.mean_F) if augmented else None
-    )
+    config = AugmentConfig(join_prob=join_prob, wait_prob=wait_prob, context_reset=0.2)
+    augment = Augmenter(config, mean_F=store.mean_F, chunks=chunks) if augmented else None
     return Loader(
         Listed.of_store(store),
         encode,
         config=LoaderConfig(**settings),
         augment=augment,
+        chunks=chunks,
         schedule=Schedule(num_updates, rank, world_size),
     )
 
@@ -40,8 +42,16 @@ def take(batches, num):
     return list(itertools.islice(batches, num))
 
 
+def drawn(batch: Batch):
+    """What a batch got beside its features."""
+    wait = batch.wait and (batch.wait.frames, batch.wait.times_B.tolist())
+    reset = None if batch.reset_BU is None else batch.reset_BU.tolist()
+    return batch.chunk, wait, reset
+
+
 def same(a: Batch, b: Batch):
-    return a.ids == b.ids and a.features_BTF.equal(b.features_BTF) and a.targets == b.targets
+    features = a.features_BTF.equal(b.features_BTF)
+    return a.ids == b.ids and features and a.targets == b.targets and drawn(a) == drawn(b)
 
 
 def test_an_epoch_holds_every_utterance_once(tiny_store, encode):
@@ -152,10 +162,37 @@ def test_augmentation_leaves_the_seconds_alone(tiny_store, encode):
     assert any(len(a) < len(b) for a, b in zip(augmented, plain, strict=True))  # joined
 
 
+def test_chunks_do_not_depend_on_augmentation_and_whole_utterances_do_not_wait(tiny_store, encode):
+    plain, augmented = (take(stream(tiny_store, encode, augmented=a), 60) for a in (False, True))
+    assert [b.chunk for b in plain] == [b.chunk for b in augmented]
+    assert all(b.wait is None and b.reset_BU is None for b in plain)
+    waits = {chunk: [b.wait for b in augmented if b.chunk == chunk] for chunk in (0, 7, 8)}
+    assert set(waits[0]) == {None}
+    for chunk, frames in ((7, 14), (8, 8)):
+        assert 0.4 < sum(w is not None for w in waits[chunk]) / len(waits[chunk]) < 1
+        assert {w.frames for w in waits[chunk] if w} == {frames}
+    for b in augmented:
+        assert b.reset_BU.shape == (len(b), b.targets_BU.shape[1] + 1)
+        assert b.wait is None or len(b.wait.times_B) == len(b)
+
+
+def test_processes_draw_one_chunk_and_waits_of_their_own(tiny_store, encode):
+    options = {"augmented": True, "world_size": 2, "chunks": (7, 8), "wait_prob": 1.0}
+    ranks = [take(stream(tiny_store, encode, rank=r, **options), 12) for r in range(2)]
+    assert [b.chunk for b in ranks[0]] == [b.chunk for b in ranks[1]]
+    assert {b.chunk for b in ranks[0]} == {7, 8}
+    waits = [[b.wait.times_B.tolist() for b in rank] for rank in ranks]
+    assert all(a != b for a, b in zip(*waits, strict=True))
+
+
 @pytest.mark.parametrize("limits", [{}, {"batch_size": None, "max_frames": 1200}])
-def test_no_batch_is_larger_than_the_worst(tiny_store, encode, limits):
-    batches = stream(tiny_store, encode, augmented=True, **limits)
+@pytest.mark.parametrize("chunks", [(0, 8), (7, 8)], ids=str)
+def test_no_batch_is_larger_than_the_worst(tiny_store, encode, limits, chunks):
+    """A loop of chunks of 7 frames is longer than one of 8."""
+    batches = stream(tiny_store, encode, augmented=True, chunks=chunks, **limits)
     worst = batches.worst_batch()
+    assert worst.chunk == (0 if 0 in chunks else 8)
+    assert (worst.wait is None) == (worst.chunk == 0)
     for batch in take(batches, 2 * batches.num_batches(0)):
         assert batch.features_BTF.shape[:2].numel() <= worst.features_BTF.shape[:2].numel()
         assert batch.targets_BU.numel() <= worst.targets_BU.numel()

@@ -12,12 +12,13 @@ from todm.asr.data.sources import Listed
 from todm.errors import CorpusError
 
 
-def stream(cuts, encode, *, rank=0, world_size=1, augment=None, **settings):
+def stream(cuts, encode, *, rank=0, world_size=1, augment=None, chunks=(0,), **settings):
     settings = {"batch_size": 8, "num_buckets": 4, "num_workers": 0} | settings
     config = LoaderConfig(feature_mode="on_the_fly", **settings)
     source = Listed.of_manifest(cuts, config.speeds)
     schedule = Schedule(None, rank, world_size)
-    return Loader(source, encode, config=config, augment=augment, schedule=schedule)
+    parts = {"augment": augment, "chunks": chunks, "schedule": schedule}
+    return Loader(source, encode, config=config, **parts)
 
 
 def epoch(batches):
@@ -70,14 +71,19 @@ def test_processes_get_different_batches_and_equally_many(tiny_cuts, encode):
 
 @pytest.mark.slow
 def test_loader_processes_give_the_same(tiny_cuts, encode):
-    noise = torch.randn(500, 80) - 8
-    augment = Augmenter(AugmentConfig(), mean_F=torch.full((80,), -7.0), noise_NF=noise)
+    config, chunks = AugmentConfig(wait_prob=1.0, context_reset=0.3), (8, 12)
+    mean_F, noise_NF = torch.full((80,), -7.0), torch.randn(500, 80) - 8
+    augment = Augmenter(config, mean_F=mean_F, noise_NF=noise_NF, chunks=chunks)
+    given = {"augment": augment, "chunks": chunks}
     alone, loaded = (
-        list(itertools.islice(stream(tiny_cuts, encode, augment=augment, num_workers=n), 4))
-        for n in (0, 1)
+        list(itertools.islice(stream(tiny_cuts, encode, num_workers=n, **given), 6)) for n in (0, 1)
     )
-    assert [b.ids for b in alone] == [b.ids for b in loaded]
-    assert alone[3].features_BTF.equal(loaded[3].features_BTF)
+    assert {b.chunk for b in alone} == {8, 12}
+    for a, b in zip(alone, loaded, strict=True):
+        assert (a.ids, a.chunk, a.wait.frames) == (b.ids, b.chunk, b.wait.frames)
+        assert a.features_BTF.equal(b.features_BTF)
+        assert a.wait.times_B.equal(b.wait.times_B)
+        assert a.reset_BU.equal(b.reset_BU)
 
 
 def test_damaged_audio_is_listed_and_left_out(make_corpus, tmp_path, encode):

@@ -174,3 +174,30 @@ def test_weights_of_another_configuration_are_refused(earlier, vocabularies, tmp
     )
     with pytest.raises(ArtifactError, match=r"has no encoder\.norm\.weight"):
         backend.init_from(_model(backend, 2), found)
+
+
+def _slower(config, seconds):
+    """The config with another bound of the memory."""
+    encoder = config.model.encoder.replace(memory_seconds=seconds)
+    return config.replace(model=config.model.replace(encoder=encoder))
+
+
+@pytest.mark.parametrize(
+    ("theirs", "ours", "said"),
+    [(None, 1.0, True), (9.0, 1.0, True), (1.0, 1.0, False), (1.0, 9.0, False), (9.0, None, False)],
+)
+def test_modes_that_have_to_forget_sooner_are_counted(vocabularies, tmp_path, theirs, ours, said):
+    before = AsrBackend(_slower(CONFIG, theirs), vocabularies["first"])
+    model = before.build(None)
+    with torch.no_grad():
+        for mixer in (block.mixer for block in model.encoder.blocks):
+            mixer.log_dt.zero_()
+            mixer.log_neg_re.fill_(-1.0)
+            mixer.log_neg_re[0, :, 0, :2] = -5.0  # e^5 frames are 6 s
+    found = _saved(before, model, tmp_path / "slow")
+    now = AsrBackend(_slower(CONFIG, ours), vocabularies["first"])
+    report = now.init_from(now.build(None), found)
+    total = sum(m.log_neg_re.numel() for m in (b.mixer for b in model.encoder.blocks))
+    lines = [line for line in report if line.startswith("memory")]
+    want = f"memory: 16 of {total} modes remembered for more than 1 s and are cut to it"
+    assert [line[: len(want)] for line in lines] == [want] * said

@@ -124,3 +124,53 @@ def test_blank_in_the_context_is_an_embedding_of_its_own():
     with torch.no_grad():
         predictor.taps.fill_(1)
     assert not torch.allclose(predictor(torch.tensor([-1, 0])), predictor(torch.tensor([-1, -1])))
+
+
+def _context(labels, node, size, resets):
+    """The context of a node as the device has it: a queue that starts again at every reset."""
+    start = [-1] * (size - 1) + [0]
+    queue = list(start)
+    for u in range(node + 1):
+        if resets[u]:
+            queue = list(start)
+        if u < node:
+            queue = [*queue[1:], labels[u]]
+    return queue
+
+
+@pytest.mark.parametrize("context_size", [1, 2, 3])
+@torch.no_grad()
+def test_a_context_starts_again_where_it_is_told(context_size):
+    model = Rnnt(CONFIG.replace(context_size=context_size)).eval()
+    targets_BU = torch.randint(3, 13, (40, 7))
+    reset_BU = torch.rand(40, 8) < torch.linspace(0, 1, 40)[:, None]
+    got = model.predict_sequence(targets_BU, reset_BU)
+    rows = zip(targets_BU.tolist(), reset_BU.tolist(), strict=True)
+    contexts = [[_context(t, u, context_size, r) for u in range(8)] for t, r in rows]
+    assert torch.equal(got, model.predict(torch.tensor(contexts)))
+    plain = model.predict_sequence(targets_BU)
+    assert torch.equal(got[0], plain[0])
+    assert not torch.equal(got[-1], plain[-1])
+
+
+@pytest.mark.parametrize("context_size", [1, 2, 3])
+@pytest.mark.parametrize("num_labels", [0, 1, 5])
+def test_no_reset_is_as_none_given(context_size, num_labels):
+    model = Rnnt(CONFIG.replace(context_size=context_size)).eval()
+    targets_BU = torch.randint(3, 13, (3, num_labels))
+    nowhere = torch.zeros(3, num_labels + 1, dtype=torch.bool)
+    want = model.predict_sequence(targets_BU)
+    assert torch.equal(model.predict_sequence(targets_BU, nowhere), want)
+    nowhere[:, 0] = True  # where it starts anyway
+    assert torch.equal(model.predict_sequence(targets_BU, nowhere), want)
+
+
+def test_only_what_is_seen_has_a_gradient():
+    """The label before a reset does not reach the nodes after it."""
+    model = Rnnt(CONFIG)
+    out = model.predict_sequence(
+        torch.tensor([[5, 6, 7]]), torch.tensor([[False, False, True, False]])
+    )
+    out[0, 2:].sum().backward()
+    seen = model.predictor.embedding.weight.grad.abs().sum(1) > 0
+    assert torch.nonzero(seen).flatten().tolist() == [0, 7]

@@ -17,13 +17,15 @@ Letters: B batch, T frames, F bins, M masks, N frames of noise.
 
 import dataclasses
 import math
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
-from todm.asr.data.batch import Batch, add_tail, generator, pad_targets
+from todm.asr.data.batch import Batch, add_tail, generator, join_pairs, without_speech
 from todm.asr.data.features import NUM_BINS, PADDING, SAMPLE_RATE, SILENCE_FLOOR, fbank
-from todm.asr.model.encoder import FRAMES_PER_SECOND, SUBSAMPLING, Wait
+from todm.asr.model.encoder import FRAMES_PER_SECOND, SUBSAMPLING
+from todm.asr.model.wait import Wait, loop_frames
 from todm.config import Config
 from todm.errors import ConfigError
 
@@ -31,7 +33,6 @@ _NATS_PER_DB = math.log(10) / 10
 _AT_FLOOR = SILENCE_FLOOR + 1e-3
 _QUIET_SHARE = 0.1
 _DECAY_FRAMES = 40
-_LEAST_LOOP = 8
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -58,7 +59,7 @@ class AugmentConfig(Config):
         device_from: share of the planned updates before which there is no added noise, no wait and no
             reset: a net that does not yet hear words learns nothing from them (docs/log.md).
         wait_prob: share of batches whose utterances come after a wait, of which only the sound of a
-            chunk is computed (`todm.asr.model.encoder.Wait`).
+            chunk is computed (`todm.asr.model.wait.Wait`).
         wait_seconds: shortest and longest wait, drawn uniformly on a log scale.
         context_reset: share of labels before which the predictor's context starts again, as it does
             on a device after a pause: in the middle of a sentence too, if somebody hesitates.
@@ -93,8 +94,8 @@ class AugmentConfig(Config):
         self.check("augment", ranges, holds=lambda v: v[0] <= v[1], allowed=allowed)
         zeros = ("max_tail", "max_offset", "num_freq_masks", "num_time_masks", "warp_frames")
         self.check("augment", zeros, holds=lambda v: v >= 0, allowed="it must not be negative")
-        if self.wait_seconds[0] <= 0:
-            raise ConfigError(f"wait_seconds is {list(self.wait_seconds)}: more than 0 is needed")
+        waits, allowed = ("wait_seconds",), "more than 0 is needed"
+        self.check("augment", waits, holds=lambda v: v[0] > 0, allowed=allowed)
         if not 0 <= self.freq_mask_bins <= NUM_BINS:
             raise ConfigError(f"freq_mask_bins is {self.freq_mask_bins}: from 0 to {NUM_BINS}")
         if self.num_time_masks:
@@ -111,7 +112,7 @@ class Augmenter:
         *,
         mean_F: Tensor,
         noise_NF: Tensor | None = None,
-        longest_chunk: int = 0,
+        chunks: Sequence[int] = (0,),
     ) -> None:
         """Prepare.
 
@@ -120,10 +121,10 @@ class Augmenter:
             mean_F: what masks replace speech with: the training mean, which the encoder's
                 normalisation turns into zeros.
             noise_NF: frames of noise (`todm.asr.data.noise`); if None, shaped Gaussian noise.
-            longest_chunk: of those that batches are cut into, in frames of the encoder.
+            chunks: those that batches are cut into, in frames of the encoder.
         """
         self._config, self._mean_F = config, mean_F
-        self._longest_chunk = longest_chunk
+        self._longest_loop = max(map(loop_frames, chunks)) * SUBSAMPLING if config.wait_prob else 0
         # White noise gets a random colour; a user's own noise keeps its own.
         self._shape_noise = noise_NF is None
         # Kept as power, because it is added in the power domain.
@@ -155,7 +156,7 @@ class Augmenter:
             )
             batch = without_speech(batch, removed.tolist())
         waits = chunk > 0 and draw.chance(config.wait_prob)
-        loop = _loop(chunk) if waits else 0
+        loop = loop_frames(chunk) if waits else 0
         features_BTF, lens_B, digital = _add_silence(
             features_BTF, speech_lens_B, config, draw, least=loop * SUBSAMPLING
         )
@@ -188,17 +189,18 @@ class Augmenter:
     @property
     def silence(self) -> int:
         """The greatest number of frames of silence that an utterance gets."""
-        loop = _loop(self._longest_chunk) if self._config.wait_prob else 0
-        return loop * SUBSAMPLING + self._config.max_offset + self._config.max_tail
+        return self._longest_loop + self._config.max_offset + self._config.max_tail
 
     @property
     def joins(self) -> bool:
         """Whether utterances may be joined in pairs."""
         return self._config.join_prob > 0
 
-    def worst(self, batch: Batch) -> Batch:
+    def worst(self, batch: Batch, *, chunk: int = 0) -> Batch:
         """The largest batch that a batch can become: all the silence, and joined if any batch is."""
         batch = add_tail(batch, self.silence)
+        if chunk and self._config.wait_prob:
+            batch.wait = Wait(loop_frames(chunk), torch.ones(len(batch), dtype=torch.int64))
         return join_pairs(batch) if self.joins else batch
 
     def _noise(self, num: int, num_frames: int, draw: "_Draw") -> Tensor:
@@ -252,54 +254,10 @@ def _resets(batch: Batch, share: float, draw: _Draw) -> Tensor | None:
     return draw.uniform((B, U + 1)) < share if share else None
 
 
-def _loop(chunk: int) -> int:
-    """Frames of the encoder that stand for a wait: whole chunks, and enough to tell the sound."""
-    return -(-_LEAST_LOOP // chunk) * chunk if chunk else 0
-
-
 def white_noise(seconds: float = 40.0) -> Tensor:
     """Features of white Gaussian noise at 0 dB per sample, [N, 80]; always the same."""
     wave_S = torch.randn(int(seconds * SAMPLE_RATE), generator=generator(0))
     return fbank(wave_S)
-
-
-def without_speech(batch: Batch, rows: list[int]) -> Batch:
-    """The batch with empty transcripts in some rows."""
-    targets = [[] if i in rows else t for i, t in enumerate(batch.targets)]
-    targets_BU, target_lens_B = pad_targets(targets)
-    texts = ["" if i in rows else text for i, text in enumerate(batch.texts)]
-    return dataclasses.replace(
-        batch,
-        targets_BU=targets_BU,
-        target_lens_B=target_lens_B,
-        texts=texts,
-        num_labels=math.nan,
-    )
-
-
-def join_pairs(batch: Batch) -> Batch:
-    """Join utterances in pairs, in time and in targets; an odd last one stays alone.
-
-    The device keeps its encoder's state over an endpoint, so that there too speech follows speech.
-    """
-    pairs = [tuple(range(i, min(i + 2, len(batch)))) for i in range(0, len(batch), 2)]
-    lens, targets = batch.feature_lens_B.tolist(), batch.targets
-    lens_B = torch.tensor([sum(lens[i] for i in p) for p in pairs])
-    features_BTF = torch.full((len(pairs), int(lens_B.max()), batch.features_BTF.shape[2]), PADDING)
-    for row_TF, pair in zip(features_BTF, pairs, strict=True):
-        start = 0
-        for i in pair:
-            row_TF[start : start + lens[i]] = batch.features_BTF[i, : lens[i]]
-            start += lens[i]
-    return Batch(
-        features_BTF,
-        lens_B,
-        *pad_targets([[t for i in p for t in targets[i]] for p in pairs]),
-        ["+".join(batch.ids[i] for i in p) for p in pairs],
-        [" ".join(batch.texts[i] for i in p) for p in pairs],
-        batch.seconds,
-        wait=batch.wait and batch.wait._replace(times_B=batch.wait.times_B[::2]),
-    )
 
 
 def mask(

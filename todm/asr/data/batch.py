@@ -14,7 +14,7 @@ from torch import Tensor
 
 from todm.asr.data.features import FRAME_SHIFT, PADDING, SILENCE_FLOOR, pad
 from todm.asr.data.store import FeatureStore
-from todm.asr.model.encoder import Wait
+from todm.asr.model.wait import Wait
 from todm.config import Config
 from todm.errors import ConfigError
 
@@ -168,6 +168,45 @@ def add_tail(batch: Batch, num_frames: int) -> Batch:
         row_TF[end : end + num_frames] = SILENCE_FLOOR
     lens_B = batch.feature_lens_B + num_frames
     return dataclasses.replace(batch, features_BTF=features_BTF, feature_lens_B=lens_B)
+
+
+def without_speech(batch: Batch, rows: list[int]) -> Batch:
+    """The batch with empty transcripts in some rows."""
+    targets = [[] if i in rows else t for i, t in enumerate(batch.targets)]
+    targets_BU, target_lens_B = pad_targets(targets)
+    texts = ["" if i in rows else text for i, text in enumerate(batch.texts)]
+    return dataclasses.replace(
+        batch,
+        targets_BU=targets_BU,
+        target_lens_B=target_lens_B,
+        texts=texts,
+        num_labels=math.nan,
+    )
+
+
+def join_pairs(batch: Batch) -> Batch:
+    """Join utterances in pairs, in time and in targets; an odd last one stays alone.
+
+    The device keeps its encoder's state over an endpoint, so that there too speech follows speech.
+    """
+    pairs = [tuple(range(i, min(i + 2, len(batch)))) for i in range(0, len(batch), 2)]
+    lens, targets = batch.feature_lens_B.tolist(), batch.targets
+    lens_B = torch.tensor([sum(lens[i] for i in p) for p in pairs])
+    features_BTF = torch.full((len(pairs), int(lens_B.max()), batch.features_BTF.shape[2]), PADDING)
+    for row_TF, pair in zip(features_BTF, pairs, strict=True):
+        start = 0
+        for i in pair:
+            row_TF[start : start + lens[i]] = batch.features_BTF[i, : lens[i]]
+            start += lens[i]
+    return Batch(
+        features_BTF,
+        lens_B,
+        *pad_targets([[t for i in p for t in targets[i]] for p in pairs]),
+        ["+".join(batch.ids[i] for i in p) for p in pairs],
+        [" ".join(batch.texts[i] for i in p) for p in pairs],
+        batch.seconds,
+        wait=batch.wait and batch.wait._replace(times_B=batch.wait.times_B[::2]),
+    )
 
 
 def eval_batches(

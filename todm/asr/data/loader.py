@@ -242,8 +242,9 @@ class Loader:
         targets = [UNKNOWN + 1 + i % 2 for i in range(lengths.labels_N[item])]
         ids = [f"worst-{i}" for i in range(num)]
         batch = collate(list(features_BTF), [targets] * num, ids, [""] * num)
-        batch = batch if augment is None else augment.worst(batch)
-        return dataclasses.replace(batch, chunk=0 if 0 in self._chunks else max(self._chunks))
+        chunk = 0 if 0 in self._chunks else max(self._chunks)
+        batch = batch if augment is None else augment.worst(batch, chunk=chunk)
+        return dataclasses.replace(batch, chunk=chunk)
 
 
 class _Job(NamedTuple):

@@ -11,15 +11,16 @@ H heads = 2 * pairs, P channels per head, N state modes, C frames of a chunk.
 
 import dataclasses
 import math
-from typing import Literal, NamedTuple
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from todm.asr.model.wait import Wait
 from todm.config import Config
 from todm.errors import ConfigError
-from todm.kernels.mh_ssm import Ssm, discretise, mh_ssm, repeated
+from todm.kernels.mh_ssm import Ssm, discretise, mh_ssm
 from todm.supernet.elastic import AdaptiveDropout, Axes, DropoutRule, ElasticLinear
 from todm.supernet.space import Subnet
 
@@ -44,8 +45,8 @@ class EncoderConfig(Config):
         dropout: the largest net's rate, after each mixer and twice in each FFN.
         dropout_rule: how a subnet's rate follows its width (`todm.supernet.elastic`).
         step_range: time steps of the forward heads, from slow to fast.
-        memory_seconds: longest time constant of a mode. What a state holds is then settled by as
-            much sound as training hears, and a device that listens for hours brings nothing new.
+        memory_seconds: longest time constant of a mode, None for no limit. What a state holds is then
+            settled by as much sound as training hears, and hours of it bring nothing new.
         backward_step_range: time steps of the backward heads.
     """
 
@@ -59,7 +60,7 @@ class EncoderConfig(Config):
     dropout: float = 0.1
     dropout_rule: DropoutRule = "adaptive"
     step_range: tuple[float, float] = (4e-3, 6e-2)
-    memory_seconds: float = 4.0
+    memory_seconds: float | None = 4.0
     backward_step_range: tuple[float, float] = (1e-2, 6e-2)
 
     def __post_init__(self) -> None:
@@ -80,9 +81,9 @@ class EncoderConfig(Config):
             raise ConfigError(
                 f"encoder.context is {self.context}: {SUBSAMPLING} to {2 * SUBSAMPLING}"
             )
-        if self.memory_seconds <= 0:
+        if self.memory_seconds is not None and self.memory_seconds <= 0:
             raise ConfigError(
-                f"encoder.memory_seconds is {self.memory_seconds}: more than 0 is needed"
+                f"encoder.memory_seconds is {self.memory_seconds}: more than 0, or null for no limit"
             )
         if not 0 <= self.dropout < 1:
             raise ConfigError(f"encoder.dropout is {self.dropout}: at least 0 and below 1")
@@ -91,18 +92,6 @@ class EncoderConfig(Config):
         """The plain encoder of a subnet."""
         widths = dict(subnet.widths)
         return self.replace(ffn=widths["ffn"], pairs=widths["pairs"])
-
-
-class Wait(NamedTuple):
-    """What a device heard before the first frame: the sequence's own beginning, again and again.
-
-    Attributes:
-        frames: subsampled frames of the loop, whole chunks.
-        times_B: how often each sequence heard it before; 0 for a new stream.
-    """
-
-    frames: int
-    times_B: Tensor
 
 
 class Subsampling(nn.Module):
@@ -159,7 +148,8 @@ class Mixer(nn.Module):
     def __init__(self, config: EncoderConfig, pairs: int) -> None:
         super().__init__()
         self.channels, self.pairs = config.head_channels, pairs
-        self.least_log_decay = -math.log(config.memory_seconds * FRAMES_PER_SECOND)
+        longest = config.memory_seconds or math.inf
+        self.least_decay = -math.log(longest * FRAMES_PER_SECOND)
         self.directions = 2 if config.lookahead == "chunk" else 1
         heads, width = 2 * pairs, config.head_channels
         shape = (self.STAGES, self.directions, heads)
@@ -170,9 +160,8 @@ class Mixer(nn.Module):
         self.im = _plain_adam(
             math.pi * torch.arange(config.state).float().expand(*shape, -1).clone()
         )
-        direct = torch.tensor([1.0, 0.0])[
-            : self.directions, None
-        ]  # one of the directions is enough
+        # One of the directions is enough.
+        direct = torch.tensor([1.0, 0.0])[: self.directions, None]
         self.skip = _plain_adam(direct.expand(shape).clone())
         self.c = nn.Parameter(torch.randn(*shape, config.state, 2) / math.sqrt(2))
         # Chosen so that a mixer, as an FFN, starts at about half the scale of its input.
@@ -200,10 +189,9 @@ class Mixer(nn.Module):
     def ssms(self, heads: int) -> list[list[Ssm]]:
         """Discrete models by stage and direction, of the first `heads` heads."""
         log_dt = self.log_dt[:, :, :heads]
-        bound = self.least_log_decay - log_dt.unsqueeze(-1)
         ssm = discretise(
             log_dt,
-            self.log_neg_re[:, :, :heads].maximum(bound),
+            self.log_neg_re[:, :, :heads].maximum(self.least_decay - log_dt.unsqueeze(-1)),
             self.im[:, :, :heads],
             self.c[:, :, :heads],
             self.skip[:, :, :heads],
@@ -249,13 +237,12 @@ class Mixer(nn.Module):
             mask_TB1: 1 inside an utterance, 0 beyond its end.
             pairs: active gate pairs.
             chunk: C; T is a multiple of it. 0: the whole utterance.
-            wait: what was heard before. The state it leaves is exact, since the loop of a periodic
-                input is periodic at every depth.
+            wait: what was heard before.
         """
         h = self.split(x_BTD, pairs)
         for stage, (ahead, *back) in enumerate(self.ssms(2 * pairs)):
             h = h * mask_TB1
-            y, _ = mh_ssm(h, ahead, state_H2NBP=_state_after(wait, h, ahead))
+            y, _ = mh_ssm(h, ahead, state_H2NBP=wait and wait.state(h, ahead))
             ys = [y, *(mh_ssm(h, b, reverse=True, reset=chunk)[0] for b in back)]
             h = self.after(ys, stage)
         return self.join(h)
@@ -343,11 +330,12 @@ class Encoder(nn.Module):
             lens_B: true lengths in frames.
             subnet: active subnet; None uses everything.
             chunk: C in subsampled frames, 0 for the whole utterance.
-            wait: what was heard before; only with chunks, since whole utterances look ahead.
+            wait: what was heard before, in loops of whole chunks: whole utterances (chunk 0) look ahead.
 
         Returns:
             [B, T', D] with T' a whole number of chunks, and the lengths lens // 4.
         """
+        assert wait is None or (chunk and not wait.frames % chunk), "a wait is whole chunks"
         lens = lens_B // SUBSAMPLING
         x = self.embed(features_BTF, lens_B, max(1, chunk), wait)
         steps = torch.arange(x.shape[1], device=x.device)
@@ -372,20 +360,9 @@ class Encoder(nn.Module):
         x = self.subsampling.normalise(features_BTF).masked_fill(~inside, 0.0)
         x = F.pad(x, (0, 0, 0, padding))
         history = x.new_zeros(x.shape[0], self.subsampling.history, NUM_BINS)
-        if wait is not None and self.subsampling.history:
-            end = wait.frames * SUBSAMPLING
-            waited = (wait.times_B > 0).view(-1, 1, 1)
-            history = torch.where(waited, x[:, end - self.subsampling.history : end], history)
+        if wait is not None:
+            history = wait.history(x, history, SUBSAMPLING)
         return self.subsampling(x, history)
-
-
-def _state_after(wait: Wait | None, h_HTBP: Tensor, ssm: Ssm) -> Tensor | None:
-    """The state before the first frame, [H, 2N, B, P]; None for zero."""
-    if wait is None:
-        return None
-    _, state = mh_ssm(h_HTBP[:, : wait.frames], ssm)
-    assert state is not None
-    return repeated(state, ssm, wait.frames, wait.times_B)
 
 
 def _plain_adam(value: Tensor) -> nn.Parameter:

@@ -14,8 +14,8 @@ from torch import Tensor
 
 from todm.artifact import Artifact
 from todm.asr import tokens
-from todm.asr.config import AsrConfig
-from todm.asr.model.encoder import Block, EncoderConfig
+from todm.asr.config import AsrConfig, config_of
+from todm.asr.model.encoder import Block, EncoderConfig, Mixer
 from todm.asr.model.transducer import Rnnt
 from todm.errors import ArtifactError, ConfigError
 from todm.supernet.elastic import extract_blocks
@@ -98,11 +98,12 @@ def init_from(model: Rnnt, earlier: Artifact, symbols: list[str]) -> list[str]:
         f"vocabulary: {len(shared)} of {len(symbols)} pieces taken, "
         + (f"{len(new)} fresh: {named}" if new else "none fresh"),
         *(["fresh: CTC head (the artifact has none)"] if fresh_ctc else []),
+        *_shortened(source.encoder, model),
     ]
 
 
 def _read(earlier: Artifact) -> _Source:
-    config = AsrConfig.from_json(earlier.config.get("asr", {}), where=f"{earlier.path}: asr.")
+    config = config_of(earlier)
     symbols = tokens.load(earlier.path, rule=config.data.tokens.normalise).symbols
     encoder = config.supernet(len(symbols)).encoder
     blocks = None
@@ -149,6 +150,21 @@ def _prefix(source: _Source, model: Rnnt) -> Subnet:
                 f"a prefix can be taken from it; set asr.space.widths.{name} to end at {min(have)}"
             )
     return Subnet(blocks=kept, widths=(("ffn", ours.ffn), ("pairs", ours.pairs)))
+
+
+def _shortened(theirs: EncoderConfig, model: Rnnt) -> list[str]:
+    """A line about modes that remembered for longer than the new model allows."""
+    longest = model.config.encoder.memory_seconds
+    if longest is None or (theirs.memory_seconds is not None and theirs.memory_seconds <= longest):
+        return []
+    mixers = [m for m in model.modules() if isinstance(m, Mixer)]
+    slow = torch.cat(
+        [(m.log_neg_re + m.log_dt.unsqueeze(-1) < m.least_decay).flatten() for m in mixers]
+    )
+    return [
+        f"memory: {int(slow.sum())} of {len(slow)} modes remembered for more than {longest:g} s and are "
+        "cut to it (asr.model.encoder.memory_seconds, null for no limit)"
+    ]
 
 
 def _by_piece(fresh: Tensor, earlier: Tensor, shared: list[tuple[int, int]]) -> Tensor:

@@ -10,7 +10,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from todm.asr.model.encoder import Block, Encoder, EncoderConfig, Wait
+from todm.asr.model.encoder import Block, Encoder, EncoderConfig
+from todm.asr.model.wait import Wait
 from todm.asr.tokens import BLANK_ID
 from todm.config import Config
 from todm.errors import ConfigError

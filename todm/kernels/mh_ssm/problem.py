@@ -71,8 +71,10 @@ def repeated(state_H2NBP: Tensor, ssm: Ssm, frames: int, times_B: Tensor) -> Ten
     lengths = frames * torch.stack([times_B, torch.ones_like(times_B)]).to(log_decay.dtype)
     # Past e^-40 nothing is left, and the angle of so many frames would be noise.
     lengths = lengths[:, None, None].minimum(-40 / log_decay.detach())
-    size, angle = (log_decay * lengths).exp(), angle * lengths
-    (many_re, once_re), (many_im, once_im) = 1 - size * angle.cos(), -size * angle.sin()
+    # Both rows of 1 - a^L without cancellation, as in `discretise`: a slow mode loses little in a loop.
+    log_size, angle = log_decay * lengths, angle * lengths
+    lost_re = 2 * (angle / 2).sin().square() - log_size.expm1() * angle.cos()
+    (many_re, once_re), (many_im, once_im) = lost_re, -log_size.exp() * angle.sin()
     scale = (once_re.square() + once_im.square()).reciprocal()
     re = ((many_re * once_re + many_im * once_im) * scale).unsqueeze(-1)
     im = ((many_im * once_re - many_re * once_im) * scale).unsqueeze(-1)
