@@ -127,3 +127,17 @@ def test_draws_are_the_generators(batch):
         assert one.reset_BU.equal(two.reset_BU)
         assert (one.wait is None) == (two.wait is None)
         assert one.wait is None or one.wait.times_B.equal(two.wait.times_B)
+
+
+def test_nothing_of_a_device_comes_before_its_time(batch):
+    """Neither noise nor waits nor resets; all else as ever."""
+    config = WAITS.replace(device_from=0.4, context_reset=0.5, noise_prob=1.0, spec_prob=1.0)
+    augmenter = Augmenter(config, mean_F=torch.zeros(80), chunks=(8,))
+    early = augmenter(batch, generator(0), chunk=8, progress=0.39)
+    assert (early.wait, early.reset_BU) == (None, None)
+    heard = (early.features_BTF == batch.features_BTF) | (early.features_BTF == 0)  # or masked
+    assert heard.all()
+    late = augmenter(batch, generator(0), chunk=8, progress=0.4)
+    assert late.wait is not None
+    assert late.reset_BU.any()
+    assert augmenter(batch, generator(0), chunk=8).wait is not None

@@ -19,6 +19,7 @@ def stream(
     augmented=False,
     join_prob=0.5,
     wait_prob=0.7,
+    device_from=0.0,
     chunks=(0, 7, 8),
     num_updates=None,
     rank=0,
@@ -26,7 +27,8 @@ def stream(
     **settings,
 ):
     settings = {"batch_size": 8, "num_buckets": 5} | settings
-    config = AugmentConfig(join_prob=join_prob, wait_prob=wait_prob, context_reset=0.2)
+    waits = {"wait_prob": wait_prob, "context_reset": 0.2, "device_from": device_from}
+    config = AugmentConfig(join_prob=join_prob, **waits)
     augment = Augmenter(config, mean_F=store.mean_F, chunks=chunks) if augmented else None
     return Loader(
         Listed.of_store(store),
@@ -174,6 +176,19 @@ def test_chunks_do_not_depend_on_augmentation_and_whole_utterances_do_not_wait(t
     for b in augmented:
         assert b.reset_BU.shape == (len(b), b.targets_BU.shape[1] + 1)
         assert b.wait is None or len(b.wait.times_B) == len(b)
+
+
+def test_waits_begin_at_their_share_of_the_updates(tiny_store, encode):
+    """Over epochs of unlike size, and as exactly after an interruption."""
+    options = {"augmented": True, "chunks": (8,), "wait_prob": 1.0, "device_from": 0.6}
+    options |= {"short_first": 0.5, "num_updates": 40}
+    whole = take(stream(tiny_store, encode, **options), 40)
+    assert [b.wait is not None for b in whole] == [False] * 24 + [True] * 16
+    resumed = stream(tiny_store, encode, **options)
+    interrupted = stream(tiny_store, encode, **options)
+    take(interrupted, 20)
+    resumed.load_state_dict(interrupted.state_dict())
+    assert all(same(a, b) for a, b in zip(take(resumed, 20), whole[20:], strict=True))
 
 
 def test_processes_draw_one_chunk_and_waits_of_their_own(tiny_store, encode):

@@ -198,6 +198,22 @@ def test_a_wait_asks_the_device_nothing():
     assert out.shape == (2, 32, 32)
 
 
+def test_a_wait_in_mixed_precision_is_nearly_as_in_single():
+    """States stay float32; what autocast rounds is the matmuls' input."""
+    encoder, features = _encoder(SMALL).float().train(), _features().float()
+    wait, outs = Wait(8, torch.tensor([0, 3, 11_250])), []
+    for enabled in (False, True):
+        encoder.zero_grad()
+        with torch.autocast("cpu", torch.bfloat16, enabled=enabled):
+            out, _ = encoder(features, LENS, chunk=8, wait=wait)
+        out.float().square().mean().backward()
+        outs.append(out.float())
+        assert all(p.grad.isfinite().all() for p in encoder.parameters())
+    inside = torch.arange(outs[0].shape[1]) < LENS[:, None] // 4
+    want, got = (out[inside] for out in outs)
+    assert (got - want).norm() < 0.05 * want.norm()
+
+
 @pytest.mark.parametrize(("frames", "chunk"), [(8, 0), (12, 8)], ids=["offline", "not whole"])
 def test_a_wait_is_whole_chunks(frames, chunk):
     with pytest.raises(AssertionError, match="whole chunks"):
