@@ -29,6 +29,7 @@ def test_every_stage_leaves_its_artifact_and_its_parents_mark(run):
     assert supernet.parent == corpus.hash
     assert subnet.parent == supernet.hash
     assert bundle.parent == subnet.hash
+    assert bundle.info["endpoint_seconds"] == supernet.config["asr"]["endpoint_seconds"] == 0.6
     assert subnet.info["costs"]["params"] <= 45_000
     assert subnet.metrics["difference"] <= 1e-5
     assert (run.root / "curves.png").read_bytes().startswith(b"\x89PNG")

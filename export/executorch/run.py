@@ -10,6 +10,7 @@ else. On a phone, the C++, Kotlin and Swift runtimes take plain buffers and need
 import argparse
 import hashlib
 import json
+import math
 from pathlib import Path
 
 import kaldi_native_fbank as knf
@@ -19,6 +20,7 @@ import torch
 from executorch.runtime import Runtime, Verification
 
 BLANK = 0
+FRAME_SECONDS = 0.04
 
 
 class Program:
@@ -53,7 +55,7 @@ def main() -> None:
             raise SystemExit(f"{path} has {rate} samples a second: this page reads 16000 only")
         tail = np.zeros(round(info["tail_seconds"] * rate), np.float32)
         frames = features(np.concatenate([samples.mean(axis=1), tail]))
-        ids = decode(programs, tokens, frames, info["sizes"])
+        ids = decode(programs, tokens, frames, info["sizes"], info.get("endpoint_seconds"))
         text = "".join(tokens[i] for i in ids).replace("\u2581", " ").strip()
         print(f"{path}\t{text}")
 
@@ -64,9 +66,9 @@ def checked(bundle: Path, name: str) -> Path:
         manifest = json.loads((bundle / "manifest.json").read_text(encoding="utf-8"))
         entry = manifest["files"][name]
         size, digest = (bundle / name).stat().st_size, entry["sha256"]
-        tail_seconds = manifest["info"]["tail_seconds"]
+        seconds = manifest["info"]["tail_seconds"], manifest["info"].get("endpoint_seconds", 1)
         whole = manifest["kind"] == "executorch" and size == entry["bytes"]
-        if not whole or not 0 <= tail_seconds <= 100:
+        if not whole or not all(0 <= s <= 100 for s in seconds):
             raise ValueError(name)
         data = (bundle / name).read_bytes()
     except (OSError, KeyError, TypeError, ValueError, RecursionError):
@@ -91,21 +93,39 @@ def features(samples: np.ndarray) -> np.ndarray:
     return np.stack([fbank.get_frame(i) for i in range(fbank.num_frames_ready)])
 
 
-def decode(programs: list, tokens: list[str], frames: np.ndarray, sizes: dict) -> list[int]:
-    """Greedy search, at most one symbol a frame, the encoder's two states carried along."""
+def decode(
+    programs: list,
+    tokens: list[str],
+    frames: np.ndarray,
+    sizes: dict,
+    endpoint_seconds: float | None = None,
+) -> list[int]:
+    """Greedy search, at most one symbol a frame, the encoder's two states carried along.
+
+    After so many seconds without a symbol the decoder's context starts again, and the states go on.
+    """
     encoder, decoder, joiner = programs
     states = [np.zeros((1, 1, sizes[name]), np.float32) for name in ("S", "R")]
     silent = {BLANK, tokens.index("<unk>") if "<unk>" in tokens else BLANK}
-    ids = [-1] * (sizes["K"] - 1) + [BLANK]
-    (predicted,) = decoder(np.array([ids]))
+    endpoint = math.inf  # in frames, a half counts as one
+    if endpoint_seconds is not None:
+        endpoint = math.floor(endpoint_seconds / FRAME_SECONDS + 0.5)
+    fresh = [-1] * (sizes["K"] - 1) + [BLANK]
+    ids, context, now, last = [], fresh, 0, 0
+    (predicted,) = decoder(np.array([context]))
     for start in range(0, len(frames) - sizes["T"], sizes["T"]):
         out, *states = encoder(frames[None, start : start + sizes["T"]], *states)
         for frame in range(out.shape[1]):
+            if context != fresh and now - last > endpoint:
+                context = fresh
+                (predicted,) = decoder(np.array([context]))
             best = int(joiner(out[:, frame], predicted)[0].argmax())
             if best not in silent:
                 ids.append(best)
-                (predicted,) = decoder(np.array([ids[-sizes["K"] :]]))
-    return ids[sizes["K"] :]
+                context, last = [*context[1:], best], now
+                (predicted,) = decoder(np.array([context]))
+            now += 1
+    return ids
 
 
 if __name__ == "__main__":

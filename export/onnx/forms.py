@@ -8,6 +8,7 @@ python forms.py BUNDLE [a.wav] [--repeats 20]            (16 kHz audio; its own 
 """
 
 import argparse
+import json
 import time
 from pathlib import Path
 
@@ -105,7 +106,9 @@ def text(bundle: Path, graphs: list, frames: np.ndarray) -> str:
     """The transcript."""
     lines = checked(bundle, "tokens.txt").decode().splitlines()
     tokens = [line.rpartition(" ")[0] for line in lines]
-    return "".join(tokens[i] for i in decode(graphs, tokens, frames)).replace("\u2581", " ").strip()
+    info = json.loads((bundle / "manifest.json").read_text())["info"]
+    ids = decode(graphs, tokens, frames, info.get("endpoint_seconds"))
+    return "".join(tokens[i] for i in ids).replace("\u2581", " ").strip()
 
 
 if __name__ == "__main__":

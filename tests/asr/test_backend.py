@@ -1,4 +1,5 @@
 import itertools
+import math
 import shutil
 
 import pytest
@@ -241,8 +242,11 @@ def test_data_need_a_corpus(tiny_corpus):
         ({"chunks": ()}, r"asr.chunks is \(\)"),
         ({"chunks": (-1,)}, "frames of 40 ms"),
         ({"chunk": 0}, "asr.chunk 0"),
+        ({"endpoint_seconds": 0.19}, "asr.endpoint_seconds is 0.19: from 0.2 to 10 s"),
+        ({"endpoint_seconds": 10.1}, "asr.endpoint_seconds is 10.1: from 0.2 to 10 s"),
+        ({"endpoint_seconds": math.nan}, "asr.endpoint_seconds is nan"),
     ],
-    ids=["widths", "ffn", "no chunks", "negative chunk", "offline chunk"],
+    ids=["widths", "ffn", "no chunks", "negative chunk", "offline chunk", "short", "long", "nan"],
 )
 def test_settings_are_checked(changes, words):
     with pytest.raises(ConfigError, match=words):

@@ -1,5 +1,6 @@
 """Streams: pieces, batches, precisions, and audio that says nothing."""
 
+import dataclasses
 import json
 
 import numpy as np
@@ -99,6 +100,16 @@ def test_beam_of_one_hypothesis_is_greedy(bundle, speech):
     networks = bundle.networks()
     recognizer._decoder = BeamDecoder(networks, 2, bundle.path, max_active=1)
     assert recognizer.transcribe(speech).tokens == greedy.tokens
+
+
+@pytest.mark.parametrize("kind", [StreamingRecognizer, OfflineRecognizer])
+def test_the_context_starts_again_after_the_seconds_of_the_bundle(bundle, speech, kind):
+    def tokens(**info):
+        changed = dataclasses.replace(bundle, info={**bundle.info, **info})
+        return kind(changed).transcribe(speech).tokens
+
+    assert tokens(endpoint_seconds=9.0) == tokens()
+    assert tokens(endpoint_seconds=0.2) != tokens()
 
 
 def test_beam_finds_no_worse_paths(bundle, speech):

@@ -200,7 +200,8 @@ def test_entries_that_are_none(spoilable, entry):
 
 
 @pytest.mark.parametrize(
-    "field", ["tail_seconds", "chunk_seconds", "subnet", "compressed", "target"]
+    "field",
+    ["tail_seconds", "chunk_seconds", "endpoint_seconds", "subnet", "compressed", "target"],
 )
 def test_info_of_every_wrong_type(golden, tmp_path, field):
     shutil.copytree(golden, tmp_path / "bundle")

@@ -4,6 +4,8 @@ import dataclasses
 import json
 import os
 import shutil
+import subprocess
+import sys
 
 import numpy as np
 import onnx
@@ -13,6 +15,7 @@ from torch import nn
 
 from todm.device.audio import read_audio
 from todm.device.bundle import Bundle, open_bundle
+from todm.device.recognizer import StreamingRecognizer
 from todm.errors import ArtifactError, BundleError, ConfigError
 from todm.export.bundle import ExportConfig, _shipped, write_bundle
 from todm.export.sample import Sample, sample_signal
@@ -170,6 +173,52 @@ def test_bundle_of_blocks(tmp_path, toy_graphs, write_assets):
     noise = [checks[f"{p} encoder, signal-to-noise in dB"] for p in ("int8.block", "int4")]
     assert noise[0] > 35 > noise[1] > 10
     assert "has the fewest bytes" in (made.path / "README.md").read_text()
+
+
+@pytest.fixture(scope="module")
+def restarting(tmp_path_factory, toy_graphs, write_assets):
+    """The toy, whose context starts again after 0.2 s; there are such pauses in the sample."""
+    return write_bundle(
+        tmp_path_factory.mktemp("restarting") / "bundle",
+        toy_graphs,
+        write_assets=write_assets,
+        config=ExportConfig(precisions=("fp32",)),
+        sample=Sample(samples_S=sample_signal(3.0)),
+        endpoint_seconds=0.2,
+    )
+
+
+@pytest.mark.runtime
+def test_a_bundle_says_when_the_context_starts_again(restarting, toy_bundle):
+    """torch and onnxruntime agreed on it, and sherpa-onnx with what ours gives without it."""
+    assert (
+        restarting.info["endpoint_seconds"] == open_bundle(restarting.path).endpoint_seconds == 0.2
+    )
+    assert "**Endpoint**: after 0.2 s" in (restarting.path / "README.md").read_text()
+    assert "fp32, offline in sherpa-onnx, log-probs" in restarting.metrics["checks"]
+    assert open_bundle(toy_bundle).endpoint_seconds is None
+    assert "Endpoint" not in (toy_bundle / "README.md").read_text()
+    found, other = (
+        json.loads((path / "test_wavs" / "expected.json").read_text())["fp32"]
+        for path in (restarting.path, toy_bundle)
+    )
+    assert found["streaming"]["tokens"] != other["streaming"]["tokens"]
+    assert found["offline"]["tokens"] != other["offline"]["tokens"]
+
+
+@pytest.mark.runtime
+@pytest.mark.parametrize(
+    ("script", "tail_seconds"), [(["run.py"], None), (["forms.py", "--repeats", "0"], 0)]
+)
+def test_runners_start_the_context_again(restarting, repo, script, tail_seconds):
+    bundle, wav = open_bundle(restarting.path), restarting.path / "test_wavs" / "0.wav"
+    recognizer = StreamingRecognizer(bundle)
+    found = recognizer.transcribe(read_audio(wav), tail_seconds=tail_seconds)
+    command = [sys.executable, *script, str(restarting.path), str(wav)]
+    done = subprocess.run(
+        command, cwd=repo / "export" / "onnx", capture_output=True, text=True, check=True
+    )
+    assert done.stdout[:-1].endswith(found.text)
 
 
 def test_report_refuses_what_is_not_a_number():

@@ -85,6 +85,16 @@ def test_fields_of_every_wrong_type(checked, copy):
 
 
 @pytest.mark.runtime
+@pytest.mark.parametrize("checked", ["onnx", "executorch"], indirect=True)
+def test_endpoints_of_every_wrong_type(checked, copy):
+    for wrong in (None, -1, float("nan"), "x", [], {}, 101):
+        spoil(copy, lambda manifest, wrong=wrong: manifest["info"].update(endpoint_seconds=wrong))
+        refused(checked, copy)
+    spoil(copy, lambda manifest: manifest["info"].update(endpoint_seconds=0.6))
+    checked[0](copy, "tokens.txt")
+
+
+@pytest.mark.runtime
 def test_weights_in_another_file(checked, copy):
     if checked[1] == "executorch":
         pytest.skip("ONNX only")

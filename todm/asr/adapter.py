@@ -119,7 +119,7 @@ class AsrAdapter:
             enc_BTD, lens_B = model.encode(
                 moved.features_BTF, moved.feature_lens_B, chunk=moved.chunk
             )
-            greedy_search(model, enc_BTD, lens_B)
+            greedy_search(model, enc_BTD, lens_B, endpoint=self.speech.config.endpoint_frames)
         finally:
             model.train(training)
         return enc_BTD

@@ -1,5 +1,6 @@
 """The speech backend: what the stages need of RNN-T supernets, behind `todm.backend.Backend`."""
 
+import functools
 import logging
 import shutil
 from collections.abc import Callable, Iterator
@@ -171,7 +172,7 @@ class AsrBackend:
         split: str,
         limit: int = 0,
         chunk: int | None = None,
-        search: Search = greedy_search,
+        search: Search | None = None,
     ) -> list[Decoded]:
         """Decode a split with torch.
 
@@ -181,11 +182,13 @@ class AsrBackend:
             split: train, dev or test.
             limit: at most this many utterances, evenly spread over the lengths; 0 for all.
             chunk: C in frames of 40 ms, 0 for whole utterances; `eval_chunk` if None.
-            search: from encoder outputs to labels.
+            search: from encoder outputs to labels; greedy, with the recipe's endpoint, if None.
         """
         assert isinstance(model, Rnnt)
         chunk = self.config.eval_chunk if chunk is None else chunk
         batches = self._eval_batches(split, chunk=chunk, limit=limit)
+        if search is None:
+            search = functools.partial(greedy_search, endpoint=self.config.endpoint_frames)
         training = model.training
         try:
             return decode_model(
@@ -201,9 +204,14 @@ class AsrBackend:
         assert isinstance(model, Rnnt)
         chunk = self.config.eval_chunk
         batches = list(self._eval_batches("dev", chunk=chunk, limit=limit))
-        topology = self.config.objective.topology
         return lambda subnet: dev_score(
-            model, batches, self.tokenizer, subnet=subnet, chunk=chunk, topology=topology
+            model,
+            batches,
+            self.tokenizer,
+            subnet=subnet,
+            chunk=chunk,
+            topology=self.config.objective.topology,
+            endpoint=self.config.endpoint_frames,
         )
 
     def word_ends(

@@ -9,7 +9,7 @@ from todm.asr.data.batch import LoaderConfig
 from todm.asr.model.transducer import RnntConfig
 from todm.asr.objective import ObjectiveConfig
 from todm.config import Config
-from todm.device.decode import FRAME_SECONDS
+from todm.device.decode import FRAME_SECONDS, endpoint_frames
 from todm.errors import ConfigError
 from todm.supernet.space import SearchSpace, SpaceConfig
 
@@ -29,6 +29,8 @@ class AsrConfig(Config):
         chunks: chunk sizes C drawn in training, one a step; 0 is the whole utterance. No weight
             belongs to one of them, so that one supernet serves them all.
         chunk: C that subnets are extracted and exported at.
+        endpoint_seconds: a pause of so long without a label ends a segment, and the predictor's
+            context starts again. Training prepares for it with `augment.context_reset`.
     """
 
     data: DataConfig = dataclasses.field(default_factory=DataConfig)
@@ -44,6 +46,7 @@ class AsrConfig(Config):
     noise: str | None = None
     chunks: tuple[int, ...] = (8, 16, 32, 0)
     chunk: int = 8
+    endpoint_seconds: float = 0.6
 
     def __post_init__(self) -> None:
         if set(self.space.widths) != {"ffn", "pairs"}:
@@ -57,6 +60,8 @@ class AsrConfig(Config):
             raise ConfigError(
                 f"asr.chunks is {self.chunks} and asr.chunk {self.chunk}: frames of 40 ms, 0 only in chunks"
             )
+        holds, allowed = (lambda v: 0.2 <= v <= 10), "from 0.2 to 10 s"
+        self.check("asr", ("endpoint_seconds",), holds=holds, allowed=allowed)
         own = RnntConfig()
         if (self.model.encoder.ffn, self.model.encoder.pairs) != (
             own.encoder.ffn,
@@ -72,6 +77,11 @@ class AsrConfig(Config):
     def eval_chunk(self) -> int:
         """C of evaluation: that of the export, or whole utterances if training knew nothing else."""
         return self.chunk if any(self.chunks) else 0
+
+    @property
+    def endpoint_frames(self) -> int:
+        """Frames of the encoder without a label after which the predictor's context starts again."""
+        return endpoint_frames(self.endpoint_seconds)
 
     def tail_seconds(self, chunk: int) -> float:
         """Silence behind every utterance that is recognised: at least a chunk, as a device needs it."""

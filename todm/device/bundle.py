@@ -49,6 +49,15 @@ class Bundle:
         """Seconds of silence to feed after speech to get the last words."""
         return float(self.info.get("tail_seconds", 1.0))
 
+    @property
+    def endpoint_seconds(self) -> float | None:
+        """Seconds without a symbol that end a segment and start the predictor's context again.
+
+        None in bundles of earlier versions, whose context goes on.
+        """
+        seconds = self.info.get("endpoint_seconds")
+        return None if seconds is None else float(seconds)
+
     def has_offline(self) -> bool:
         """Whether it has an encoder for whole recordings."""
         return (self.path / "offline" / "encoder.onnx").is_file()

@@ -20,6 +20,7 @@ from todm.device.decode import (
     GreedyDecoder,
     Hypothesis,
     TransducerDecoder,
+    endpoint_frames,
 )
 from todm.device.features import OnlineFeatures, fbank
 
@@ -92,6 +93,11 @@ class StreamingRecognizer:
         """Seconds of silence to feed after speech to get the last words."""
         return self._bundle.tail_seconds
 
+    @property
+    def endpoint_seconds(self) -> float | None:
+        """Seconds without a symbol after which the predictor's context starts again; None for never."""
+        return self._bundle.endpoint_seconds
+
     def create_stream(self) -> Stream:
         """A new stream, with states at zero."""
         return Stream(zero_states(self.spec, 1), self._decoder.start())
@@ -120,19 +126,16 @@ class StreamingRecognizer:
 
     def result(self, stream: Stream) -> Transcript:
         """The transcript so far."""
-        return _transcript(
-            self._decoder.best(stream.decoder_state), self.spec.context_size, self._networks
-        )
+        return _transcript(self._decoder.best(stream.decoder_state), self._networks)
 
     def commit(self, stream: Stream, num_tokens: int) -> Transcript:
         """Fix the first tokens of the best hypothesis and return them; the stream forgets them.
 
         Decoding continues from the best hypothesis alone, with the same context.
         """
-        best, size = self._decoder.best(stream.decoder_state), self.spec.context_size
-        done, left = best.split(num_tokens, size)
-        stream.decoder_state.hypotheses = [left]
-        return _transcript(done, size, self._networks)
+        best = self._decoder.best(stream.decoder_state)
+        stream.decoder_state.hypotheses = [best.forget(num_tokens)]
+        return _transcript(best, self._networks, num_tokens)
 
     def transcribe(self, samples_S: Samples, *, tail_seconds: float | None = None) -> Transcript:
         """Transcribe one recording: float32 [S] at 16 kHz, with silence added after it."""
@@ -175,8 +178,14 @@ class OfflineRecognizer:
         """
         self._networks = bundle.networks(precision, offline=True, num_threads=num_threads)
         self._bundle = bundle
-        self._context_size = check_offline(self._networks, bundle.path)
-        self._decoder = _decoder(self._networks, self._context_size, bundle, beam)
+        self._decoder = _decoder(
+            self._networks, check_offline(self._networks, bundle.path), bundle, beam
+        )
+
+    @property
+    def endpoint_seconds(self) -> float | None:
+        """Seconds without a symbol after which the predictor's context starts again; None for never."""
+        return self._bundle.endpoint_seconds
 
     def transcribe(self, samples_S: Samples) -> Transcript:
         """Transcribe one recording: float32 [S] at 16 kHz."""
@@ -185,7 +194,7 @@ class OfflineRecognizer:
         out, lens = run(self._networks.encoder, inputs, "offline encoder", self._bundle.path)
         state = self._decoder.start()
         self._decoder.advance(out[:, : int(lens[0])], [state])
-        return _transcript(self._decoder.best(state), self._context_size, self._networks)
+        return _transcript(self._decoder.best(state), self._networks)
 
 
 def pad_tail(samples_S: Samples, seconds: float) -> Samples:
@@ -203,18 +212,20 @@ def detokenize(tokens: Sequence[str]) -> str:
 
 
 def _decoder(networks: Networks, context_size: int, bundle: Bundle, beam: int) -> TransducerDecoder:
+    seconds = bundle.endpoint_seconds
+    endpoint = None if seconds is None else endpoint_frames(seconds)
     if beam == 1:
-        return GreedyDecoder(networks, context_size, bundle.path)
-    return BeamDecoder(networks, context_size, bundle.path, max_active=beam)
+        return GreedyDecoder(networks, context_size, bundle.path, endpoint=endpoint)
+    return BeamDecoder(networks, context_size, bundle.path, endpoint=endpoint, max_active=beam)
 
 
-def _transcript(best: Hypothesis, context_size: int, networks: Networks) -> Transcript:
-    ids = best.ids[context_size:]
-    tokens = tuple(networks.tokens[i] for i in ids)
+def _transcript(best: Hypothesis, networks: Networks, num: int | None = None) -> Transcript:
+    """The first `num` symbols of a hypothesis, or all."""
+    tokens = tuple(networks.tokens[i] for i in best.ids[:num])
     return Transcript(
         text=detokenize(tokens),
-        ids=ids,
+        ids=best.ids[:num],
         tokens=tokens,
-        timestamps=tuple(round(FRAME_SECONDS * frame, 2) for frame in best.frames),
-        log_probs=best.log_probs,
+        timestamps=tuple(round(FRAME_SECONDS * frame, 2) for frame in best.frames[:num]),
+        log_probs=best.log_probs[:num],
     )

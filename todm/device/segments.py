@@ -14,11 +14,18 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 import numpy as np
 
 from todm.device.audio import SAMPLE_RATE, Samples
-from todm.device.decode import FRAME_SECONDS
-from todm.device.recognizer import Stream, StreamingRecognizer, Transcript, detokenize
+from todm.device.decode import FRAME_SECONDS, endpoint_frames
+from todm.device.recognizer import (
+    OfflineRecognizer,
+    Stream,
+    StreamingRecognizer,
+    Transcript,
+    detokenize,
+)
 from todm.errors import CorpusError
 
 _SPACE = "\u2581"
+_SILENCE = 0.8  # for bundles that say nothing
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -53,8 +60,17 @@ class Pauses:
         longest: seconds after which a segment ends before the next word, pause or not.
     """
 
-    silence: float = 0.8
+    silence: float
     longest: float = 20.0
+
+    @classmethod
+    def of(cls, recognizer: StreamingRecognizer | OfflineRecognizer) -> "Pauses":
+        """Those of a bundle: a segment ends where the predictor's context starts again.
+
+        After 0.8 s in bundles of earlier versions, whose context never does.
+        """
+        seconds = recognizer.endpoint_seconds
+        return cls(silence=_SILENCE if seconds is None else seconds)
 
 
 def transcribe_blocks(
@@ -71,7 +87,7 @@ def transcribe_blocks(
     Args:
         recognizer: decodes; its tail of silence is added.
         blocks: consecutive audio, each float32 [S] at 16 kHz.
-        pauses: where segments end.
+        pauses: where segments end; the bundle's if None.
         partial: called with the text of the incomplete segment whenever it may have changed.
 
     Yields:
@@ -80,7 +96,7 @@ def transcribe_blocks(
     Raises:
         CorpusError: raised by `blocks`, after everything before it was yielded.
     """
-    pauses = pauses or Pauses()
+    pauses = pauses or Pauses.of(recognizer)
     stream, source, damage = recognizer.create_stream(), iter(blocks), None
     while True:
         try:
@@ -100,9 +116,9 @@ def transcribe_blocks(
         raise damage
 
 
-def split(transcript: Transcript, *, pauses: Pauses | None = None) -> list[Segment]:
+def split(transcript: Transcript, *, pauses: Pauses) -> list[Segment]:
     """Split a whole transcript into segments."""
-    segments, start, pauses = [], 0, pauses or Pauses()
+    segments, start = [], 0
     while start < len(transcript.tokens):
         rest = slice(start, None)
         num = first_segment(
@@ -116,14 +132,23 @@ def split(transcript: Transcript, *, pauses: Pauses | None = None) -> list[Segme
 def first_segment(
     tokens: Sequence[str], timestamps: Sequence[float], now: float, *, pauses: Pauses
 ) -> int:
-    """The number of tokens in the first segment, or 0 if it is not complete at the time `now`."""
+    """The number of tokens in the first segment, or 0 if it is not complete.
+
+    A pause ends it even within a word, since nobody knew that the word would go on.
+
+    Args:
+        tokens: all that are not in a segment yet.
+        timestamps: of each.
+        now: the time of the next frame, from the start of the stream.
+        pauses: where segments end.
+    """
     begins = [i for i, token in enumerate(tokens) if i and token.startswith(_SPACE)]
-    ends = [t + FRAME_SECONDS for t in timestamps]
+    pause = endpoint_frames(pauses.silence)
     for i, time in enumerate(timestamps):
         if time - timestamps[0] >= pauses.longest:
             return max((b for b in begins if b <= i), default=i)
         following = timestamps[i + 1] if i + 1 < len(tokens) else now
-        if following - ends[i] >= pauses.silence and (i + 1 == len(tokens) or i + 1 in begins):
+        if (following - time) / FRAME_SECONDS > pause + 0.5:  # whole frames, but for rounding
             return i + 1
     return 0
 

@@ -18,9 +18,9 @@ _NAME = re.compile(
     r"[A-Za-z0-9_][A-Za-z0-9_.+-]{0,99}"
 )  # no character with a meaning for a terminal or a page
 _MOST_FILES, _DEPTH = 1000, 4
-_LONGEST_TAIL = 100.0  # seconds; a chunk is a minute at most
+_MOST_SECONDS = 100.0  # a chunk is a minute at most
 _TABLES = ("subnet", "compressed")
-_SECONDS = ("tail_seconds", "chunk_seconds")
+_SECONDS = ("tail_seconds", "chunk_seconds", "endpoint_seconds")
 
 
 def check_folder(path: Path) -> frozenset[str]:
@@ -91,7 +91,7 @@ def check_info(path: Path, info: Mapping[str, Any]) -> None:
         seconds = info.get(name, 1.0)
         if isinstance(seconds, bool) or not isinstance(seconds, int | float):
             raise _damaged(path, name)
-        if not 0 <= seconds <= _LONGEST_TAIL:  # false for NaN too
+        if not 0 <= seconds <= _MOST_SECONDS:  # false for NaN too
             raise _damaged(path, name)
     if not all(isinstance(info.get(name, {}), dict) for name in _TABLES):
         raise _damaged(path, " or ".join(_TABLES))

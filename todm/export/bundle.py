@@ -73,6 +73,7 @@ def write_bundle(
     config: ExportConfig,
     sample: Sample | None = None,
     parent: Artifact | None = None,
+    endpoint_seconds: float | None = None,
     progress: Progress = no_progress,
 ) -> Artifact:
     """Lower, quantize, verify and write a bundle.
@@ -84,6 +85,7 @@ def write_bundle(
         config: the content of the bundle.
         sample: a recording to check with and to ship; a synthetic signal if None.
         parent: the subnet it is made from; its config and info go into the manifest.
+        endpoint_seconds: see `todm.device.bundle.Bundle.endpoint_seconds`.
         progress: called with the target and the number of steps done and in total.
 
     Raises:
@@ -110,6 +112,8 @@ def write_bundle(
         "subnet": _shipped(parent.info) if parent else {},
         "compressed": summary([graph.module for graph in graphs]),
     }
+    if endpoint_seconds is not None:
+        info["endpoint_seconds"] = endpoint_seconds
     metrics: dict[str, Any] = {}
 
     def write(folder: Path) -> None:

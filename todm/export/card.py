@@ -24,7 +24,7 @@ machine that made the bundle. {choice}
   incomplete chunk is never decoded, and symbols may come after their sound. {offline_tail}
 - **Batches**: in int8 a stream's result depends slightly on the other streams of its batch; decode
   one at a time.
-- **Search**: greedy, or modified beam search (hotwords with `modeling-unit=bpe` and bpe.vocab).
+{endpoint}- **Search**: greedy, or modified beam search (hotwords with `modeling-unit=bpe` and bpe.vocab).
 
 ## Run it
 ```
@@ -112,11 +112,22 @@ def card(
         choice=_choice(figures),
         compressed=_compressed(bundle.info.get("compressed") or {}),
         tail=bundle.tail_seconds,
+        endpoint=endpoint(bundle.endpoint_seconds),
         offline_tail="The offline encoder adds the tail itself." if offline else "",
         runtime=how.format(tail=bundle.tail_seconds, **graph_files(best)),
         text=expected["fp32"]["streaming"]["text"],
         reference=f" (reference: {reference!r})" if reference is not None else "",
         checks="\n".join(f"- {name}: {value:.2g}" for name, value in figures["checks"].items()),
+    )
+
+
+def endpoint(seconds: float | None) -> str:
+    """The line of a card on pauses, which bundles of earlier versions do not have."""
+    if seconds is None:
+        return ""
+    return (
+        f"- **Endpoint**: after {seconds:g} s without a symbol a segment ends, and the decoder's context\n"
+        "  starts again as in a new stream; the encoder's states go on.\n"
     )
 
 

@@ -3,6 +3,7 @@
 Letters: T feature frames of a chunk; C encoder frames of a chunk; F bins; J joiner width.
 """
 
+import math
 from collections.abc import Callable, Sequence
 
 import numpy as np
@@ -11,7 +12,7 @@ from torch import Tensor
 
 from todm.backend import Graph
 from todm.device.contract import start_context
-from todm.device.decode import FRAME_SECONDS, log_softmax, silent_ids
+from todm.device.decode import FRAME_SECONDS, endpoint_frames, log_softmax, silent_ids
 from todm.device.features import Frames
 from todm.device.recognizer import Transcript, detokenize
 
@@ -46,13 +47,24 @@ def encode(encoder: Call, chunks: Sequence[Tensor], states: Sequence[Tensor]) ->
 
 
 def greedy(
-    decoder: Call, joiner: Call, encoded: Tensor, tokens: tuple[str, ...], context_size: int
+    decoder: Call,
+    joiner: Call,
+    encoded: Tensor,
+    tokens: tuple[str, ...],
+    context_size: int,
+    *,
+    endpoint_seconds: float | None,
 ) -> Transcript:
     """Decode encoder output [frames, J] with at most one symbol a frame: see `todm.device.decode`."""
     silent = silent_ids(tokens)
-    ids, frames, log_probs = [int(i) for i in start_context(context_size)], [], []
-    (predicted,) = decoder(torch.tensor([ids]))
+    endpoint = math.inf if endpoint_seconds is None else endpoint_frames(endpoint_seconds)
+    start = [int(i) for i in start_context(context_size)]
+    context, ids, frames, log_probs = start, [], [], []
+    (predicted,) = decoder(torch.tensor([context]))
     for number, frame in enumerate(encoded):
+        if frames and context != start and number - frames[-1] > endpoint:
+            context = start
+            (predicted,) = decoder(torch.tensor([context]))
         (logits,) = joiner(frame[None], predicted)
         scores = log_softmax(logits.numpy())[0]
         best = int(scores.argmax())
@@ -60,12 +72,12 @@ def greedy(
             ids.append(best)
             frames.append(number)
             log_probs.append(float(scores[best]))
-            (predicted,) = decoder(torch.tensor([ids[-context_size:]]))
-    emitted = ids[context_size:]
+            context = [*context[1:], best]
+            (predicted,) = decoder(torch.tensor([context]))
     return Transcript(
-        text=detokenize([tokens[i] for i in emitted]),
-        ids=tuple(emitted),
-        tokens=tuple(tokens[i] for i in emitted),
+        text=detokenize([tokens[i] for i in ids]),
+        ids=tuple(ids),
+        tokens=tuple(tokens[i] for i in ids),
         timestamps=tuple(round(FRAME_SECONDS * number, 2) for number in frames),
         log_probs=tuple(log_probs),
     )

@@ -15,6 +15,7 @@ Letters: C encoder frames of a chunk, J joiner width, K context, R and S sizes o
 
 import contextlib
 import dataclasses
+import functools
 import importlib.util
 import os
 import shutil
@@ -36,6 +37,7 @@ from todm.device.features import FRAMES_PER_SECOND, fbank
 from todm.device.recognizer import pad_tail
 from todm.errors import BundleError, MissingExtra
 from todm.export.bundle import GRAPHS, check_assets, default_tail
+from todm.export.card import endpoint
 from todm.export.compressed import summary
 from todm.export.reference import decibels, encode, greedy, in_torch, split
 from todm.export.sample import Sample, expected_of, sample_signal, write_expected
@@ -61,7 +63,7 @@ Exported by todm with ExecuTorch {version} for the XNNPACK delegate. One stream,
 - **Decoder** `decoder.pte`: y int64 [1, {K}], which is {start} at the start -> [1, {J}].
 - **Joiner** `joiner.pte`: [1, {J}] and [1, {J}] -> logits [1, {V}]; id 0 is blank.
 - **Tail**: feed **{tail} s of silence** after the speech, or the last words are lost.
-
+{endpoint}
 `test_wavs/0.wav`, which has its tail already, must give: "{text}"
 Run it: `python export/executorch/run.py DIR test_wavs/0.wav [--precision int8]`.
 
@@ -119,6 +121,7 @@ def write_executorch(
     config: ExecutorchConfig,
     sample: Sample | None = None,
     parent: Artifact | None = None,
+    endpoint_seconds: float | None = None,
 ) -> Artifact:
     """Lower, quantize, verify and write programs.
 
@@ -129,6 +132,7 @@ def write_executorch(
         config: the forms to lower.
         sample: a recording to check with and to ship; a synthetic signal if None.
         parent: the subnet it is made from.
+        endpoint_seconds: see `todm.device.bundle.Bundle.endpoint_seconds`.
 
     Raises:
         BundleError: the graphs are compressed, or a check failed; then nothing is written.
@@ -141,7 +145,10 @@ def write_executorch(
             f"these graphs are compressed ({', '.join(layers)}), which ExecuTorch programs cannot "
             "be: export the subnet they were made from, whose encoder gets an int8 form there"
         )
-    job = _Job({graph.name: graph for graph in graphs}, config, sample)
+    job = _Job({graph.name: graph for graph in graphs}, config, sample, endpoint_seconds)
+    info = {"target": "executorch", "tail_seconds": job.tail_seconds, "sizes": job.sizes}
+    if endpoint_seconds is not None:
+        info["endpoint_seconds"] = endpoint_seconds
     metrics: dict[str, Any] = {}
 
     def write(folder: Path) -> None:
@@ -154,7 +161,7 @@ def write_executorch(
         config={"export": config.to_json(), "model": parent.config if parent else {}},
         parent=parent.hash if parent else None,
         metrics=metrics,
-        info={"target": "executorch", "tail_seconds": job.tail_seconds, "sizes": job.sizes},
+        info=info,
         write=write,
     )
 
@@ -163,9 +170,13 @@ class _Job:
     """The steps of one export, in order."""
 
     def __init__(
-        self, graphs: Mapping[str, Graph], config: ExecutorchConfig, sample: Sample | None
+        self,
+        graphs: Mapping[str, Graph],
+        config: ExecutorchConfig,
+        sample: Sample | None,
+        endpoint_seconds: float | None,
     ) -> None:
-        self._graphs, self._config = graphs, config
+        self._graphs, self._config, self._endpoint_seconds = graphs, config, endpoint_seconds
         self._sample = sample or Sample(samples_S=sample_signal())
         x, state0, state1 = (port.example.shape for port in graphs["encoder"].inputs)
         out, logits = graphs["encoder"].outputs[0].example, graphs["joiner"].outputs[0].example
@@ -213,8 +224,14 @@ class _Job:
             report.close(name, exact.numpy(), lowered.numpy(), TOLERANCE)
         else:
             report.figures[f"{form} encoder, signal-to-noise in dB"] = decibels(exact, lowered)
-        wanted = greedy(ours[1], ours[2], exact, tokens, self.sizes["K"])
-        transcript = greedy(theirs[1], theirs[2], lowered, tokens, self.sizes["K"])
+        decode = functools.partial(
+            greedy,
+            tokens=tokens,
+            context_size=self.sizes["K"],
+            endpoint_seconds=self._endpoint_seconds,
+        )
+        wanted = decode(ours[1], ours[2], exact)
+        transcript = decode(theirs[1], theirs[2], lowered)
         name = f"{form}, transcripts of torch and ExecuTorch"
         if form == "fp32":
             report.same(name, wanted, transcript)
@@ -231,6 +248,7 @@ class _Job:
             files="\n".join(f"| {n} | {size / 1e6:.2f} |" for n, size in figures["bytes"].items()),
             start=start_context(self.sizes["K"]).tolist(),
             tail=self.tail_seconds,
+            endpoint=endpoint(self._endpoint_seconds),
             text=expected["fp32"]["streaming"]["text"],
             checks="\n".join(f"- {name}: {value:.2g}" for name, value in figures["checks"].items()),
             **self.sizes,

@@ -1,6 +1,7 @@
 """Supernet, subnet or bundle + corpus -> word error rate, latency and cost; and two of these compared."""
 
 import dataclasses
+import functools
 import hashlib
 import json
 from collections.abc import Sequence
@@ -12,11 +13,11 @@ from todm.files import Progress, no_progress, path_or_none, read_json, write_tex
 
 if TYPE_CHECKING:
     from todm.artifact import Artifact
+    from todm.asr.backend import AsrBackend
     from todm.asr.decode.search import Search as Decode
     from todm.asr.decode.utterances import Decoded
     from todm.asr.decode.wer import Comparison, Wer
     from todm.asr.decode.word_ends import Timed
-    from todm.asr.tokens import Tokenizer
 
 Split = Literal["train", "dev", "test"]
 Search = Literal["greedy", "beam", "fast_beam"]
@@ -100,15 +101,16 @@ class _Request:
         chunks = ",".join(map(str, self.chunks)) or None
         return {**dataclasses.asdict(self), "phrases": phrases, "chunks": chunks}
 
-    def decode(self, tokenizer: "Tokenizer") -> "Decode":
+    def decode(self, backend: "AsrBackend") -> "Decode":
         """The search from encoder outputs to labels."""
         from todm.asr.decode.search import beam_search, greedy_search
 
         if self.search == "fast_beam":
             from todm.asr.decode.search_k2 import favour
 
-            return favour(path_or_none(self.phrases), tokenizer)
-        return beam_search if self.search == "beam" else greedy_search
+            return favour(path_or_none(self.phrases), backend.tokenizer)
+        search = beam_search if self.search == "beam" else greedy_search
+        return functools.partial(search, endpoint=backend.config.endpoint_frames)
 
 
 def evaluate(
@@ -225,7 +227,7 @@ def _of_model(
     backend = backend_of(found, corpus=corpus.path, report=progress)
     model = load_model(found, backend)
     subnet = subnet_of(request.subnet, backend.space) if request.subnet else None
-    search = request.decode(backend.tokenizer)
+    search = request.decode(backend)
     results, chunks = {}, request.chunks
     for number, chunk in enumerate(chunks or [backend.config.eval_chunk], 1):
         utterances = backend.recognise(

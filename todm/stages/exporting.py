@@ -156,7 +156,12 @@ def _recogniser(
         recording = Sample(samples_S=samples, reference=text)
     else:
         recording = Sample.read(sample)
-    options = {"write_assets": backend.write_assets, "sample": recording, "parent": found}
+    options = {
+        "write_assets": backend.write_assets,
+        "sample": recording,
+        "parent": found,
+        "endpoint_seconds": backend.config.endpoint_seconds,
+    }
     return backend.graphs(load_model(found, backend)), options
 
 

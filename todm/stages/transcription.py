@@ -16,7 +16,7 @@ from todm.device.capture import Capture, Pipe, open_microphone
 from todm.device.formats import Format, Writer, open_writer
 from todm.device.load import form_of
 from todm.device.recognizer import OfflineRecognizer, StreamingRecognizer
-from todm.device.segments import Segment, split, transcribe_blocks
+from todm.device.segments import Pauses, Segment, split, transcribe_blocks
 from todm.errors import BundleError, ConfigError, CorpusError
 from todm.files import Progress, no_progress, path_or_none
 
@@ -168,7 +168,7 @@ def _whole(recognizer: OfflineRecognizer, blocks: Iterable[Samples]) -> Iterator
         read.extend(blocks)
     except CorpusError as error:
         damage = error
-    yield from split(recognizer.transcribe(np.concatenate(read)))
+    yield from split(recognizer.transcribe(np.concatenate(read)), pauses=Pauses.of(recognizer))
     if damage is not None:
         raise damage
 

@@ -16,6 +16,7 @@ CONFIG = AsrConfig(
     space=SpaceConfig(depths=(2, 3), widths={"ffn": (16, 32), "pairs": (1, 2)}),
     chunks=(8,),
     chunk=8,
+    endpoint_seconds=0.2,
 )
 
 

@@ -1,5 +1,6 @@
 """Recognised corpora: at any chunk size, by every search, and as the verb shows them."""
 
+import functools
 import json
 import math
 import sys
@@ -22,6 +23,7 @@ CONFIG = AsrConfig(
     loader=LoaderConfig(batch_size=4, num_buckets=3, speeds=(1.0,)),
     model=RnntConfig(joiner_dim=16, encoder=EncoderConfig(d_model=32, state=4)),
     space=SpaceConfig(depths=(2, 3), widths={"ffn": (16, 32), "pairs": (1, 2)}),
+    endpoint_seconds=0.2,
 )
 
 
@@ -32,11 +34,13 @@ def backend(tiny_corpus):
 
 @pytest.fixture(scope="module")
 def model(backend):
-    """Random weights that emit now and then."""
+    """Random weights that emit now and then, and look at the context."""
     torch.manual_seed(1)
     model = backend.build(None).eval()
     with torch.no_grad():
         model.output.weight.mul_(6)
+        model.output.bias[0] += 1
+        model.predictor.project.weight.mul_(6)
     return model
 
 
@@ -62,7 +66,29 @@ def supernet(backend, model, tiny_corpus, tmp_path_factory):
 def test_the_words_of_an_utterance_are_its_hypothesis(backend, model, search):
     found = backend.recognise(model, subnet=None, split="test", search=search)
     assert any(u.words for u in found)
-    assert all(" ".join(w.text for w in u.words) == u.hypothesis for u in found)
+    assert all([w.text for w in u.words] == u.hypothesis.split() for u in found)
+
+
+@pytest.mark.parametrize("flags", [[], ["--search", "beam"]], ids=["greedy", "beam"])
+def test_contexts_start_again_after_the_seconds_of_the_recipe(
+    backend, model, supernet, tmp_path, flags
+):
+    search = beam_search if flags else greedy_search
+
+    def decoded(**options):
+        bound = functools.partial(search, **options)
+        return [
+            u.hypothesis for u in backend.recognise(model, subnet=None, split="test", search=bound)
+        ]
+
+    out = tmp_path / "out"
+    assert main(["evaluate", str(supernet), "--out", str(out), *flags]) == 0
+    lines = (out / "utterances-torch.jsonl").read_text().splitlines()
+    assert [json.loads(line)["hypothesis"] for line in lines] == decoded(endpoint=5)
+    assert decoded(endpoint=5) != decoded()
+    if not flags:
+        plain = backend.recognise(model, subnet=None, split="test")
+        assert [u.hypothesis for u in plain] == decoded(endpoint=5)
 
 
 def test_chunk_sizes_and_subnets_decode_differently(backend, model):

@@ -1,10 +1,14 @@
 import itertools
 import math
+from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
 
 from todm.asr.decode.search import beam_search, greedy_search
+from todm.device.bundle import Networks
+from todm.device.decode import BeamDecoder, GreedyDecoder
 
 V, J = 5, 6
 
@@ -142,3 +146,49 @@ def test_wider_beam_scores_no_worse_than_greedy():
     wide = beam_search(model, enc, lens, num_active_paths=30, length_norm=False)
     assert all(b.score >= a.score - 1e-4 for a, b in zip(greedy, wide, strict=True))
     assert all(list(h.frames) == sorted(set(h.frames)) for h in wide)
+
+
+class Session:
+    """A function of tensors as a device's graph of one output."""
+
+    def __init__(self, function, num_inputs):
+        self._function, self._names = function, [str(i) for i in range(num_inputs)]
+
+    def get_inputs(self):
+        return [SimpleNamespace(name=name) for name in self._names]
+
+    def run(self, outputs, feed):
+        return [self._function(*(torch.from_numpy(feed[name]) for name in self._names)).numpy()]
+
+
+def on_device(model, enc_TD, kind, **options):
+    """The best hypothesis of the device's decoder for the same model, in chunks of 4 frames."""
+    networks = Networks(
+        encoder=None,
+        decoder=Session(model.predict, 1),
+        joiner=Session(model.joint, 2),
+        tokens=("<blk>", "a", "<unk>", "b", "c"),
+    )
+    decoder = kind(networks, model.context_size, Path("x"), **options)
+    state = decoder.start()
+    for chunk in model.project_encoder(enc_TD).split(4):
+        decoder.advance(chunk[None].numpy(), [state])
+    return decoder.best(state)
+
+
+@pytest.mark.parametrize("context_size", [1, 2, 3])
+@pytest.mark.parametrize("endpoint", [0, 1, 2, 4, 7])
+@pytest.mark.parametrize(
+    ("search", "kind"), [(greedy_search, GreedyDecoder), (beam_search, BeamDecoder)]
+)
+def test_contexts_start_again_where_the_device_starts_them(search, kind, endpoint, context_size):
+    model = FakeModel(context_size, blank=6.0)
+    enc, lens = outputs([150, 90, 1, 0])
+    found = search(model, enc, lens, endpoint=endpoint)
+    never = search(model, enc, lens)
+    assert [h.tokens for h in found] != [h.tokens for h in never]
+    for hypothesis, other, enc_TD, length in zip(found, never, enc, lens, strict=True):
+        device = on_device(model, enc_TD[:length], kind, endpoint=endpoint)
+        assert (hypothesis.tokens, hypothesis.frames) == (device.ids, device.frames)
+        assert hypothesis.log_probs == pytest.approx(device.log_probs, abs=1e-4)
+        assert other.tokens == on_device(model, enc_TD[:length], kind).ids

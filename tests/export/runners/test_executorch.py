@@ -39,7 +39,12 @@ def programs(tmp_path_factory, toy_graphs, write_assets):
     path = tmp_path_factory.mktemp("executorch") / "toy"
     sample = Sample(samples_S=sample_signal(3.0), reference="NOTHING WAS SAID")
     return write_executorch(
-        path, toy_graphs, write_assets=write_assets, config=ExecutorchConfig(), sample=sample
+        path,
+        toy_graphs,
+        write_assets=write_assets,
+        config=ExecutorchConfig(),
+        sample=sample,
+        endpoint_seconds=0.2,  # there are such pauses in the sample
     )
 
 
@@ -51,6 +56,8 @@ def test_what_is_written(programs):
         "encoder.pte", "encoder.int8.pte", "decoder.pte", "joiner.pte",
     }  # fmt: skip
     assert programs.info["sizes"]["T"] == 32
+    assert programs.info["endpoint_seconds"] == 0.2
+    assert "**Endpoint**: after 0.2 s" in (programs.path / "README.md").read_text()
     assert programs.metrics["checks"]["int8 encoder, signal-to-noise in dB"] > 20
 
 

@@ -31,6 +31,7 @@ def dev_score(
     subnet: Subnet | None,
     chunk: int,
     topology: Topology,
+    endpoint: int,
 ) -> dict[str, Any]:
     """Figures of a subnet (None: of all that the model has); less is better.
 
@@ -41,6 +42,7 @@ def dev_score(
         subnet: active subnet.
         chunk: C in frames of 40 ms; 0 for whole utterances.
         topology: of the lattice.
+        endpoint: frames without a label after which the predictor's context starts again.
 
     Returns:
         `score`, the geometric mean of the error rate and the loss; `loss` in nats per label;
@@ -52,11 +54,12 @@ def dev_score(
             batch.features_BTF, batch.feature_lens_B, subnet=subnet, chunk=chunk
         )
         joiner = model.joiner_inputs(enc, batch.targets_BU)
-        found = rnnt_loss(*joiner, batch.targets_BU, lens, batch.target_lens_B, topology=topology)
-        nats += float(found.loss_B.sum())
+        result = rnnt_loss(*joiner, batch.targets_BU, lens, batch.target_lens_B, topology=topology)
+        nats += float(result.loss_B.sum())
         labels += int(batch.target_lens_B.sum())
         refs += [tokenizer.normalise(text) for text in batch.texts]
-        hyps += [tokenizer.decode(h.tokens) for h in greedy_search(model, enc, lens)]
+        found = greedy_search(model, enc, lens, endpoint=endpoint)
+        hyps += [tokenizer.decode(h.tokens) for h in found]
     wer, loss = score(refs, hyps), nats / max(1, labels)
     rate = (wer.errors + _HALF) / max(1, wer.words)
     return {"score": math.sqrt(rate * loss), "loss": loss, **figures(wer)}

@@ -10,7 +10,7 @@ import torch
 from todm.artifact import Artifact
 from todm.asr.data.audio import cut_samples, cut_text
 from todm.asr.data.batch import Batch
-from todm.asr.decode.search import Search, greedy_search
+from todm.asr.decode.search import Search
 from todm.asr.decode.utterances import Decoded
 from todm.asr.model.transducer import Rnnt
 from todm.asr.tokens import UNK_ID, Tokenizer, normalise
@@ -30,8 +30,8 @@ def decode_model(
     tokenizer: Tokenizer,
     *,
     chunk: int,
-    subnet: Subnet | None = None,
-    search: Search = greedy_search,
+    subnet: Subnet | None,
+    search: Search,
 ) -> list[Decoded]:
     """Recognise batches with torch.
 

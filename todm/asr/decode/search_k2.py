@@ -7,6 +7,9 @@ back where the phrase breaks off. Fast beam search: icefall's `fast_beam_search_
 k2 makes the arcs of an utterance's last frame its final ones, without label and score. So two frames
 are added: one that allows only the label V, the end, and one that allows only k2's final arc.
 
+Label contexts never start again after a pause, as they do in `greedy_search` and `beam_search` and on a
+device: k2 keeps a context by its labels alone, and merges paths that reach it at different frames.
+
 Letters: B utterances, T frames after subsampling, K label context, V vocabulary, C contexts alive.
 """
 
@@ -122,6 +125,8 @@ def fast_beam_search(
     max_contexts: int = 8,
 ) -> list[Hypothesis]:
     """The best path through `graph`; the scores of hypotheses include what it adds.
+
+    Label contexts never start again after a pause; see the head of this file.
 
     Args:
         model: a transducer in evaluation mode.
