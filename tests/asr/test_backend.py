@@ -245,12 +245,41 @@ def test_data_need_a_corpus(tiny_corpus):
         ({"endpoint_seconds": 0.19}, "asr.endpoint_seconds is 0.19: from 0.2 to 10 s"),
         ({"endpoint_seconds": 10.1}, "asr.endpoint_seconds is 10.1: from 0.2 to 10 s"),
         ({"endpoint_seconds": math.nan}, "asr.endpoint_seconds is nan"),
+        ({"chunk": 4}, r"asr.chunk is 4 and asr.chunks \(8, 16, 0\)"),
     ],
-    ids=["widths", "ffn", "no chunks", "negative chunk", "offline chunk", "short", "long", "nan"],
+    ids=[
+        "widths",
+        "ffn",
+        "no chunks",
+        "negative chunk",
+        "offline chunk",
+        "short",
+        "long",
+        "nan",
+        "chunk not trained",
+    ],
 )
 def test_settings_are_checked(changes, words):
     with pytest.raises(ConfigError, match=words):
         CONFIG.replace(**changes)
+
+
+def test_a_chunk_of_the_export_was_trained_unless_none_was():
+    assert CONFIG.chunk_sizes == (8, 16)
+    assert CONFIG.at_chunk(16) == CONFIG.replace(chunk=16)
+    with pytest.raises(
+        ConfigError, match="trained with chunks of 8 and 16 frames of 40 ms: choose"
+    ):
+        CONFIG.at_chunk(5)
+    with pytest.raises(ConfigError, match="chunks of 4, 8 and 16 frames"):
+        CONFIG.replace(chunks=(16, 4, 8), chunk=4).at_chunk(0)
+    with pytest.raises(ConfigError, match="chunks of 16 frames of 40 ms: choose this"):
+        CONFIG.replace(chunks=(16,), chunk=16).at_chunk(8)
+    offline = CONFIG.replace(chunks=(0,), chunk=5)
+    assert offline.at_chunk(7).chunk == 7
+    for wrong in (0, 1501):
+        with pytest.raises(ConfigError, match=f"--chunk is {wrong}: 1 to 1500 frames"):
+            offline.at_chunk(wrong)
 
 
 def test_settings_are_json():

@@ -15,9 +15,11 @@ from torch import nn
 
 from todm.device.audio import read_audio
 from todm.device.bundle import Bundle, open_bundle
+from todm.device.features import fbank
 from todm.device.recognizer import StreamingRecognizer
 from todm.errors import ArtifactError, BundleError, ConfigError
-from todm.export.bundle import ExportConfig, _shipped, write_bundle
+from todm.export.bundle import ExportConfig, _shipped, tail_for, write_bundle
+from todm.export.decoding import Decoding
 from todm.export.sample import Sample, sample_signal
 from todm.export.to_onnx import graph_to_onnx
 from todm.export.verify import Report, verify
@@ -150,9 +152,25 @@ def test_dynamic_axis_with_example_of_one_is_refused(tmp_path, toy_graphs):
         graph_to_onnx(dataclasses.replace(decoder, inputs=(port,)), tmp_path / "d.onnx")
 
 
-def test_tail_out_of_range_is_refused():
-    with pytest.raises(ConfigError, match="tail_seconds is -1"):
-        ExportConfig(tail_seconds=-1)
+@pytest.mark.parametrize("wrong", [-1, 0.35, 10.1, float("nan")])
+def test_a_tail_that_would_lose_words_or_is_too_long_is_refused(
+    tmp_path, toy_graphs, write_assets, wrong
+):
+    config = ExportConfig(tail_seconds=wrong)
+    with pytest.raises(ConfigError, match=rf"--tail is {wrong}: 0\.36 to 10 seconds"):
+        write_bundle(tmp_path / "b", toy_graphs, write_assets=write_assets, config=config)
+    assert not (tmp_path / "b").exists()
+
+
+def test_the_least_tail_brings_out_the_last_frame_of_speech():
+    """Of speech of any length: a host decodes a chunk when one frame more than it is there."""
+    for chunk in (4, 8):
+        tail = tail_for(4 * chunk / 100, (4 * chunk + 4) / 100)
+        for num_samples in range(16_000, 16_000 + 2 * 640 * chunk, 40):
+            spoken = (num_samples + 119) // 160 + 1  # frames whose window has speech in it
+            ready = len(fbank(np.zeros(num_samples + round(16_000 * tail), np.float32)))
+            decoded = (ready - 1) // (4 * chunk) * 4 * chunk
+            assert decoded >= spoken
 
 
 @pytest.mark.parametrize("given", [(), ("int8",), ("int8", "fp32"), ("fp32", "int4", "int4")])
@@ -184,7 +202,7 @@ def restarting(tmp_path_factory, toy_graphs, write_assets):
         write_assets=write_assets,
         config=ExportConfig(precisions=("fp32",)),
         sample=Sample(samples_S=sample_signal(3.0)),
-        endpoint_seconds=0.2,
+        decoding=Decoding(endpoint_seconds=0.2),
     )
 
 

@@ -239,6 +239,14 @@ class AsrBackend:
             progress=None if progress is None else lambda done: progress(done, total),
         )
 
+    def known_ends(self, split: str) -> "dict[str, Timed]":
+        """Where the words of a split end as far as the corpus says; see `todm.asr.decode.word_ends`."""
+        from lhotse import CutSet
+
+        from todm.asr.decode.word_ends import known_ends
+
+        return known_ends(CutSet.from_file(self._cuts(split)), self.tokenizer.normalise)
+
     def _eval_batches(self, split: str, *, chunk: int, limit: int) -> Iterator[Batch]:
         return eval_batches(
             self.store(split),

@@ -1,6 +1,7 @@
 """Everything about the speech side of a recipe, in one configuration."""
 
 import dataclasses
+from typing import Self
 
 from todm.artifact import Artifact
 from todm.asr.corpora.config import DataConfig
@@ -12,6 +13,8 @@ from todm.config import Config
 from todm.device.decode import FRAME_SECONDS, endpoint_frames
 from todm.errors import ConfigError
 from todm.supernet.space import SearchSpace, SpaceConfig
+
+_LONGEST = 1500  # frames of 40 ms: a minute
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -28,7 +31,8 @@ class AsrConfig(Config):
         noise: a folder of noise recordings to mix in; shaped Gaussian noise without one.
         chunks: chunk sizes C drawn in training, one a step; 0 is the whole utterance. No weight
             belongs to one of them, so that one supernet serves them all.
-        chunk: C that subnets are extracted and exported at.
+        chunk: C that subnets are extracted and, if not told otherwise, exported at; one of `chunks`,
+            unless these are whole utterances only.
         endpoint_seconds: a pause of so long without a label ends a segment, and the predictor's
             context starts again. Training prepares for it with `augment.context_reset`.
     """
@@ -56,10 +60,7 @@ class AsrConfig(Config):
         wrong = [w for w in self.space.widths["ffn"] if w % 16]
         if wrong:
             raise ConfigError(f"asr.space.widths.ffn has {wrong[0]}: multiples of 16 are needed")
-        if not self.chunks or min(self.chunks) < 0 or self.chunk < 1:
-            raise ConfigError(
-                f"asr.chunks is {self.chunks} and asr.chunk {self.chunk}: frames of 40 ms, 0 only in chunks"
-            )
+        self._check_chunks()
         holds, allowed = (lambda v: 0.2 <= v <= 10), "from 0.2 to 10 s"
         self.check("asr", ("endpoint_seconds",), holds=holds, allowed=allowed)
         own = RnntConfig()
@@ -72,6 +73,39 @@ class AsrConfig(Config):
             raise ConfigError("asr.model.vocab_size comes from the tokenizer: set asr.data.tokens")
         if self.objective.align_until and not self.model.ctc:
             raise ConfigError("asr.objective.align_until needs asr.model.ctc")
+
+    def _check_chunks(self) -> None:
+        if not self.chunks or min(self.chunks) < 0 or self.chunk < 1:
+            raise ConfigError(
+                f"asr.chunks is {self.chunks} and asr.chunk {self.chunk}: frames of 40 ms, 0 only in chunks"
+            )
+        if self.chunk_sizes and self.chunk not in self.chunk_sizes:
+            raise ConfigError(
+                f"asr.chunk is {self.chunk} and asr.chunks {self.chunks}: an export decodes at a chunk size "
+                "that was trained: set asr.chunk to one of them"
+            )
+
+    @property
+    def chunk_sizes(self) -> tuple[int, ...]:
+        """The chunk sizes of training, ascending; none if it knew whole utterances only."""
+        return tuple(sorted({chunk for chunk in self.chunks if chunk}))
+
+    def at_chunk(self, chunk: int) -> Self:
+        """The configuration for an export at another chunk size.
+
+        Raises:
+            ConfigError: it was not trained, or is too long.
+        """
+        sizes = self.chunk_sizes
+        if sizes and chunk not in sizes:
+            first = f"{', '.join(map(str, sizes[:-1]))} and " if sizes[1:] else ""
+            raise ConfigError(
+                f"--chunk is {chunk}: the net was trained with chunks of {first}{sizes[-1]} frames of 40 ms: "
+                f"choose {'one of these' if sizes[1:] else 'this'}"
+            )
+        if not 1 <= chunk <= _LONGEST:
+            raise ConfigError(f"--chunk is {chunk}: 1 to {_LONGEST} frames of 40 ms")
+        return self.replace(chunk=chunk)
 
     @property
     def eval_chunk(self) -> int:

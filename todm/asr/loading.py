@@ -22,6 +22,7 @@ def backend_of(
     *,
     corpus: Path | None = None,
     with_data: bool = True,
+    chunk: int | None = None,
     report: Progress = no_progress,
 ) -> AsrBackend:
     """The backend that made a supernet or subnet.
@@ -30,17 +31,19 @@ def backend_of(
         source: the artifact, compressed or not.
         corpus: its data; by default the corpus it was trained on.
         with_data: whether a corpus is needed at all.
+        chunk: C of exported graphs; by default the configuration's.
         report: see `AsrBackend`.
 
     Raises:
         ArtifactError: not a speech recogniser; see `corpus_of`.
-        ConfigError: the artifact's configuration is one of another todm.
+        ConfigError: the artifact's configuration is one of another todm, or the chunk was not trained.
     """
     if "asr" not in source.config:
         raise ArtifactError(
             f"{source.path} is not a speech recogniser: its configuration has no asr"
         )
     config = config_of(source)
+    config = config if chunk is None else config.at_chunk(chunk)
     place = corpus_of(source, corpus).path if with_data else None
     return AsrBackend(config, source.path, corpus=place, report=report)
 

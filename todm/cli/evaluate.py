@@ -40,11 +40,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=numbers("--chunks"),
     )
     flag("--subnet", "of a supernet: largest (default), smallest, or JSON, or a file with it")
-    flag("--latency", "seconds from the end of a word to its text")
+    flag(
+        "--latency",
+        "seconds from the end of a word to its text, and of the last word to the endpoint, at which the "
+        "text is final",
+    )
     flag(
         "--aligner",
-        "supernet or subnet that says where words end, if the corpus does not (default: the "
-        "evaluated one; name one for all whose latency you compare)",
+        "supernet or subnet that says where words end, if the corpus does not (default: the evaluated "
+        "one; name one for all whose latency you compare); the synthesised corpus does",
     )
     flag("--out", "directory for figures, alignments and utterances")
     parser.add_argument(

@@ -26,8 +26,21 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action="store",
         type=names("--precisions"),
     )
+    flag(
+        "--chunk",
+        "frames of 40 ms that a recogniser decodes at a time, one of those it was trained with (default: "
+        "asr.chunk); the bundle's card compares them",
+    )
+    flag(
+        "--tail",
+        "seconds of silence that a recogniser needs after speech (default: a chunk and 0.36 s)",
+    )
     flag("--sample", "recording that travels with the bundle (default: a test utterance)")
-    flag("--corpus", "where the test utterance comes from (default: the corpus trained on)")
+    flag(
+        "--corpus",
+        "of the test utterance, and of the card's figures by chunk size (default: the corpus trained on; "
+        "none with --sample)",
+    )
 
 
 def run(args: argparse.Namespace) -> int:

@@ -24,7 +24,9 @@ def _table(rows: dict[str, dict[str, Any]]) -> str:
     heads = ["", "WER", "95 % interval", f"difference to {first}", "95 % interval", "p"]
     delayed = any("latency" in row for row in rows.values())
     if delayed:
-        heads += ["word delay, s", "p50", "p90", "last word, s", "p50", "p90", "words measured"]
+        for what in ("word delay, s", "last word, s", "final text, s"):
+            heads += [what, "p50", "p90"]
+        heads.append("words measured")
     lines = []
     for name, row in rows.items():
         cells = [name, f"{row['error']:.2%}", f"{row['low']:.2%} to {row['high']:.2%}"]
@@ -45,10 +47,10 @@ def _difference(found: dict[str, Any] | None) -> list[str]:
 
 
 def _latency(found: dict[str, Any] | None) -> list[str]:
-    """Means, medians and 90th percentiles of words and last words, and how many words."""
+    """Means, medians and 90th percentiles of words, last words and final texts, and how many words."""
     if found is None:
-        return [""] * 7
+        return [""] * 10
     cells = []
-    for delay in (found["words"], found["last"]):
+    for delay in (found["words"], found["last"], found["final"]):
         cells += [f"{delay[k]:.2f}" for k in ("mean", "p50", "p90")] if delay else [""] * 3
     return [*cells, f"{found['words']['num']} of {found['words']['of']}"]

@@ -21,6 +21,7 @@ from todm.device.timing import time_bundle
 from todm.errors import BundleError, ConfigError
 from todm.export.card import card
 from todm.export.compressed import summary
+from todm.export.decoding import Decoding
 from todm.export.quantize import quantize_blocks, quantize_int8
 from todm.export.sample import Sample, expected_of, sample_signal, write_expected
 from todm.export.sparsity import require_24
@@ -30,6 +31,10 @@ from todm.export.web import check_page, write_page
 from todm.files import Progress, no_progress
 
 _LATE_SECONDS = 0.36  # from the end of a word to its last symbol, at most
+_LOOK_AHEAD_SECONDS = (
+    0.04  # a host decodes a chunk when one feature frame more is there, whose window is wide
+)
+_LONGEST_TAIL = 10.0
 _ASSETS = ("tokens.txt", "bpe.model", "bpe.vocab")
 GRAPHS = ("encoder", "decoder", "joiner")
 _TIMED_SECONDS = 10.0
@@ -48,7 +53,7 @@ class ExportConfig(Config):
         precisions: forms of the encoder, fp32 first: `int8` is for ARM and x86 with VNNI, `int8.rr`
             with 7-bit weights for other x86, `int8.block` (8 bits in blocks of 32) if int8 costs too many
             errors, `int4` if bytes matter most.
-        tail_seconds: silence fed after speech; derived from the chunk's length if None.
+        tail_seconds: silence fed after speech; see `tail_for`.
     """
 
     target: Literal["onnx", "sherpa-onnx", "web"] = "sherpa-onnx"
@@ -61,8 +66,6 @@ class ExportConfig(Config):
                 f"precisions are {', '.join(self.precisions) or 'none'}: give each once and fp32 first, "
                 "such as fp32,int8,int4"
             )
-        if self.tail_seconds is not None and not 0 <= self.tail_seconds <= 10:
-            raise ConfigError(f"tail_seconds is {self.tail_seconds}: it must be 0 to 10")
 
 
 def write_bundle(
@@ -73,7 +76,7 @@ def write_bundle(
     config: ExportConfig,
     sample: Sample | None = None,
     parent: Artifact | None = None,
-    endpoint_seconds: float | None = None,
+    decoding: Decoding | None = None,
     progress: Progress = no_progress,
 ) -> Artifact:
     """Lower, quantize, verify and write a bundle.
@@ -85,7 +88,7 @@ def write_bundle(
         config: the content of the bundle.
         sample: a recording to check with and to ship; a synthetic signal if None.
         parent: the subnet it is made from; its config and info go into the manifest.
-        endpoint_seconds: see `todm.device.bundle.Bundle.endpoint_seconds`.
+        decoding: what manifest and card say of decoding, besides the graphs.
         progress: called with the target and the number of steps done and in total.
 
     Raises:
@@ -104,16 +107,17 @@ def write_bundle(
             f"these graphs are compressed already ({', '.join(layers)}): give precisions fp32 alone; the "
             "passes of  todm compress  make other forms"
         )
-    job = _Job(by_name, config, sample or Sample(samples_S=sample_signal()), progress)
+    decoding, sample = decoding or Decoding(), sample or Sample(samples_S=sample_signal())
+    job = _Job(by_name, config, sample, decoding, progress)
     info = {
         "target": config.target,
         "tail_seconds": job.tail_seconds,
-        "chunk_seconds": job.chunk_frames / FRAMES_PER_SECOND,
+        "chunk_seconds": job.chunk_seconds,
         "subnet": _shipped(parent.info) if parent else {},
         "compressed": summary([graph.module for graph in graphs]),
     }
-    if endpoint_seconds is not None:
-        info["endpoint_seconds"] = endpoint_seconds
+    if decoding.endpoint_seconds is not None:
+        info["endpoint_seconds"] = decoding.endpoint_seconds
     metrics: dict[str, Any] = {}
 
     def write(folder: Path) -> None:
@@ -139,13 +143,13 @@ class _Job:
         graphs: Mapping[str, Graph],
         config: ExportConfig,
         sample: Sample,
+        decoding: Decoding,
         progress: Progress,
     ) -> None:
         self._graphs, self._config, self._sample = graphs, config, sample
-        self._progress = progress
-        self.chunk_frames = graphs["encoder"].inputs[0].example.shape[1]
-        given = config.tail_seconds
-        self.tail_seconds = default_tail(self.chunk_frames) if given is None else given
+        self._decoding, self._progress = decoding, progress
+        self.chunk_seconds = graphs["encoder"].inputs[0].example.shape[1] / FRAMES_PER_SECOND
+        self.tail_seconds = tail_for(self.chunk_seconds, config.tail_seconds)
 
     def fill(self, folder: Path, info: Mapping[str, Any]) -> dict[str, Any]:
         """Write all files into a directory that has the assets; returns the measured figures."""
@@ -175,6 +179,7 @@ class _Job:
             "checks": report.figures,
             "runtime": results[4],
             "bytes": {p.name: p.stat().st_size for p in sorted(folder.glob("*.onnx"))},
+            "chunk_sizes": list(self._decoding.chunk_sizes),
         }
         text = card(bundle, figures, results[5], reference=self._sample.reference)
         (folder / "README.md").write_text(text, encoding="utf-8")
@@ -230,9 +235,26 @@ class _Job:
         return expected
 
 
-def default_tail(chunk_frames: int) -> float:
-    """Seconds of silence that bring out the last word, for chunks of a number of feature frames."""
-    return round(chunk_frames / FRAMES_PER_SECOND + _LATE_SECONDS, 2)
+def tail_for(chunk_seconds: float, given: float | None = None) -> float:
+    """Seconds of silence that bring out the last word.
+
+    Args:
+        chunk_seconds: audio of a chunk.
+        given: what a user wants; by default a chunk and what a symbol may come after its word.
+
+    Raises:
+        ConfigError: it is too short for the last frames of speech to be decoded, or too long.
+    """
+    if given is None:
+        return round(chunk_seconds + _LATE_SECONDS, 2)
+    least = round(chunk_seconds + _LOOK_AHEAD_SECONDS, 2)
+    most = max(_LONGEST_TAIL, least)
+    if not least <= given <= most:  # false for NaN too
+        raise ConfigError(
+            f"--tail is {given:g}: {least:g} to {most:g} seconds, since a chunk of {chunk_seconds:g} s has "
+            "to fill up behind the last word before it is decoded"
+        )
+    return given
 
 
 def check_assets(folder: Path, joiner: Graph) -> tuple[str, ...]:

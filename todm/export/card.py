@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from todm.device.bundle import Bundle, best_int8, graph_files
+from todm.export.decoding import chunk_table
 
 _ROW = "| {precision} | {megabytes:.2f} | {p50:.2f} | {p95:.2f} | {rtf:.4f} | {speed:.2f} | {snr} |"
 
@@ -26,7 +27,7 @@ machine that made the bundle. {choice}
   one at a time.
 {endpoint}- **Search**: greedy, or modified beam search (hotwords with `modeling-unit=bpe` and bpe.vocab).
 
-## Run it
+{chunk_sizes}## Run it
 ```
 todm transcribe BUNDLE a.wav b.flac            # no torch; --precision int8, --offline, --format json
 ```
@@ -99,7 +100,7 @@ def card(
 
     Args:
         bundle: the bundle, its files written.
-        figures: `checks`, `runtime` and `bytes`, as they go into the manifest.
+        figures: `checks`, `runtime`, `bytes` and `chunk_sizes`, as they go into the manifest.
         expected: the transcript of the test recording by each precision.
         reference: the correct transcript, if known.
     """
@@ -110,6 +111,7 @@ def card(
         chunk_ms=round(1000 * bundle.info["chunk_seconds"]),
         rows="\n".join(_rows(figures)),
         choice=_choice(figures),
+        chunk_sizes=chunk_table(figures["chunk_sizes"], round(25 * bundle.info["chunk_seconds"])),
         compressed=_compressed(bundle.info.get("compressed") or {}),
         tail=bundle.tail_seconds,
         endpoint=endpoint(bundle.endpoint_seconds),

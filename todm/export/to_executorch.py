@@ -36,9 +36,10 @@ from todm.device.contract import start_context
 from todm.device.features import FRAMES_PER_SECOND, fbank
 from todm.device.recognizer import pad_tail
 from todm.errors import BundleError, MissingExtra
-from todm.export.bundle import GRAPHS, check_assets, default_tail
+from todm.export.bundle import GRAPHS, check_assets, tail_for
 from todm.export.card import endpoint
 from todm.export.compressed import summary
+from todm.export.decoding import Decoding, chunk_table
 from todm.export.reference import decibels, encode, greedy, in_torch, split
 from todm.export.sample import Sample, expected_of, sample_signal, write_expected
 from todm.export.to_onnx import quiet
@@ -70,7 +71,8 @@ Run it: `python export/executorch/run.py DIR test_wavs/0.wav [--precision int8]`
 Compared with torch when it was made; largest differences:
 
 {checks}
-"""
+
+{chunk_sizes}"""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -79,7 +81,7 @@ class ExecutorchConfig(Config):
 
     Attributes:
         int8: write an int8 form of the encoder too.
-        tail_seconds: silence fed after speech; derived from the chunk's length if None.
+        tail_seconds: silence fed after speech; see `todm.export.bundle.tail_for`.
     """
 
     int8: bool = True
@@ -121,7 +123,7 @@ def write_executorch(
     config: ExecutorchConfig,
     sample: Sample | None = None,
     parent: Artifact | None = None,
-    endpoint_seconds: float | None = None,
+    decoding: Decoding | None = None,
 ) -> Artifact:
     """Lower, quantize, verify and write programs.
 
@@ -132,7 +134,7 @@ def write_executorch(
         config: the forms to lower.
         sample: a recording to check with and to ship; a synthetic signal if None.
         parent: the subnet it is made from.
-        endpoint_seconds: see `todm.device.bundle.Bundle.endpoint_seconds`.
+        decoding: what manifest and card say of decoding, besides the graphs.
 
     Raises:
         BundleError: the graphs are compressed, or a check failed; then nothing is written.
@@ -145,10 +147,16 @@ def write_executorch(
             f"these graphs are compressed ({', '.join(layers)}), which ExecuTorch programs cannot "
             "be: export the subnet they were made from, whose encoder gets an int8 form there"
         )
-    job = _Job({graph.name: graph for graph in graphs}, config, sample, endpoint_seconds)
-    info = {"target": "executorch", "tail_seconds": job.tail_seconds, "sizes": job.sizes}
-    if endpoint_seconds is not None:
-        info["endpoint_seconds"] = endpoint_seconds
+    decoding = decoding or Decoding()
+    job = _Job({graph.name: graph for graph in graphs}, config, sample, decoding)
+    info = {
+        "target": "executorch",
+        "tail_seconds": job.tail_seconds,
+        "chunk_seconds": job.chunk_seconds,
+        "sizes": job.sizes,
+    }
+    if decoding.endpoint_seconds is not None:
+        info["endpoint_seconds"] = decoding.endpoint_seconds
     metrics: dict[str, Any] = {}
 
     def write(folder: Path) -> None:
@@ -174,9 +182,9 @@ class _Job:
         graphs: Mapping[str, Graph],
         config: ExecutorchConfig,
         sample: Sample | None,
-        endpoint_seconds: float | None,
+        decoding: Decoding,
     ) -> None:
-        self._graphs, self._config, self._endpoint_seconds = graphs, config, endpoint_seconds
+        self._graphs, self._config, self._decoding = graphs, config, decoding
         self._sample = sample or Sample(samples_S=sample_signal())
         x, state0, state1 = (port.example.shape for port in graphs["encoder"].inputs)
         out, logits = graphs["encoder"].outputs[0].example, graphs["joiner"].outputs[0].example
@@ -184,8 +192,8 @@ class _Job:
             "T": x[1], "C": out.shape[1], "S": state0[2], "R": state1[2], "J": out.shape[2],
             "K": graphs["decoder"].inputs[0].example.shape[1], "V": logits.shape[1],
         }  # fmt: skip
-        given = config.tail_seconds
-        self.tail_seconds = default_tail(x[1]) if given is None else given
+        self.chunk_seconds = x[1] / FRAMES_PER_SECOND
+        self.tail_seconds = tail_for(self.chunk_seconds, config.tail_seconds)
 
     def fill(self, folder: Path) -> dict[str, Any]:
         """Write all files into a directory that has the assets; returns the measured figures."""
@@ -203,6 +211,7 @@ class _Job:
         figures = {
             "checks": report.figures,
             "bytes": {p.name: p.stat().st_size for p in sorted(folder.glob("*.pte"))},
+            "chunk_sizes": list(self._decoding.chunk_sizes),
         }
         (folder / "README.md").write_text(self._card(figures, expected), encoding="utf-8")
         return figures
@@ -228,7 +237,7 @@ class _Job:
             greedy,
             tokens=tokens,
             context_size=self.sizes["K"],
-            endpoint_seconds=self._endpoint_seconds,
+            endpoint_seconds=self._decoding.endpoint_seconds,
         )
         wanted = decode(ours[1], ours[2], exact)
         transcript = decode(theirs[1], theirs[2], lowered)
@@ -242,17 +251,19 @@ class _Job:
     def _card(self, figures: Mapping[str, Any], expected: Mapping[str, Any]) -> str:
         from importlib.metadata import version
 
-        return _CARD.format(
+        text = _CARD.format(
             version=version("executorch"),
-            chunk_ms=round(1000 * self.sizes["T"] / FRAMES_PER_SECOND),
+            chunk_ms=round(1000 * self.chunk_seconds),
             files="\n".join(f"| {n} | {size / 1e6:.2f} |" for n, size in figures["bytes"].items()),
             start=start_context(self.sizes["K"]).tolist(),
             tail=self.tail_seconds,
-            endpoint=endpoint(self._endpoint_seconds),
+            endpoint=endpoint(self._decoding.endpoint_seconds),
+            chunk_sizes=chunk_table(self._decoding.chunk_sizes, self.sizes["C"]),
             text=expected["fp32"]["streaming"]["text"],
             checks="\n".join(f"- {name}: {value:.2g}" for name, value in figures["checks"].items()),
             **self.sizes,
         )
+        return text.rstrip() + "\n"
 
 
 def lower(graph: Graph, path: Path, *, calibrate: Sequence[Tensor] | None = None) -> None:

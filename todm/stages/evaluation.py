@@ -14,6 +14,7 @@ from todm.files import Progress, no_progress, path_or_none, read_json, write_tex
 if TYPE_CHECKING:
     from todm.artifact import Artifact
     from todm.asr.backend import AsrBackend
+    from todm.asr.decode.latency import Clock
     from todm.asr.decode.search import Search as Decode
     from todm.asr.decode.utterances import Decoded
     from todm.asr.decode.wer import Comparison, Wer
@@ -23,6 +24,7 @@ Split = Literal["train", "dev", "test"]
 Search = Literal["greedy", "beam", "fast_beam"]
 _LONGEST = 1500  # frames of 40 ms: a minute
 _BEAM = 4
+_EARLIER_PAUSE = 0.8  # of bundles that do not say theirs, see `todm.device.segments`
 _FIGURES, _UTTERANCES = "figures.json", "utterances-{}.jsonl"
 
 
@@ -52,10 +54,10 @@ class Compared:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class _Result:
-    """What was recognised, at which chunk size (None: unknown), and what it cost."""
+    """What was recognised, when its labels were out, and what it cost."""
 
     utterances: "list[Decoded]"
-    chunk: int | None = None
+    clock: "Clock"
     cost: dict[str, Any] = dataclasses.field(default_factory=dict)
 
 
@@ -143,8 +145,10 @@ def evaluate(
         limit: at most so many utterances; 0 for all.
         chunks: chunk sizes in frames of 40 ms, 0 for whole utterances; all are compared with the first.
         subnet: of a supernet: largest (default), smallest, or JSON, or a file with it.
-        latency: measure the seconds from the end of a word to its text.
-        aligner: supernet or subnet that says where words end, if the corpus does not.
+        latency: measure the seconds from the end of a word to its text, and of the last one to the
+            endpoint, at which the text is final.
+        aligner: supernet or subnet that says where words end, if the corpus does not; by default the
+            evaluated model.
         out: directory for figures, alignments and utterances.
         progress: called with (what, done, all).
 
@@ -158,6 +162,7 @@ def evaluate(
     request = _Request(split, search, phrases, limit, chunks, subnet)
     request.check(found)
     timed_by = _aligner(found, aligner, latency=latency)
+    by = timed_by.hash if timed_by else "the corpus"
     data = corpus_of(found, path_or_none(corpus))
     place = path_or_none(out)
     if place:
@@ -165,17 +170,21 @@ def evaluate(
     asked = {
         "artifact": found.hash,
         "corpus": data.hash,
-        "latency": timed_by and timed_by.hash,
+        "latency": f"text and endpoint, by {by}" if latency else None,
         **request.to_json(),
     }
     done = read_json(place / _FIGURES) if place else {}
     if done.get("asked") == asked:
         return Evaluated(results=done["results"], existed=True)
+    ends = None
+    if latency and timed_by is None:
+        ends = _known_ends(found, data, split)
     decode = _of_bundle if found.kind == "bundle" else _of_model
     decoded = decode(found, data, request, progress)
-    # A limit takes the first utterances for a bundle, and others for a model.
-    most = 0 if found.kind == "bundle" else limit
-    ends = _word_ends(timed_by, data, split, most, progress) if timed_by else None
+    if timed_by:
+        # A limit takes the first utterances for a bundle, and others for a model.
+        most = 0 if found.kind == "bundle" else limit
+        ends = _word_ends(timed_by, data, split, most, progress)
     results = {name: _row(name, decoded, ends) for name in decoded}
     if place:
         _write(place, decoded, {"asked": asked, "results": results})
@@ -204,7 +213,7 @@ def compare(ours: str | Path, theirs: str | Path) -> list[Compared]:
 
 
 def _aligner(found: "Artifact", given: str | Path | None, *, latency: bool) -> "Artifact | None":
-    """The model that says where words end, if latency is measured."""
+    """The model that says where words end, if latency is measured; a bundle leaves it to the corpus."""
     from todm import artifact
 
     if not latency:
@@ -213,15 +222,14 @@ def _aligner(found: "Artifact", given: str | Path | None, *, latency: bool) -> "
         return None
     if given:
         return artifact.load(given, kind=("supernet", "subnet", "compressed"))
-    if found.kind == "bundle":
-        raise ConfigError("--latency of a bundle needs a model to align with: give --aligner")
-    return found
+    return None if found.kind == "bundle" else found
 
 
 def _of_model(
     found: "Artifact", corpus: "Artifact", request: _Request, progress: Progress
 ) -> dict[str, _Result]:
     """Decode with torch, at each chunk size."""
+    from todm.asr.decode.latency import Clock
     from todm.asr.loading import backend_of, load_model, subnet_of
 
     backend = backend_of(found, corpus=corpus.path, report=progress)
@@ -239,7 +247,12 @@ def _of_model(
             search=search,
         )
         name = (f"{40 * chunk}ms" if chunk else "offline") if chunks else "torch"
-        results[name] = _Result(utterances=utterances, chunk=chunk)
+        clock = Clock(
+            chunk=chunk,
+            endpoint_seconds=backend.config.endpoint_seconds,
+            tail_seconds=backend.config.tail_seconds(chunk),
+        )
+        results[name] = _Result(utterances=utterances, clock=clock)
         if chunks:
             progress("chunk sizes", number, len(chunks))
     return results
@@ -253,6 +266,7 @@ def _of_bundle(
     Of the encoders int8 and int8.rr it is the one this processor computes right (`forms_here`).
     """
     from todm.asr.decode.evaluate import decode_bundle, references
+    from todm.asr.decode.latency import Clock
     from todm.device.bundle import forms_here, open_bundle
     from todm.device.profiler import machine
     from todm.device.timing import Runtime, megabytes, time_bundle
@@ -273,12 +287,26 @@ def _of_bundle(
         timing = time_bundle(bundle, timed, precision=precision)
         cost = Runtime(timing=timing, megabytes=megabytes(bundle, precision), machine=machine())
         name = "compressed" if bundle.info.get("compressed") else precision.removesuffix(".rr")
-        results[name] = _Result(
-            utterances=decoded,
+        clock = Clock(
             chunk=round(timing.chunk_seconds * 25),
-            cost=dataclasses.asdict(cost),
+            endpoint_seconds=bundle.endpoint_seconds or _EARLIER_PAUSE,
+            tail_seconds=bundle.tail_seconds,
         )
+        results[name] = _Result(utterances=decoded, clock=clock, cost=dataclasses.asdict(cost))
     return results
+
+
+def _known_ends(bundle: "Artifact", corpus: "Artifact", split: Split) -> "dict[str, Timed]":
+    """Where the words of the split end, by the corpus."""
+    from todm.asr.decode.evaluate import known_ends
+
+    ends = known_ends(bundle, corpus, split)
+    if not ends:
+        raise ConfigError(
+            f"{corpus.path} does not say where words end, as --latency needs it: name a supernet or subnet "
+            "to align with by --aligner"
+        )
+    return ends
 
 
 def _word_ends(
@@ -303,14 +331,14 @@ def _row(name: str, results: dict[str, _Result], ends: "dict[str, Timed] | None"
     from todm.asr.decode.wer import figures
 
     result, first = results[name], next(iter(results))
-    row = {**figures(score_all(result.utterances)), **result.cost, "chunk": result.chunk}
+    row = {**figures(score_all(result.utterances)), **result.cost, "chunk": result.clock.chunk}
     if name != first:
         pair = paired(result.utterances, results[first].utterances)
         row["against_first"] = dataclasses.asdict(compare_errors(*pair))
     if ends is not None:
         from todm.asr.decode.latency import measure
 
-        delays = measure(result.utterances, ends, chunk=result.chunk or 0)
+        delays = measure(result.utterances, ends, clock=result.clock)
         row["latency"] = delays and dataclasses.asdict(delays)
     return row
 

@@ -46,6 +46,8 @@ def export(
     out: str | Path,
     target: Target | None = None,
     precisions: Sequence[str] | None = None,
+    chunk: int | None = None,
+    tail: float | None = None,
     sample: str | Path | None = None,
     corpus: str | Path | None = None,
     progress: Progress = no_progress,
@@ -53,7 +55,8 @@ def export(
     """Export a model, and verify it in its runtime.
 
     A recogniser becomes a bundle of encoder, decoder and joiner, or programs of ExecuTorch; a vision or
-    language model one ONNX file; a language model with 4-bit weights also an AWQ checkpoint.
+    language model one ONNX file; a language model with 4-bit weights also an AWQ checkpoint. The card of a
+    recogniser compares all chunk sizes of its training on the corpus.
 
         >>> stages.export(run / "subnet", out=run / "bundles" / "a", target="onnx").kind
         'bundle'
@@ -63,8 +66,12 @@ def export(
         out: directory of the result.
         target: by default sherpa-onnx for speech, else onnx.
         precisions: forms of a recogniser; see `todm.export.bundle.ExportConfig`.
+        chunk: frames of 40 ms that a recogniser decodes at a time, one of those trained with; by default
+            `asr.chunk`.
+        tail: seconds of silence that a recogniser needs after speech; by default a chunk and 0.36 s.
         sample: recording that travels with a bundle; by default a test utterance.
-        corpus: where the test utterance comes from; by default the corpus the model was trained on.
+        corpus: of the test utterance and of the figures by chunk size; by default the one the model was
+            trained on, none with a sample.
         progress: called with (what, done, all).
 
     Raises:
@@ -80,89 +87,126 @@ def export(
         raise ConfigError(
             f"--target {target} is not for a model of {name}: choose from {', '.join(_TARGETS[name])}"
         )
+    if name != "asr" and not (chunk is None and tail is None):
+        raise ConfigError(f"--chunk and --tail are for recognisers of speech: {found.path} is none")
     if target == "awq":
         return _checkpoint(found, Path(out))
     if name != "asr":
         return _one_graph(found, Path(out))
-    place, recording = Path(out), path_or_none(sample)
-    if target == "executorch":
-        return _programs(found, place, precisions, recording, path_or_none(corpus))
-    config: dict[str, object] = {"target": target}
-    if precisions:
-        config["precisions"] = list(precisions)
-    elif found.kind == "compressed":  # has its one form; others are made of float32 graphs
-        config["precisions"] = ["fp32"]
-    return _bundle(found, place, config, recording, path_or_none(corpus), progress)
+    request = _Request(
+        found,
+        Path(out),
+        target,
+        precisions=precisions,
+        chunk=chunk,
+        tail=tail,
+        sample=path_or_none(sample),
+        corpus=path_or_none(corpus),
+        progress=progress,
+    )
+    return _programs(request) if target == "executorch" else _bundle(request)
 
 
-def _bundle(
-    found: "Artifact",
-    out: Path,
-    wanted: dict[str, object],
-    sample: Path | None,
-    corpus: Path | None,
-    progress: Progress,
-) -> Exported:
+@dataclasses.dataclass(frozen=True)
+class _Request:
+    """A recogniser, and how to export it; see `export`."""
+
+    found: "Artifact"
+    out: Path
+    target: Target
+    _: dataclasses.KW_ONLY
+    precisions: Sequence[str] | None
+    chunk: int | None
+    tail: float | None
+    sample: Path | None
+    corpus: Path | None
+    progress: Progress
+
+    def existing(self, kind: str, config: dict[str, Any]) -> "Artifact | None":
+        """What was exported of this model at the same chunk and with the same settings.
+
+        Raises:
+            ConfigError: the chunk or the tail cannot be; before anything is read or written.
+        """
+        from todm.asr.loading import backend_of
+        from todm.export.bundle import tail_for
+
+        seconds = backend_of(self.found, with_data=False, chunk=self.chunk).chunk_seconds
+        tail_for(seconds, self.tail)
+        done = _existing(self.out, self.found, kind, config)
+        return done if done and done.info.get("chunk_seconds") == round(seconds, 2) else None
+
+    def load(self) -> "tuple[Sequence[Graph], dict[str, Any]]":
+        """The graphs of the recogniser, and what their writers need besides.
+
+        The recording is the given one, or the first test utterance of at least two seconds.
+        """
+        from todm.asr.chunk_sizes import by_chunk
+        from todm.asr.loading import backend_of, load_model
+        from todm.export.decoding import Decoding
+        from todm.export.sample import Sample
+
+        with_data = self.sample is None or self.corpus is not None
+        backend = backend_of(
+            self.found,
+            corpus=self.corpus,
+            with_data=with_data,
+            chunk=self.chunk,
+            report=self.progress,
+        )
+        if self.sample is None:
+            samples, text = backend.example("test", seconds=2.0)
+            recording = Sample(samples_S=samples, reference=text)
+        else:
+            recording = Sample.read(self.sample)
+        model = load_model(self.found, backend)
+        rows = by_chunk(backend, model, progress=self.progress) if with_data else []
+        options = {
+            "write_assets": backend.write_assets,
+            "sample": recording,
+            "parent": self.found,
+            "decoding": Decoding(
+                endpoint_seconds=backend.config.endpoint_seconds, chunk_sizes=rows
+            ),
+        }
+        return backend.graphs(model), options
+
+
+def _bundle(request: _Request) -> Exported:
     """Encoder, decoder and joiner of a recogniser."""
     from todm.export.bundle import ExportConfig, write_bundle
 
+    wanted: dict[str, object] = {"target": request.target, "tail_seconds": request.tail}
+    if request.precisions:
+        wanted["precisions"] = list(request.precisions)
+    elif request.found.kind == "compressed":  # has its one form; others are made of float32 graphs
+        wanted["precisions"] = ["fp32"]
     config = ExportConfig.from_json(wanted)
-    if done := _existing(out, found, "bundle", config.to_json()):
+    if done := request.existing("bundle", config.to_json()):
         return _exported(done, "bundle", existed=True)
-    graphs, options = _recogniser(found, sample, corpus)
+    graphs, options = request.load()
     made = write_bundle(
-        out,
+        request.out,
         graphs,
         config=config,
-        progress=progress,
+        progress=request.progress,
         **options,
     )
     return _exported(made, "bundle")
 
 
-def _programs(
-    found: "Artifact",
-    out: Path,
-    precisions: Sequence[str] | None,
-    sample: Path | None,
-    corpus: Path | None,
-) -> Exported:
+def _programs(request: _Request) -> Exported:
     """Programs for the XNNPACK delegate of ExecuTorch."""
     from todm.export.to_executorch import KIND, ExecutorchConfig, write_executorch
 
-    wanted = ",".join(precisions or ("fp32", "int8"))
+    wanted = ",".join(request.precisions or ("fp32", "int8"))
     if wanted not in ("fp32", "fp32,int8"):
         raise ConfigError(f"--precisions {wanted}: executorch has fp32 and fp32,int8")
-    config = ExecutorchConfig(int8="int8" in wanted)
-    if done := _existing(out, found, KIND, config.to_json()):
+    config = ExecutorchConfig(int8="int8" in wanted, tail_seconds=request.tail)
+    if done := request.existing(KIND, config.to_json()):
         return _exported(done, "programs", existed=True)
-    graphs, options = _recogniser(found, sample, corpus)
-    return _exported(write_executorch(out, graphs, config=config, **options), "programs")
-
-
-def _recogniser(
-    found: "Artifact", sample: Path | None, corpus: Path | None
-) -> "tuple[Sequence[Graph], dict[str, Any]]":
-    """The graphs of a recogniser, and what its writers need besides.
-
-    The recording is the given one, or the first test utterance of at least two seconds.
-    """
-    from todm.asr.loading import backend_of, load_model
-    from todm.export.sample import Sample
-
-    backend = backend_of(found, corpus=corpus, with_data=sample is None)
-    if sample is None:
-        samples, text = backend.example("test", seconds=2.0)
-        recording = Sample(samples_S=samples, reference=text)
-    else:
-        recording = Sample.read(sample)
-    options = {
-        "write_assets": backend.write_assets,
-        "sample": recording,
-        "parent": found,
-        "endpoint_seconds": backend.config.endpoint_seconds,
-    }
-    return backend.graphs(load_model(found, backend)), options
+    graphs, options = request.load()
+    return _exported(write_executorch(request.out, graphs, config=config, **options), "programs")
 
 
 def _one_graph(found: "Artifact", out: Path) -> Exported:

@@ -154,12 +154,29 @@ def test_of_a_long_recording_only_the_cut_is_read(corpus, tmp_path):
     np.testing.assert_allclose(found.samples(), samples[32_000:56_000], atol=1e-6)
 
 
+def test_latency_of_a_bundle_needs_a_corpus_that_knows_word_ends_or_an_aligner(
+    tiny_corpus, tmp_path, capsys
+):
+    made = artifact.save(
+        tmp_path / "bundle",
+        kind="bundle",
+        config={"model": {"asr": CONFIG.to_json()}},
+        write=lambda folder: None,
+    )
+    assert main(["evaluate", str(made.path), str(tiny_corpus), "--latency"]) == 2
+    error = capsys.readouterr().err
+    assert "does not say where words end" in error
+    assert "by --aligner" in error
+    assert error.count("\n") == 1
+
+
 def test_the_verb_shows_every_chunk_size_and_its_latency(supernet, tmp_path, capsys):
     flags = ["--chunks", "8,16,0", "--latency", "--out", str(tmp_path / "out")]
     assert main(["evaluate", str(supernet), *flags]) == 0
     head, _, *rows = capsys.readouterr().out.splitlines()
     assert "difference to 320ms" in head
     assert "last word, s" in head
+    assert "final text, s" in head
     assert [row.split("|")[1].strip() for row in rows] == ["320ms", "640ms", "offline"]
     found = json.loads((tmp_path / "out" / "figures.json").read_text())["results"]
     assert [row["chunk"] for row in found.values()] == [8, 16, 0]

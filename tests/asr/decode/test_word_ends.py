@@ -7,7 +7,8 @@ import pytest
 import torch
 
 from todm.asr.decode.utterances import Emission, emissions
-from todm.asr.decode.word_ends import force_align, manifest_ends, viterbi, word_ends
+from todm.asr.decode.word_ends import force_align, known_ends, manifest_ends, viterbi, word_ends
+from todm.asr.tokens import normalise
 
 
 def best_by_trying(label_TU, blank_TU):
@@ -77,3 +78,26 @@ def test_a_manifest_may_say_where_words_end():
     cut = SimpleNamespace(supervisions=[SimpleNamespace(alignment=None), spoken])
     assert manifest_ends(cut) == [("GO", 0.35)]
     assert manifest_ends(SimpleNamespace(supervisions=[])) == []
+
+
+def test_a_corpus_knows_the_ends_of_whole_transcripts_only():
+    def cut(name, text, *words):
+        items = [
+            SimpleNamespace(symbol=w, start=0.1 * i, duration=0.1) for i, w in enumerate(words)
+        ]
+        spoken = SimpleNamespace(
+            text=text, speaker="", alignment={"word": items} if words else None
+        )
+        return SimpleNamespace(id=name, duration=1.5, supervisions=[spoken])
+
+    cuts = [
+        cut("whole", "go left", "go", "left"),
+        cut("part", "go left", "go"),
+        cut("silent", "go left"),
+        cut("strange", "go 3", "go", "3"),
+    ]
+    known = known_ends(cuts, normalise)
+    assert list(known) == ["whole"]
+    assert known["whole"].words == ("GO", "LEFT")
+    assert known["whole"].ends == pytest.approx((0.1, 0.2))
+    assert known["whole"].seconds == 1.5

@@ -13,6 +13,7 @@ from todm.compress import packed
 from todm.device.features import fbank
 from todm.errors import BundleError, MissingExtra
 from todm.export import to_executorch
+from todm.export.decoding import Decoding
 from todm.export.reference import encode, in_torch, split
 from todm.export.sample import Sample, sample_signal
 from todm.export.to_executorch import ExecutorchConfig, Pte, write_executorch
@@ -44,7 +45,7 @@ def programs(tmp_path_factory, toy_graphs, write_assets):
         write_assets=write_assets,
         config=ExecutorchConfig(),
         sample=sample,
-        endpoint_seconds=0.2,  # there are such pauses in the sample
+        decoding=Decoding(endpoint_seconds=0.2),  # there are such pauses in the sample
     )
 
 

@@ -1,6 +1,7 @@
 """Recognising a corpus: with torch at any chunk size, or with the runtime of a device."""
 
 import dataclasses
+import functools
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
@@ -10,8 +11,10 @@ import torch
 from todm.artifact import Artifact
 from todm.asr.data.audio import cut_samples, cut_text
 from todm.asr.data.batch import Batch
+from todm.asr.decode import word_ends
 from todm.asr.decode.search import Search
 from todm.asr.decode.utterances import Decoded
+from todm.asr.decode.word_ends import Timed
 from todm.asr.model.transducer import Rnnt
 from todm.asr.tokens import UNK_ID, Tokenizer, normalise
 from todm.device.bundle import Bundle, Precision
@@ -95,16 +98,28 @@ def references(bundle: Artifact, corpus: Artifact, split: str, limit: int = 0) -
     Raises:
         CorpusError: the corpus has no utterances of that split.
     """
-    from lhotse import CutSet
-
-    rule = bundle.config["model"]["asr"]["data"]["tokens"]["normalise"]
-    utterances = [
-        Reference(cut.id, normalise(cut_text(cut)[0], rule), cut)
-        for cut in CutSet.from_file(corpus.file(f"cuts_{split}.jsonl.gz"))
-    ]
+    spell = _spelling(bundle)
+    utterances = [Reference(cut.id, spell(cut_text(cut)[0]), cut) for cut in _cuts(corpus, split)]
     if not utterances:
         raise CorpusError(f"{corpus.path} has no {split} utterances")
     return utterances[:limit] if limit else utterances
+
+
+def known_ends(bundle: Artifact, corpus: Artifact, split: str) -> dict[str, Timed]:
+    """Where the words of a split end as far as the corpus says; see `todm.asr.decode.word_ends`."""
+    return word_ends.known_ends(_cuts(corpus, split), _spelling(bundle))
+
+
+def _cuts(corpus: Artifact, split: str) -> Iterable[Any]:
+    from lhotse import CutSet
+
+    return CutSet.from_file(corpus.file(f"cuts_{split}.jsonl.gz"))
+
+
+def _spelling(bundle: Artifact) -> Callable[[str], str]:
+    """The transcripts as a bundle's configuration has them."""
+    rule = bundle.config["model"]["asr"]["data"]["tokens"]["normalise"]
+    return functools.partial(normalise, rule=rule)
 
 
 def decode_bundle(

@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from todm.asr.data.audio import cut_text
 from todm.asr.data.batch import Batch
 from todm.asr.data.features import FRAME_SHIFT
 from todm.asr.decode.utterances import emissions
@@ -73,6 +74,25 @@ def reference_ends(
         done += len(batch.ids)
         if progress:
             progress(done)
+    return ends
+
+
+def known_ends(cuts: Iterable[Any], spell: Callable[[str], str]) -> dict[str, Timed]:
+    """Where the words of lhotse cuts end, as far as their manifests say it of the whole transcript.
+
+    Args:
+        cuts: with their transcripts.
+        spell: a transcript in the alphabet of the tokens; raises ValueError if it cannot be written.
+
+    Returns:
+        By id.
+    """
+    ends = dict[str, Timed]()
+    for cut in cuts:
+        words = _normal(spell, manifest_ends(cut))
+        timed = Timed(tuple(w for w, _ in words), tuple(end for _, end in words), cut.duration)
+        if words and " ".join(timed.words) == spell(cut_text(cut)[0]):
+            ends[cut.id] = timed
     return ends
 
 
@@ -150,7 +170,7 @@ def _aligned(
     model: Rnnt, batch: Batch, tokenizer: Tokenizer, known: Mapping[str, WordEnds]
 ) -> Iterator[WordEnds]:
     """Words and their ends of each utterance of a batch."""
-    rows = [_normal(tokenizer, known.get(name, [])) for name in batch.ids]
+    rows = [_normal(tokenizer.normalise, known.get(name, [])) for name in batch.ids]
     if all(rows):
         yield from rows
         return
@@ -162,9 +182,9 @@ def _aligned(
         yield row or (word_ends([tokenizer.symbols[i] for i in targets], frames) if frames else [])
 
 
-def _normal(tokenizer: Tokenizer, words: WordEnds) -> WordEnds:
-    """Aligned words in the tokenizer's alphabet; empty if one cannot be written, such as `<unk>`."""
+def _normal(spell: Callable[[str], str], words: WordEnds) -> WordEnds:
+    """Aligned words in the alphabet of the tokens; empty if one cannot be written, such as `<unk>`."""
     try:
-        return [(tokenizer.normalise(word), end) for word, end in words]
+        return [(spell(word), end) for word, end in words]
     except ValueError:
         return []
