@@ -98,7 +98,7 @@ class Pte:
             MissingExtra: executorch is not installed.
             BundleError: the file is not a program.
         """
-        _require()
+        require()
         from executorch.runtime import Runtime, Verification
 
         # The program owns the method's memory, so it is kept.
@@ -141,7 +141,7 @@ def write_executorch(
         MissingExtra: executorch is not installed.
         ArtifactError: `path` exists and is not an artifact.
     """
-    _require()
+    require()
     if layers := summary([graph.module for graph in graphs]):
         raise BundleError(
             f"these graphs are compressed ({', '.join(layers)}), which ExecuTorch programs cannot "
@@ -277,7 +277,7 @@ def lower(graph: Graph, path: Path, *, calibrate: Sequence[Tensor] | None = None
     Raises:
         MissingExtra: executorch is not installed.
     """
-    _require()
+    require()
     examples = _examples(graph)
     module = graph.module.eval()
     with quiet(), _flatc(), torch.no_grad():
@@ -342,7 +342,8 @@ def _flatc() -> Iterator[None]:
         os.environ["PATH"] = before
 
 
-def _require() -> None:
+def require() -> None:
+    """Raise MissingExtra if executorch is not installed."""
     # "executorch" alone may be a folder of that name.
     if importlib.util.find_spec("executorch") is None or not importlib.util.find_spec(
         "executorch.exir"

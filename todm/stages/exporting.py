@@ -197,7 +197,7 @@ def _bundle(request: _Request) -> Exported:
 
 def _programs(request: _Request) -> Exported:
     """Programs for the XNNPACK delegate of ExecuTorch."""
-    from todm.export.to_executorch import KIND, ExecutorchConfig, write_executorch
+    from todm.export.to_executorch import KIND, ExecutorchConfig, require, write_executorch
 
     wanted = ",".join(request.precisions or ("fp32", "int8"))
     if wanted not in ("fp32", "fp32,int8"):
@@ -205,6 +205,7 @@ def _programs(request: _Request) -> Exported:
     config = ExecutorchConfig(int8="int8" in wanted, tail_seconds=request.tail)
     if done := request.existing(KIND, config.to_json()):
         return _exported(done, "programs", existed=True)
+    require()  # before the chunk sizes are measured, which may take minutes
     graphs, options = request.load()
     return _exported(write_executorch(request.out, graphs, config=config, **options), "programs")
 
