@@ -6,6 +6,7 @@
 #include <cmath>
 #include <cstdint>
 #include <cstdio>
+#include <cstdlib>
 #include <fstream>
 #include <iterator>
 #include <stdexcept>
@@ -20,18 +21,38 @@ inline std::string read_file(const std::string& path) {
   return {std::istreambuf_iterator<char>(file), {}};
 }
 
-// What the manifest says at a path of keys. It is written with one space of indent a level, so that a
-// key of the first level is found by what stands before it.
-inline std::string lookup(const std::string& manifest, const std::vector<std::string>& keys) {
-  size_t at = 0;
+// Where the manifest has the value at a path of keys, or npos. It is written with one space of indent a
+// level, so that a table of the first level is found by what stands before its key and at its end.
+inline size_t place_of(const std::string& manifest, const std::vector<std::string>& keys) {
+  size_t at = 0, end = manifest.size();
   for (const std::string& key : keys) {
     const std::string mark = (at ? "\"" : "\n \"") + key + "\": ";
     at = manifest.find(mark, at);
-    if (at == std::string::npos) fail("the manifest does not tell of " + key + ": export the bundle again");
+    if (at >= end) return std::string::npos;
     at += mark.size();
+    end = manifest.find("\n }", at);
   }
+  return at;
+}
+
+inline bool has(const std::string& manifest, const std::vector<std::string>& keys) {
+  return place_of(manifest, keys) != std::string::npos;
+}
+
+inline std::string lookup(const std::string& manifest, const std::vector<std::string>& keys) {
+  size_t at = place_of(manifest, keys);
+  if (at == std::string::npos) fail("the manifest does not tell of " + keys.back() + ": export the bundle again");
   at += at < manifest.size() && manifest[at] == '"';
   return manifest.substr(at, manifest.find_first_of("\",\n}", at) - at);
+}
+
+inline double seconds_of(const std::string& manifest, const std::string& key) {
+  const std::string text = lookup(manifest, {"info", key});
+  char* end;
+  const double seconds = std::strtod(text.c_str(), &end);
+  if (text.empty() || *end || !(seconds >= 0 && seconds <= 100))
+    fail("the manifest gives " + text + " for " + key + ", which is 0 to 100 seconds: export the bundle again");
+  return seconds;
 }
 
 inline std::string sha256(std::string data) {

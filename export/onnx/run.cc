@@ -2,9 +2,12 @@
 //
 //   g++ -O2 -std=c++17 run.cc -I ORT/include -L ORT/lib -lonnxruntime -Wl,-rpath,ORT/lib -o run
 //   ./run BUNDLE a.wav [b.wav ...] [--precision fp32|int8|int8.rr|int8.block|int4]
+//   arecord -t raw -f S16_LE -r 16000 -c 1 | ./run BUNDLE -
 //
-// Prints a line per recording (wav, 16 kHz, 16 bits): its path, a tab, its transcript. Every file it loads
-// is held against the manifest first (manifest.h). Needs the C++ standard library and onnxruntime 1.12 or newer.
+// Prints a line per recording (wav, 16 kHz, 16 bits): its path, a tab, its transcript. `-` is standard input,
+// raw mono samples or a wav: a line per segment as soon as it has ended, its start and end in seconds and its
+// text, in memory that does not grow with the stream. Every file it loads is held against the manifest first
+// (manifest.h). Needs the C++ standard library and onnxruntime 1.12 or newer.
 
 #include <onnxruntime_c_api.h>
 
@@ -12,6 +15,7 @@
 #include <array>
 #include <cmath>
 #include <complex>
+#include <cstdint>
 #include <cstdio>
 #include <cstdlib>
 #include <sstream>
@@ -25,27 +29,63 @@ constexpr double kPi = 3.14159265358979323846;
 
 using Floats = std::vector<float>;
 
-Floats read_wav(const std::string& path) {
-  const std::string data = read_file(path);
-  const auto number = [&](size_t at, int bytes) {
-    uint32_t value = 0;
-    while (bytes--) value = value << 8 | (at + bytes < data.size() ? uint8_t(data[at + bytes]) : 0);
-    return value;
-  };
-  if (data.compare(0, 4, "RIFF") || data.size() < 12 || data.compare(8, 4, "WAVE")) fail(path + " is not a wav file");
-  for (size_t at = 12, format = 0; at + 8 <= data.size(); at += 8 + number(at + 4, 4) + number(at + 4, 4) % 2) {
-    if (!data.compare(at, 4, "fmt ")) format = at + 8;
-    if (data.compare(at, 4, "data") || !format) continue;
-    const uint32_t channels = number(format + 2, 2);
-    if (number(format, 2) != 1 || number(format + 4, 4) != kRate || number(format + 14, 2) != 16 || !channels)
-      fail(path + " is not 16 kHz in 16 bits: convert it");
-    Floats samples(std::min<size_t>(number(at + 4, 4), data.size() - at - 8) / 2 / channels);
-    for (size_t i = 0; i < samples.size() * channels; ++i)
-      samples[i / channels] += int16_t(number(at + 8 + 2 * i, 2)) / 32768.0f / channels;
+// 16-bit samples of a wav file or of standard input, in pieces as they arrive.
+class Source {
+ public:
+  explicit Source(const std::string& path)
+      : name_(path == "-" ? "standard input" : path), file_(path == "-" ? stdin : std::fopen(path.c_str(), "rb")) {
+    if (!file_) fail(path + " cannot be read");
+    head_ = take(12);
+    if (head_.size() == 12 && head_.compare(0, 4, "RIFF") == 0 && head_.compare(8, 4, "WAVE") == 0)
+      read_header();
+    else if (file_ != stdin)
+      fail(path + " is not a wav file");
+  }
+  ~Source() { file_ == stdin || std::fclose(file_); }
+  Floats read() {  // channels averaged, at most 40 ms; nothing at the end
+    const std::string bytes = head_ + take(std::min<uint64_t>(left_, 2 * channels_ * kRate / 25) - head_.size());
+    head_.clear();
+    left_ -= bytes.size();
+    Floats samples(bytes.size() / 2 / channels_);
+    for (size_t i = 0; i < samples.size() * channels_; ++i)
+      samples[i / channels_] += int16_t(number(bytes, 2 * i, 2)) / 32768.0f / channels_;
     return samples;
   }
-  fail(path + " holds no samples");
-}
+
+ private:
+  std::string take(size_t size) {  // less only at the end
+    std::string bytes(size, '\0');
+    bytes.resize(std::fread(bytes.data(), 1, size, file_));
+    return bytes;
+  }
+  static uint32_t number(const std::string& bytes, size_t at, int size) {
+    uint32_t value = 0;
+    while (size--) value = value << 8 | (at + size < bytes.size() ? uint8_t(bytes[at + size]) : 0);
+    return value;
+  }
+  void read_header() {
+    head_.clear();
+    for (std::string format, chunk = take(8); chunk.size() == 8; chunk = take(8)) {
+      uint64_t size = number(chunk, 4, 4);
+      if (chunk.compare(0, 4, "data") == 0 && !format.empty()) return void(left_ = size < kUnknown ? size : left_);
+      size += size % 2;
+      if (chunk.compare(0, 4, "fmt ") == 0) {
+        format = take(std::min<uint64_t>(size, 16));
+        size -= format.size();
+        channels_ = number(format, 2, 2);
+        if (number(format, 0, 2) != 1 || number(format, 4, 4) != kRate || number(format, 14, 2) != 16 || !channels_)
+          fail(name_ + " is not 16 kHz in 16 bits: convert it");
+      }
+      for (size_t got = 1; size && got; size -= got) got = take(std::min<uint64_t>(size, 4096)).size();
+    }
+    fail(name_ + " holds no samples");
+  }
+
+  static constexpr uint32_t kUnknown = 0x7fff0000;  // a header written before the length was known
+  std::string name_, head_;
+  std::FILE* file_;
+  uint64_t left_ = UINT64_MAX, channels_ = 1;
+};
 
 using Spectrum = std::array<std::complex<double>, kFft>;
 
@@ -70,37 +110,56 @@ void fft(Spectrum& x) {  // radix 2, in place
 
 double mel(double hertz) { return 1127 * std::log(1 + hertz / 700); }
 
-// 80 log-mel bins every 10 ms, [T * 80], as kaldi-native-fbank gives them to sherpa-onnx.
-Floats features(const Floats& samples) {
-  const long size = long(samples.size()), num_frames = size ? (size + kShift / 2) / kShift : 0;
-  const double low = mel(20), step = (mel(kRate / 2 - 400) - low) / (kBins + 1);
-  Floats frames(num_frames * kBins);
-  for (long frame = 0; frame < num_frames; ++frame) {
+// 80 log-mel bins every 10 ms, as kaldi-native-fbank gives them to sherpa-onnx, as audio arrives.
+class Features {
+ public:
+  Features() {
+    const double low = mel(20), step = (mel(kRate / 2 - 400) - low) / (kBins + 1);
+    for (int i = 0; i < kWindow; ++i) povey_[i] = std::pow(0.5 - 0.5 * std::cos(2 * kPi * i / (kWindow - 1)), 0.85);
+    for (int i = 0; i < kFft / 2; ++i) places_[i] = (mel(double(i) * kRate / kFft) - low) / step;
+  }
+  void accept(const Floats& samples) {
+    samples_.insert(samples_.end(), samples.begin(), samples.end());
+    total_ += samples.size();
+    while (done_ < (total_ + kFirst) / kShift) add();  // those whose window is complete
+    const int64_t next = std::max<int64_t>(0, done_ * kShift + kFirst);
+    samples_.erase(samples_.begin(), samples_.begin() + (next - first_));
+    first_ = next;
+  }
+  void finish() {
+    while (done_ < (total_ + kShift / 2) / kShift) add();
+  }
+
+  Floats ready;  // [T * 80] frames that were not taken yet
+
+ private:
+  void add() {  // the next frame
     std::array<double, kWindow> window;
     double mean = 0;
     for (int i = 0; i < kWindow; ++i) {
-      long at = frame * kShift + kShift / 2 - kWindow / 2 + i;
-      while (at < 0 || at >= size) at = at < 0 ? -at - 1 : 2 * size - 1 - at;  // mirrored at both ends
-      mean += (window[i] = samples[at]) / kWindow;
+      int64_t at = done_ * kShift + kFirst + i;
+      while (at < 0 || at >= total_) at = at < 0 ? -at - 1 : 2 * total_ - 1 - at;  // mirrored at both ends
+      mean += (window[i] = samples_[at - first_]) / kWindow;
     }
     Spectrum x{};
-    for (int i = 0; i < kWindow; ++i) {
-      const double flat = window[i] - mean - 0.97 * (window[std::max(0, i - 1)] - mean);
-      x[i] = flat * std::pow(0.5 - 0.5 * std::cos(2 * kPi * i / (kWindow - 1)), 0.85);
-    }
+    for (int i = 0; i < kWindow; ++i)
+      x[i] = (window[i] - mean - 0.97 * (window[std::max(0, i - 1)] - mean)) * povey_[i];
     fft(x);
     std::array<double, kBins> energy{};
-    for (int i = 0; i < kFft / 2; ++i) {
-      const double place = (mel(double(i) * kRate / kFft) - low) / step;  // in bins; triangles overlap
-      for (int bin = int(place) - 1; bin <= int(place); ++bin)
-        if (place > 0 && bin >= 0 && bin < kBins)
-          energy[bin] += std::max(0.0, 1 - std::abs(place - bin - 1)) * std::norm(x[i]);
-    }
-    for (int bin = 0; bin < kBins; ++bin)
-      frames[frame * kBins + bin] = float(std::log(std::max(energy[bin], std::ldexp(1.0, -23))));
+    for (int i = 0; i < kFft / 2; ++i)
+      for (int bin = int(places_[i]) - 1; bin <= int(places_[i]); ++bin)
+        if (places_[i] > 0 && bin >= 0 && bin < kBins)
+          energy[bin] += std::max(0.0, 1 - std::abs(places_[i] - bin - 1)) * std::norm(x[i]);
+    for (const double value : energy) ready.push_back(float(std::log(std::max(value, std::ldexp(1.0, -23)))));
+    ++done_;
   }
-  return frames;
-}
+
+  static constexpr int kFirst = kShift / 2 - kWindow / 2;  // where frame 0 begins
+  std::array<double, kWindow> povey_;
+  std::array<double, kFft / 2> places_;  // of an FFT bin among the mel bins, whose triangles overlap
+  Floats samples_;                       // those that later frames need, the first of them at first_
+  int64_t first_ = 0, total_ = 0, done_ = 0;
+};
 
 const OrtApi* api = OrtGetApiBase()->GetApi(12);  // all that is used here is older
 
@@ -122,6 +181,7 @@ struct Graph {  // lives as long as the program
     OrtSessionOptions* options;
     check(api->CreateSessionOptions(&options));
     check(api->SetIntraOpNumThreads(options, 1));
+    check(api->AddSessionConfigEntry(options, "session.x64quantprecision", "1"));  // no overflow in int8
     check(api->CreateSessionFromArray(env, bytes.data(), bytes.size(), options, &session_));
     api->ReleaseSessionOptions(options);
     check(api->GetAllocatorWithDefaultOptions(&allocator_));
@@ -177,69 +237,159 @@ struct Graph {  // lives as long as the program
   std::vector<char*> inputs_, outputs_;
 };
 
-// Greedy, at most one symbol a frame; the encoder's two states are carried from chunk to chunk.
-std::vector<int64_t> decode(const Graph& encoder, const Graph& decoder, const Graph& joiner,
-                            const std::vector<std::string>& tokens, const Floats& frames) {
-  const int64_t chunk = encoder.number("T"), shift = encoder.number("decode_chunk_len");
-  const int64_t layers = encoder.number("num_encoder_layers"), context = decoder.number("context_size");
-  std::vector<Tensor> states;
-  for (const int64_t size : {encoder.number("d_model"), encoder.number("rnn_hidden_size")})
-    states.push_back({{layers, 1, size}, Floats(layers * size), {}});
-  std::vector<int64_t> ids(context, -1);
-  ids.back() = kBlank;
-  const auto predict = [&] { return decoder.run({{{1, context}, {}, {ids.end() - context, ids.end()}}}, 1)[0]; };
-  Floats predicted = predict();
-  const int64_t width = predicted.size();
-  // As in sherpa-onnx, a chunk is decoded when one frame more is there.
-  for (auto at = frames.begin(); frames.end() - at > chunk * kBins; at += std::min(shift, chunk) * kBins) {
-    const Tensor x{{1, chunk, kBins}, {at, at + chunk * kBins}, {}};
-    const std::vector<Floats> found = encoder.run({x, states[0], states[1]}, 3);
-    for (int i = 0; i < 2; ++i) states[i].values = found[i + 1];
-    for (auto from = found[0].begin(); found[0].end() - from >= width; from += width) {
-      const Floats logits = joiner.run({{{1, width}, {from, from + width}, {}}, {{1, width}, predicted, {}}}, 1)[0];
-      const int64_t best = std::max_element(logits.begin(), logits.end()) - logits.begin();
-      if (best == kBlank || tokens.at(best) == "<unk>") continue;
-      ids.push_back(best);
-      predicted = predict();
+struct Symbol {
+  int64_t id, frame;
+};
+
+struct Model {
+  Graph encoder, decoder, joiner;
+  std::vector<std::string> tokens;
+  double tail;    // seconds of silence that let the last words out
+  int64_t pause;  // frames without a symbol that end a segment ...
+  bool restarts;  // ... and start the decoder's context again; not in bundles of earlier versions
+};
+
+// One stream, greedy, at most one symbol a frame; the encoder's two states are carried from chunk to chunk.
+class Stream {
+ public:
+  explicit Stream(const Model& model)
+      : model_(model), chunk_(model.encoder.number("T")), shift_(model.encoder.number("decode_chunk_len")),
+        start_(model.decoder.number("context_size"), -1) {
+    const int64_t layers = model.encoder.number("num_encoder_layers");
+    for (const char* key : {"d_model", "rnn_hidden_size"}) {
+      const int64_t size = model.encoder.number(key);
+      states_.push_back({{layers, 1, size}, Floats(layers * size), {}});
+    }
+    start_.back() = kBlank;
+    context_ = start_;
+    predicted_ = at_start_ = predict();
+  }
+  void accept(const Floats& samples) {
+    features_.accept(samples);
+    advance();
+  }
+  void finish() {
+    accept(Floats(size_t(std::lround(model_.tail * kRate))));
+    features_.finish();
+    advance();
+  }
+
+  std::vector<Symbol> symbols;  // those that were not taken yet
+  int64_t now = 0;              // the frame that comes next
+
+ private:
+  Floats predict() const { return model_.decoder.run({{{1, int64_t(context_.size())}, {}, context_}}, 1)[0]; }
+  void advance() {  // as in sherpa-onnx, a chunk is decoded when one frame more is there
+    Floats& ready = features_.ready;
+    while (int64_t(ready.size()) > chunk_ * kBins) {
+      const Tensor x{{1, chunk_, kBins}, {ready.begin(), ready.begin() + chunk_ * kBins}, {}};
+      const std::vector<Floats> found = model_.encoder.run({x, states_[0], states_[1]}, 3);
+      for (int i = 0; i < 2; ++i) states_[i].values = found[i + 1];
+      const int64_t width = predicted_.size();
+      for (auto at = found[0].begin(); found[0].end() - at >= width; at += width) search({at, at + width});
+      ready.erase(ready.begin(), ready.begin() + std::min(shift_, chunk_) * kBins);
     }
   }
-  return {ids.begin() + context, ids.end()};
+  void search(const Floats& encoded) {
+    if (model_.restarts && context_ != start_ && now - last_ > model_.pause) {
+      context_ = start_;
+      predicted_ = at_start_;
+    }
+    const int64_t width = encoded.size();
+    const Floats logits = model_.joiner.run({{{1, width}, encoded, {}}, {{1, width}, predicted_, {}}}, 1)[0];
+    const int64_t best = std::max_element(logits.begin(), logits.end()) - logits.begin();
+    if (best != kBlank && model_.tokens.at(best) != "<unk>") {
+      symbols.push_back({best, now});
+      last_ = now;
+      context_.erase(context_.begin());
+      context_.push_back(best);
+      predicted_ = predict();
+    }
+    ++now;
+  }
+
+  const Model& model_;
+  const int64_t chunk_, shift_;
+  std::vector<int64_t> start_, context_;
+  std::vector<Tensor> states_;
+  Features features_;
+  Floats predicted_, at_start_;
+  int64_t last_ = 0;  // the frame of the last symbol
+};
+
+double seconds(int64_t frame) { return frame / 25.0; }
+
+// The number of symbols in the first segment, 0 if it is not complete: a pause ends it, or a word after 20 s.
+size_t first_segment(const Model& model, const std::vector<Symbol>& symbols, int64_t now) {
+  size_t word = 0;  // the last that began
+  for (size_t i = 0; i < symbols.size(); ++i) {
+    if (model.tokens.at(symbols[i].id).compare(0, 3, "\u2581") == 0) word = i;
+    if (seconds(symbols[i].frame) - seconds(symbols[0].frame) >= 20) return word ? word : i;
+    const int64_t following = i + 1 < symbols.size() ? symbols[i + 1].frame : now;
+    if (following - symbols[i].frame > model.pause) return i + 1;
+  }
+  return 0;
+}
+
+std::string text_of(const Model& model, const std::vector<Symbol>& symbols, size_t count) {
+  std::string text;
+  for (size_t i = 0; i < count; ++i) text += model.tokens.at(symbols[i].id);
+  for (size_t at; (at = text.find("\u2581")) != std::string::npos;) text.replace(at, 3, " ");
+  text.erase(0, text.find_first_not_of(' '));
+  text.erase(text.find_last_not_of(' ') + 1);
+  return text;
+}
+
+void print_segments(const Model& model, std::vector<Symbol>& symbols, int64_t now) {
+  while (const size_t count = first_segment(model, symbols, now)) {
+    const std::string text = text_of(model, symbols, count);
+    const double start = seconds(symbols[0].frame), end = seconds(symbols[count - 1].frame + 1);
+    if (!text.empty()) std::printf("%.2f\t%.2f\t%s\n", start, end, text.c_str());
+    symbols.erase(symbols.begin(), symbols.begin() + count);
+  }
+  std::fflush(stdout);
+}
+
+void transcribe(const Model& model, const std::string& path) {
+  Source source(path);
+  Stream stream(model);
+  const bool live = path == "-";
+  for (Floats piece; !(piece = source.read()).empty();) {
+    stream.accept(piece);
+    if (live) print_segments(model, stream.symbols, stream.now);
+  }
+  stream.finish();
+  if (live) return print_segments(model, stream.symbols, INT64_MAX);
+  std::printf("%s\t%s\n", path.c_str(), text_of(model, stream.symbols, stream.symbols.size()).c_str());
 }
 
 void run(std::vector<std::string> given) {
   std::string precision = "fp32";
   const auto flag = std::find(given.begin(), given.end(), "--precision");
   if (flag != given.end() && flag + 1 != given.end()) precision = flag[1], given.erase(flag, flag + 2);
-  if (given.size() < 2) fail("usage: run BUNDLE a.wav [b.wav ...] [--precision fp32|int8|...]");
+  if (given.size() < 2) fail("usage: run BUNDLE a.wav [b.wav ...] | - [--precision fp32|int8|...]");
   if (!api) fail("this onnxruntime is older than 1.12");
   const std::string& bundle = given[0];
   const std::string manifest = read_file(bundle + "/manifest.json");
   if (lookup(manifest, {"kind"}) != "bundle" || lookup(manifest, {"format_version"}) != "1")
     fail(bundle + " is not a bundle of format 1: give the folder that todm export wrote");
-  const bool exact = precision == "fp32";
+  const bool exact = precision == "fp32", restarts = has(manifest, {"info", "endpoint_seconds"});
+  const double tail = seconds_of(manifest, "tail_seconds");
+  const double pause = restarts ? seconds_of(manifest, "endpoint_seconds") : 0.8;
   OrtEnv* env;
   check(api->CreateEnv(ORT_LOGGING_LEVEL_FATAL, "run", &env));
   const auto graph = [&](const std::string& stem, const std::string& form) {
     return Graph(env, checked(bundle, manifest, stem + (exact ? "" : "." + form) + ".onnx"));
   };
   // All smaller encoders share the int8 decoder and joiner.
-  const Graph encoder = graph("encoder", precision);
-  const Graph decoder = graph("decoder", "int8"), joiner = graph("joiner", "int8");
-  std::vector<std::string> tokens;  // "symbol id" a line, in order of ids; an id alone is a space
-  std::istringstream lines(checked(bundle, manifest, "tokens.txt"));
+  Model model{graph("encoder", precision), graph("decoder", "int8"), graph("joiner", "int8"), {}, tail,
+              int64_t(std::floor(pause / 0.04 + 0.5)), restarts};
+  std::istringstream lines(checked(bundle, manifest, "tokens.txt"));  // "symbol id"; an id alone is a space
   for (std::string line; std::getline(lines, line);)
-    tokens.push_back(line.find(' ') == std::string::npos ? " " : line.substr(0, line.rfind(' ')));
-  if (int64_t(tokens.size()) != decoder.number("vocab_size")) fail("tokens.txt has not as many tokens as the decoder");
-  const double tail = std::atof(lookup(manifest, {"info", "tail_seconds"}).c_str());
-  for (size_t i = 1; i < given.size(); ++i) {
-    Floats samples = read_wav(given[i]);
-    samples.resize(samples.size() + size_t(std::lround(tail * kRate)));  // silence lets the last words out
-    std::string text;
-    for (const int64_t id : decode(encoder, decoder, joiner, tokens, features(samples))) text += tokens.at(id);
-    for (size_t at; (at = text.find("\u2581")) != std::string::npos;) text.replace(at, 3, " ");
-    const size_t start = text.find_first_not_of(' ');
-    std::printf("%s\t%s\n", given[i].c_str(), start == std::string::npos ? "" : text.c_str() + start);
-  }
+    model.tokens.push_back(line.find(' ') == std::string::npos ? " " : line.substr(0, line.rfind(' ')));
+  if (int64_t(model.tokens.size()) != model.decoder.number("vocab_size"))
+    fail("tokens.txt has not as many tokens as the decoder");
+  for (size_t i = 1; i < given.size(); ++i) transcribe(model, given[i]);
 }
 
 int main(int argc, char** argv) try {

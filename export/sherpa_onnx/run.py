@@ -2,23 +2,31 @@
 
 pip install sherpa-onnx soundfile
 python run.py BUNDLE a.wav b.flac [--precision auto] [--offline] [--beam 4]
+arecord -t raw -f S16_LE -r 16000 -c 1 | python run.py BUNDLE -            (as long as you like)
 """
 
 import argparse
 import hashlib
 import json
 import platform
+import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import sherpa_onnx
 import soundfile
 
+RATE = 16000
+ENDPOINT = 0.8  # seconds without a symbol that end a segment, where the bundle states none
+FRESH = 2.4  # and, where a stream has heard none yet, those after which a new one begins
+REPLAY = 0.5  # seconds that the new one hears again: a word may have begun
+NEVER = 1e9
 FORMS = ("fp32", "int8", "int8.rr", "int8.block", "int4")
 
 
 def main() -> None:
-    """Print one line per recording: its path, a tab, its transcript."""
+    """Print one line per recording: its path, a tab, its transcript; of `-` one line per segment."""
     parser = argparse.ArgumentParser(description="Transcribe with a bundle in plain sherpa-onnx.")
     parser.add_argument("bundle", type=Path)
     parser.add_argument("audio", nargs="+")
@@ -28,10 +36,15 @@ def main() -> None:
     args = parser.parse_args()
     if args.precision == "auto":
         args.precision = best_int8()
-    transcribe = offline(args) if args.offline else streaming(args)
-    for path in args.audio:
-        samples, rate = soundfile.read(path, dtype="float32", always_2d=True)
-        print(f"{path}\t{transcribe(samples.mean(axis=1), rate)}")
+    if args.audio == ["-"]:
+        if args.offline:
+            parser.error("--offline needs whole recordings, and - may never end: leave one out")
+        listen(args)
+    else:
+        transcribe = offline(args) if args.offline else streaming(args)
+        for path in args.audio:
+            samples, rate = soundfile.read(path, dtype="float32", always_2d=True)
+            print(f"{path}\t{transcribe(samples.mean(axis=1), rate)}")
 
 
 def best_int8() -> str:
@@ -70,29 +83,33 @@ def checked(bundle: Path, name: str) -> str:
     return str(bundle / name)
 
 
-def options(args: argparse.Namespace) -> dict:
+def options(bundle: Path, precision: str, *, beam: int = 1, folder: str = "") -> dict:
     """The arguments that both recognisers take."""
-    folder = "offline/" if args.offline else ""
-    middle = "" if args.precision == "fp32" else f".{args.precision}"
-    rest = "" if args.precision == "fp32" else ".int8"
-    search = "greedy_search" if args.beam == 1 else "modified_beam_search"
+    middle = "" if precision == "fp32" else f".{precision}"
+    rest = "" if precision == "fp32" else ".int8"
     return {
-        "tokens": checked(args.bundle, "tokens.txt"),
-        "encoder": checked(args.bundle, f"{folder}encoder{middle}.onnx"),
-        "decoder": checked(args.bundle, f"decoder{rest}.onnx"),
-        "joiner": checked(args.bundle, f"joiner{rest}.onnx"),
+        "tokens": checked(bundle, "tokens.txt"),
+        "encoder": checked(bundle, f"{folder}encoder{middle}.onnx"),
+        "decoder": checked(bundle, f"decoder{rest}.onnx"),
+        "joiner": checked(bundle, f"joiner{rest}.onnx"),
         "num_threads": 1,
-        "decoding_method": search,
-        "max_active_paths": args.beam,
+        "decoding_method": "greedy_search" if beam == 1 else "modified_beam_search",
+        "max_active_paths": beam,
     }
+
+
+def info(bundle: Path) -> dict:
+    """What the manifest states, after `checked`."""
+    return json.loads((bundle / "manifest.json").read_text(encoding="utf-8"))["info"]
 
 
 def streaming(args: argparse.Namespace):  # noqa: ANN201 - a function
     """A function from samples and their rate to text, chunk by chunk."""
     # model_type saves one load of the encoder.
-    recognizer = sherpa_onnx.OnlineRecognizer.from_transducer(**options(args), model_type="lstm")
-    manifest = json.loads((args.bundle / "manifest.json").read_text())
-    tail_seconds = manifest["info"]["tail_seconds"]
+    recognizer = sherpa_onnx.OnlineRecognizer.from_transducer(
+        **options(args.bundle, args.precision, beam=args.beam), model_type="lstm"
+    )
+    tail_seconds = info(args.bundle)["tail_seconds"]
 
     def transcribe(samples: np.ndarray, rate: int) -> str:
         stream = recognizer.create_stream()
@@ -111,7 +128,9 @@ def streaming(args: argparse.Namespace):  # noqa: ANN201 - a function
 
 def offline(args: argparse.Namespace):  # noqa: ANN201 - a function
     """A function from samples and their rate to text, in one call; the graph adds the tail."""
-    recognizer = sherpa_onnx.OfflineRecognizer.from_transducer(**options(args))
+    recognizer = sherpa_onnx.OfflineRecognizer.from_transducer(
+        **options(args.bundle, args.precision, beam=args.beam, folder="offline/")
+    )
 
     def transcribe(samples: np.ndarray, rate: int) -> str:
         stream = recognizer.create_stream()
@@ -120,6 +139,106 @@ def offline(args: argparse.Namespace):  # noqa: ANN201 - a function
         return stream.result.text.strip()
 
     return transcribe
+
+
+def recogniser(
+    bundle: Path,
+    precision: str,
+    *,
+    beam: int = 1,
+    rule1: float = NEVER,
+    rule2: float | None = None,
+    reset_encoder: bool = False,
+) -> sherpa_onnx.OnlineRecognizer:
+    """A streaming recogniser with endpoints.
+
+    Args:
+        bundle: the bundle's folder.
+        precision: which graphs.
+        beam: hypotheses.
+        rule1: seconds without a symbol that are an endpoint where there was none before.
+        rule2: seconds without a symbol after the last one that are an endpoint; the bundle's if None.
+        reset_encoder: see README.md.
+    """
+    if rule2 is None:
+        rule2 = info(bundle).get("endpoint_seconds", ENDPOINT)
+    return sherpa_onnx.OnlineRecognizer.from_transducer(
+        **options(bundle, precision, beam=beam),
+        model_type="lstm",
+        enable_endpoint_detection=True,
+        rule1_min_trailing_silence=rule1,
+        rule2_min_trailing_silence=rule2,
+        rule3_min_utterance_length=NEVER,  # 20 s by default, which may be the middle of a word
+        reset_encoder=reset_encoder,
+    )
+
+
+class Listener:
+    """Audio without end; after an endpoint a new stream begins, which hears the last moment again."""
+
+    def __init__(
+        self,
+        recognizer: sherpa_onnx.OnlineRecognizer,
+        *,
+        fresh: bool = True,
+        replay: float = REPLAY,
+    ) -> None:
+        """Start; not `fresh` goes on with the same stream and sherpa-onnx's own `reset`."""
+        self._recognizer, self._fresh = recognizer, fresh
+        self._replay = round(replay * RATE)
+        self._stream = recognizer.create_stream()
+        self._last = np.zeros(0, np.float32)
+        self._heard = 0  # samples
+        self.began = 0  # the sample with which the present stream begins
+
+    @property
+    def text(self) -> str:
+        """The words since the last endpoint."""
+        return self._recognizer.get_result(self._stream).strip()
+
+    def accept(self, samples: np.ndarray) -> Iterator[tuple[float, float, str]]:
+        """Add audio, float32 at 16 kHz; yields start, end and text of a segment that it ends."""
+        self._stream.accept_waveform(RATE, samples)
+        self._heard += len(samples)
+        self._last = np.concatenate([self._last, samples])[
+            max(0, len(self._last) + len(samples) - self._replay) :
+        ]
+        while self._recognizer.is_ready(self._stream):
+            self._recognizer.decode_stream(self._stream)
+        if self._recognizer.is_endpoint(self._stream):
+            yield from self._segment()
+            self._restart()
+
+    def finish(self, tail_seconds: float) -> Iterator[tuple[float, float, str]]:
+        """End the audio; yields the last segment."""
+        yield from self.accept(np.zeros(round(tail_seconds * RATE), np.float32))
+        yield from self._segment()
+
+    def _segment(self) -> Iterator[tuple[float, float, str]]:
+        times = self._recognizer.timestamps(self._stream)
+        if self.text:
+            start = self.began / RATE + self._recognizer.start_time(self._stream)
+            yield start + times[0], start + times[-1] + 0.04, self.text
+
+    def _restart(self) -> None:
+        if not self._fresh:
+            self._recognizer.reset(self._stream)
+            return
+        self._stream = self._recognizer.create_stream()
+        self._stream.accept_waveform(RATE, self._last)
+        self.began = self._heard - len(self._last)
+
+
+def listen(args: argparse.Namespace) -> None:
+    """Print start, end and text of every segment of standard input: raw 16-bit samples, 16 kHz, mono."""
+    recognizer = recogniser(args.bundle, args.precision, beam=args.beam, rule1=FRESH)
+    listener = Listener(recognizer)
+    for data in iter(lambda: sys.stdin.buffer.read(RATE // 5), b""):  # 100 ms
+        samples = np.frombuffer(data[: len(data) // 2 * 2], "<i2").astype(np.float32) / 2**15
+        for start, end, text in listener.accept(samples):
+            print(f"{start:.2f}\t{end:.2f}\t{text}", flush=True)
+    for start, end, text in listener.finish(info(args.bundle)["tail_seconds"]):
+        print(f"{start:.2f}\t{end:.2f}\t{text}", flush=True)
 
 
 if __name__ == "__main__":

@@ -110,6 +110,7 @@ function shown(page) {
       status: text("status"),
       kind: document.getElementById("status").className,
       lines: [...document.querySelectorAll("#transcript li > span")].map((line) => line.textContent),
+      open: document.querySelectorAll("#transcript li.open").length,
       times: [...document.querySelectorAll("#transcript time")].map((time) => time.textContent),
       latency: text("latency"),
       worst: text("worst"),

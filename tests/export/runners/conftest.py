@@ -1,9 +1,11 @@
 """Legs that need programs beside Python: each test says what it misses where it is skipped."""
 
+import json
 import os
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 CHROMIUM = Path("/usr/bin/chromium")
@@ -48,6 +50,26 @@ def chromium():
 def golden_bundle(repo):
     """A small bundle of random weights that emits often; not to be changed."""
     return repo / "tests" / "device" / "golden"
+
+
+@pytest.fixture(scope="session")
+def endpoint_bundle(golden_bundle, tmp_path_factory):
+    """The same, with an endpoint after 0.2 s: five frames."""
+    path = shutil.copytree(golden_bundle, tmp_path_factory.mktemp("endpoint") / "bundle")
+    manifest = json.loads((path / "manifest.json").read_text())
+    manifest["info"]["endpoint_seconds"] = 0.2
+    (path / "manifest.json").write_text(json.dumps(manifest, indent=1))
+    return path
+
+
+@pytest.fixture(scope="session")
+def bursts():
+    """25 s of silence, then noise between silences of many lengths: float32 [S] that 16 bits hold."""
+    rng = np.random.default_rng(5)
+    pieces = [np.zeros(25 * 16_000)]
+    for noise, silence in zip(rng.uniform(0.2, 1, 12), rng.uniform(0.1, 1.5, 12), strict=True):
+        pieces += [0.2 * rng.standard_normal(int(16_000 * noise)), np.zeros(int(16_000 * silence))]
+    return (np.rint(2**15 * np.concatenate(pieces)) / 2**15).astype(np.float32)
 
 
 @pytest.fixture(scope="session")

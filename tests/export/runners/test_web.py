@@ -13,10 +13,12 @@ import pytest
 import soundfile
 
 from todm.artifact import MANIFEST
-from todm.device.audio import read_audio, resample
+from todm.device.audio import read_audio, resample, write_wav
 from todm.device.bundle import open_bundle
 from todm.device.features import fbank
 from todm.device.recognizer import StreamingRecognizer
+from todm.device.segments import transcribe_blocks
+from todm.errors import BundleError
 from todm.export import web
 
 pytestmark = pytest.mark.web
@@ -140,6 +142,78 @@ def test_transcript_in_node_equals_the_devices(site, golden_bundle, precision):
         np.testing.assert_allclose(found.log_probs, wanted.log_probs, atol=web.TOLERANCE)
 
 
+@pytest.fixture(scope="module")
+def endpoint_site(npm_packages, endpoint_bundle, tmp_path_factory):
+    """The bundle with an endpoint, and its page."""
+    folder = tmp_path_factory.mktemp("endpoint") / "bundle"
+    shutil.copytree(endpoint_bundle, folder)
+    web.write_page(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def paused(bursts, tmp_path_factory):
+    """A recording with pauses."""
+    path = tmp_path_factory.mktemp("paused") / "a.wav"
+    write_wav(path, bursts[25 * 16_000 :])
+    return path
+
+
+def test_the_context_starts_again_as_on_the_device(
+    node, site, endpoint_site, golden_bundle, endpoint_bundle, paused
+):
+    texts = []
+    for folder, bundle in ((site, golden_bundle), (endpoint_site, endpoint_bundle)):
+        command = [node, "page/run.mjs", ".", paused]
+        done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=True)
+        found = json.loads(done.stdout)
+        recognizer = StreamingRecognizer(open_bundle(bundle))
+        wanted = recognizer.transcribe(read_audio(paused))
+        segments = list(transcribe_blocks(recognizer, [read_audio(paused)]))
+        assert len(segments) > 1
+        assert all(s.end - s.start < 19 for s in segments)  # on the page only pauses end a line
+        assert found["lines"] == [s.text for s in segments]
+        assert found["tokens"] == list(wanted.tokens)
+        assert found["timestamps"] == list(wanted.timestamps)
+        texts.append(wanted.text)
+    assert texts[0] != texts[1]
+
+
+def test_a_line_is_final_when_its_endpoint_has_come(node, endpoint_site, paused):
+    script = f"""
+        import {{ readFileSync }} from "node:fs";
+        import * as ort from "{(endpoint_site / "ort").as_uri()}/ort.wasm.min.mjs";
+        import {{ readWav }} from "{(endpoint_site / "page").as_uri()}/audio.js";
+        import {{ Bundle }} from "{(endpoint_site / "page").as_uri()}/bundle.js";
+        import {{ Recognizer }} from "{(endpoint_site / "page").as_uri()}/recognizer.js";
+        ort.env.wasm.numThreads = 1;
+        const read = async (name) => Uint8Array.from(readFileSync(name));
+        const stream = (await Recognizer.load(ort, await Bundle.open(read), "fp32")).createStream();
+        stream.accept(readWav(Uint8Array.from(readFileSync("{paused}")).buffer).samples);
+        const seen = [];
+        while (await stream.step()) seen.push([stream.timestamps.at(-1) ?? null, stream.isEnded]);
+        console.log(JSON.stringify(seen));
+    """
+    command = [node, "--input-type=module", "-e", script]
+    done = subprocess.run(command, cwd=endpoint_site, capture_output=True, text=True, check=True)
+    seen = json.loads(done.stdout)
+    chunk, endpoint = 8, 5  # frames of 40 ms
+    for number, (last, is_ended) in enumerate(seen, 1):
+        gap = 0 if last is None else chunk * number - round(last / 0.04)
+        assert is_ended == (gap > endpoint), number
+    assert {is_ended for _, is_ended in seen} == {True, False}
+
+
+def test_a_wrong_endpoint_is_refused(endpoint_site, golden_bundle, tmp_path):
+    folder = shutil.copytree(endpoint_site, tmp_path / "site")
+    manifest = json.loads((folder / MANIFEST).read_text())
+    for wrong in ("soon", None, -1, 101, [], True):
+        manifest["info"]["endpoint_seconds"] = wrong
+        (folder / MANIFEST).write_text(json.dumps(manifest))
+        with pytest.raises(BundleError, match="The bundle is damaged: its endpoint is"):
+            web.transcribe_in_node(folder, golden_bundle / "test_wavs" / "0.wav")
+
+
 def test_export_writes_a_page_and_checks_it(npm_packages, toy_graphs, write_assets, tmp_path):
     from todm.export.bundle import ExportConfig, write_bundle
     from todm.export.sample import Sample, sample_signal
@@ -207,6 +281,15 @@ def test_a_reader_transcribes_files(site, golden_bundle, browse, tmp_path):
         assert shown["problems"] == []
         assert shown["foreign"] == []  # nothing but its own folder was asked for anything
     assert sample["kind"] == "good"
+
+
+def test_a_reader_sees_lines_that_end_at_pauses(endpoint_site, endpoint_bundle, paused, browse):
+    recognizer = StreamingRecognizer(open_bundle(endpoint_bundle))
+    wanted = [s.text for s in transcribe_blocks(recognizer, [read_audio(paused)])]
+    _, shown = browse(endpoint_site, "open", f"choose={paused}")
+    assert shown["lines"] == wanted
+    assert shown["open"] == 0
+    assert shown["problems"] == []
 
 
 def test_a_reader_speaks(trained_bundle, npm_packages, browse, tmp_path):

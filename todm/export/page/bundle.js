@@ -53,6 +53,19 @@ export class Bundle {
     return seconds;
   }
 
+  /**
+   * Seconds without a symbol that end a segment and start the predictor's context again; null in
+   * bundles of earlier versions, whose context goes on.
+   */
+  get endpointSeconds() {
+    const seconds = this.info.endpoint_seconds;
+    if (seconds === undefined) return null;
+    if (!(typeof seconds === "number" && seconds >= 0 && seconds <= 100)) {
+      throw new BundleError(`The bundle is damaged: its endpoint is ${String(seconds).slice(0, 40)}, not 0 to 100 s; ${AGAIN}.`);
+    }
+    return seconds;
+  }
+
   /** Whether the manifest lists a file. */
   has(name) {
     return name in this.#files;

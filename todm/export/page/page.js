@@ -7,6 +7,7 @@ import { beginsLine, detokenize } from "./recognizer.js";
 const $ = (id) => document.getElementById(id);
 const worker = new Worker(new URL("worker.js", import.meta.url), { type: "module" });
 const BARS = 160;
+const LATENCIES = 1000; // the newest, so that an hour of listening costs no more than a minute
 
 let state = "loading"; // loading, ready, busy, listening, failed
 let facts = null;
@@ -15,8 +16,9 @@ let source = null; // what is being recognised: {name, promised}
 let microphone = null;
 let transcript = null;
 let latencies = [];
+let numChunks = 0;
 
-/** The text of one session as lines; the words of the newest chunk are highlighted. */
+/** The text of one session as lines; the words of the newest chunk, and the line that may go on, are marked. */
 class Transcript {
   #tokens = [];
   #last;
@@ -25,7 +27,7 @@ class Transcript {
   add(tokens, timestamps) {
     for (const mark of document.querySelectorAll("#transcript .new")) mark.className = "";
     tokens.forEach((token, i) => {
-      if (beginsLine(token, timestamps[i], this.#last)) this.#begin(timestamps[i]);
+      if (beginsLine(timestamps[i], this.#last, facts.pauseFrames)) this.#begin(timestamps[i]);
       this.#last = timestamps[i];
       this.#tokens.push(token);
     });
@@ -36,12 +38,19 @@ class Transcript {
     $("transcript").scrollTop = $("transcript").scrollHeight;
   }
 
+  /** Shows the last line as final. */
+  end() {
+    this.#line?.parentElement.classList.remove("open");
+  }
+
   #begin(seconds) {
+    this.end();
     this.#line?.replaceChildren(span(detokenize(this.#tokens), ""));
     this.#tokens = [];
     this.#line = document.createElement("span");
     const [item, time] = [document.createElement("li"), document.createElement("time")];
     time.textContent = clock(seconds);
+    item.className = "open";
     item.append(time, this.#line);
     $("transcript").append(item);
     $("nothing").hidden = true;
@@ -111,6 +120,7 @@ function begin(name, rate, promised = null) {
   session++;
   transcript = new Transcript();
   latencies = [];
+  numChunks = 0;
   $("transcript").replaceChildren();
   $("nothing").hidden = false;
   $("copy").hidden = true;
@@ -204,9 +214,11 @@ function showLevel(samples) {
   $("meter").firstElementChild.style.width = `${Math.max(0, Math.min(100, (decibels + 60) * (100 / 50)))}%`;
 }
 
-function chunk({ tokens, timestamps, ms, audioMs, busyMs }) {
+function chunk({ tokens, timestamps, isEnded, ms, audioMs, busyMs }) {
   transcript.add(tokens, timestamps);
-  latencies.push(ms);
+  if (isEnded) transcript.end();
+  numChunks++;
+  latencies = [...latencies.slice(1 - LATENCIES), ms];
   const sorted = latencies.toSorted((a, b) => a - b);
   const at = (share) => sorted[Math.min(sorted.length - 1, Math.floor(share * sorted.length))];
   const rtf = busyMs / audioMs;
@@ -215,12 +227,13 @@ function chunk({ tokens, timestamps, ms, audioMs, busyMs }) {
   $("rtf").textContent = rtf.toFixed(3);
   $("faster").textContent = rtf < 1 ? `${(1 / rtf).toFixed(0)} times faster than speech` : "slower than speech";
   $("seconds").textContent = `${(audioMs / 1000).toFixed(1)} s`;
-  $("chunks").textContent = `${latencies.length} chunks decoded`;
+  $("chunks").textContent = `${numChunks} chunks decoded`;
   draw();
 }
 
 function done({ text }) {
   transcript.add([], []);
+  transcript.end();
   if (!text) say(`No words were recognised in ${source.name}.`);
   else if (source.promised === null) say(`Done with ${source.name}.`);
   else if (source.promised === text) say("Done: exactly the transcript that the bundle has for its sample.", "good");

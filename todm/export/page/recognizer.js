@@ -6,6 +6,7 @@ import { NUM_BINS, OnlineFeatures, SAMPLE_RATE } from "./features.js";
 
 const BLANK_ID = 0;
 const FRAME_SECONDS = 0.04;
+const PAUSE_SECONDS = 0.8; // of bundles that state no endpoint
 const WORD = "\u2581";
 const GRAPHS = ["encoder", "decoder", "joiner"];
 
@@ -14,6 +15,8 @@ export class Recognizer {
   static async load(ort, bundle, precision) {
     const self = new Recognizer();
     self.tailSeconds = bundle.tailSeconds;
+    self.restarts = bundle.endpointSeconds !== null;
+    self.pauseFrames = Math.floor((bundle.endpointSeconds ?? PAUSE_SECONDS) / FRAME_SECONDS + 0.5);
     self.tokens = await bundle.tokens();
     self.silent = new Set([BLANK_ID, ...self.tokens.flatMap((t, i) => (t === "<unk>" ? [i] : []))]);
     self.ort = ort;
@@ -25,6 +28,8 @@ export class Recognizer {
       self[name] = await session(ort, bytes, file);
     }
     Object.assign(self, sizesOf(metadata));
+    self.startIds = [...Array(self.contextSize - 1).fill(-1), BLANK_ID];
+    self.startPredicted = await self.predict(self.startIds);
     await self.#check();
     return self;
   }
@@ -48,7 +53,7 @@ export class Recognizer {
 
   /** Predictor output for the last K symbols, a tensor [1, J]. */
   async predict(ids) {
-    const context = BigInt64Array.from(ids.slice(-this.contextSize), BigInt);
+    const context = BigInt64Array.from(ids, BigInt);
     const y = new this.ort.Tensor("int64", context, [1, this.contextSize]);
     return (await run(this.decoder, [y], 1))[0];
   }
@@ -67,9 +72,8 @@ export class Recognizer {
     };
     const { out, states } = await this.encode(new Float32Array(this.chunkFrames * NUM_BINS), stream.states);
     fits(states.every((s, i) => String(s.dims) === String(stream.states[i].dims)), "states");
-    const predicted = await this.predict(stream.ids);
-    fits(out.dims.length === 3 && out.dims[2] === predicted.dims[1], "width of the joiner");
-    const logits = await this.score(out.data.slice(0, out.dims[2]), predicted);
+    fits(out.dims.length === 3 && out.dims[2] === this.startPredicted.dims[1], "width of the joiner");
+    const logits = await this.score(out.data.slice(0, out.dims[2]), this.startPredicted);
     fits(logits.length === this.tokens.length && this.vocabSize === this.tokens.length, "tokens");
   }
 }
@@ -78,8 +82,10 @@ export class Recognizer {
 export class Stream {
   #model;
   #features = new OnlineFeatures();
-  #predicted = null;
+  #ids; // the predictor's context
+  #predicted;
   #frames = 0;
+  #last = null; // the frame of the last symbol
   tokens = [];
   timestamps = []; // seconds from the start of the stream
   logProbs = [];
@@ -89,7 +95,7 @@ export class Stream {
     this.states = model.stateShapes.map(([layers, size]) =>
       model.tensor(new Float32Array(layers * size), [layers, 1, size]),
     );
-    this.ids = [...Array(model.contextSize - 1).fill(-1), BLANK_ID];
+    this.#restart();
   }
 
   /** Adds audio: Float32Array [S] at 16 kHz, in [-1, 1]. */
@@ -112,9 +118,9 @@ export class Stream {
     this.states = states;
     const [, numFrames, width] = out.dims;
     for (let frame = 0; frame < numFrames; frame++) {
-      await this.#search(out.data.slice(frame * width, (frame + 1) * width), this.#frames + frame);
+      await this.#search(out.data.slice(frame * width, (frame + 1) * width));
+      this.#frames++;
     }
-    this.#frames += numFrames;
     return true;
   }
 
@@ -123,17 +129,28 @@ export class Stream {
     return detokenize(this.tokens);
   }
 
-  async #search(encoderOut, frame) {
+  /** Whether the last segment has ended: later symbols begin another one. */
+  get isEnded() {
+    return this.#last !== null && this.#frames - this.#last > this.#model.pauseFrames;
+  }
+
+  #restart() {
+    this.#ids = this.#model.startIds;
+    this.#predicted = this.#model.startPredicted;
+  }
+
+  async #search(encoderOut) {
     const model = this.#model;
-    this.#predicted ??= await model.predict(this.ids);
+    if (model.restarts && this.isEnded) this.#restart();
     const logits = await model.score(encoderOut, this.#predicted);
     const best = argmax(logits);
     if (model.silent.has(best)) return;
-    this.ids = [...this.ids, best].slice(-model.contextSize);
+    this.#ids = [...this.#ids.slice(1), best];
+    this.#predicted = await model.predict(this.#ids);
+    this.#last = this.#frames;
     this.tokens.push(model.tokens[best]);
-    this.timestamps.push(Math.round(frame * FRAME_SECONDS * 100) / 100);
+    this.timestamps.push(Math.round(this.#frames * FRAME_SECONDS * 100) / 100);
     this.logProbs.push(logSoftmax(logits, best));
-    this.#predicted = null;
   }
 }
 
@@ -147,10 +164,12 @@ export function detokenize(tokens) {
   return text.replaceAll("\ufffd", "").replaceAll(WORD, " ").trim();
 }
 
-/** Whether a token begins a new line: a word after a pause. */
-export function beginsLine(token, time, previous, pauseSeconds = 0.8) {
-  if (previous === undefined) return true;
-  return token.startsWith(WORD) && time - previous - FRAME_SECONDS >= pauseSeconds;
+/**
+ * Whether a token begins a new line, by its time and that of the one before: after a pause, even within a
+ * word, since nobody knew that the word would go on.
+ */
+export function beginsLine(time, previous, pauseFrames) {
+  return previous === undefined || Math.round((time - previous) / FRAME_SECONDS) > pauseFrames;
 }
 
 function argmax(values) {

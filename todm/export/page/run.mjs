@@ -8,7 +8,7 @@ import { parseArgs } from "node:util";
 
 import { readWav, Resampler } from "./audio.js";
 import { Bundle } from "./bundle.js";
-import { Recognizer } from "./recognizer.js";
+import { beginsLine, detokenize, Recognizer } from "./recognizer.js";
 
 const { values, positionals } = parseArgs({
   allowPositionals: true,
@@ -46,6 +46,8 @@ async function transcribe(recognizer, recording) {
   stream.finish();
   while (await stream.step());
   const { text, tokens, timestamps, logProbs } = stream;
+  const begins = timestamps.flatMap((time, i) => (beginsLine(time, timestamps[i - 1], recognizer.pauseFrames) ? [i] : []));
+  const lines = begins.map((from, i) => detokenize(tokens.slice(from, begins[i + 1])));
   const rtf = (performance.now() - started) / 1000 / (wav.samples.length / wav.rate);
-  return { audio: recording, text, tokens, timestamps, log_probs: logProbs, rtf };
+  return { audio: recording, text, lines, tokens, timestamps, log_probs: logProbs, rtf };
 }

@@ -1,7 +1,7 @@
 // The recogniser in its own thread, so that the page never waits for it.
 //
 // In: load {bundle, precision}, start {session, rate}, audio {session, samples}, end {session}.
-// Out: loaded {facts}, chunk {session, tokens, timestamps, ms, audioMs, busyMs}, done {session, text}, failed {message, fatal}.
+// Out: loaded {facts}, chunk {session, tokens, timestamps, isEnded, ms, audioMs, busyMs}, done {session, text}, failed {message, fatal}.
 
 import * as ort from "../ort/ort.wasm.min.mjs";
 
@@ -64,6 +64,7 @@ async function load({ bundle: url, precision }) {
     precisions: bundle.precisions.map((name) => ({ name, bytes: bundle.sizeOf(name) })),
     chunkMs: (1000 * recognizer.shiftFrames) / 100,
     tailSeconds: recognizer.tailSeconds,
+    pauseFrames: recognizer.pauseFrames,
     runtime: ort.env.versions.web,
     sample: sample?.buffer ?? null,
     promised: expected ? (JSON.parse(new TextDecoder().decode(expected))[wanted]?.streaming?.text ?? null) : null,
@@ -84,12 +85,13 @@ async function decode(of) {
     if (!(await stream.step())) return;
     const ms = performance.now() - started;
     busyMs += ms;
-    const { tokens, timestamps } = stream;
+    const { tokens, timestamps, isEnded } = stream;
     postMessage({
       type: "chunk",
       session: of,
       tokens: tokens.slice(sent),
       timestamps: timestamps.slice(sent),
+      isEnded,
       ms,
       audioMs,
       busyMs,
