@@ -160,14 +160,13 @@ def recogniser(
         rule2: seconds without a symbol after the last one that are an endpoint; the bundle's if None.
         reset_encoder: see README.md.
     """
-    if rule2 is None:
-        rule2 = info(bundle).get("endpoint_seconds", ENDPOINT)
+    pause = info(bundle).get("endpoint_seconds", ENDPOINT) if rule2 is None else rule2
     return sherpa_onnx.OnlineRecognizer.from_transducer(
         **options(bundle, precision, beam=beam),
         model_type="lstm",
         enable_endpoint_detection=True,
         rule1_min_trailing_silence=rule1,
-        rule2_min_trailing_silence=rule2,
+        rule2_min_trailing_silence=float(pause),
         rule3_min_utterance_length=NEVER,  # 20 s by default, which may be the middle of a word
         reset_encoder=reset_encoder,
     )
@@ -200,9 +199,8 @@ class Listener:
         """Add audio, float32 at 16 kHz; yields start, end and text of a segment that it ends."""
         self._stream.accept_waveform(RATE, samples)
         self._heard += len(samples)
-        self._last = np.concatenate([self._last, samples])[
-            max(0, len(self._last) + len(samples) - self._replay) :
-        ]
+        recent = np.concatenate([self._last, samples])
+        self._last = recent[max(0, len(recent) - self._replay) :]
         while self._recognizer.is_ready(self._stream):
             self._recognizer.decode_stream(self._stream)
         if self._recognizer.is_endpoint(self._stream):
@@ -232,7 +230,9 @@ class Listener:
 def listen(args: argparse.Namespace) -> None:
     """Print start, end and text of every segment of standard input: raw 16-bit samples, 16 kHz, mono."""
     recognizer = recogniser(args.bundle, args.precision, beam=args.beam, rule1=FRESH)
-    listener = Listener(recognizer)
+    # No more than the pause, or the new stream would hear the last word again.
+    replay = min(REPLAY, info(args.bundle).get("endpoint_seconds", ENDPOINT))
+    listener = Listener(recognizer, replay=replay)
     for data in iter(lambda: sys.stdin.buffer.read(RATE // 5), b""):  # 100 ms
         samples = np.frombuffer(data[: len(data) // 2 * 2], "<i2").astype(np.float32) / 2**15
         for start, end, text in listener.accept(samples):

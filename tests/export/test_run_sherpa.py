@@ -4,7 +4,10 @@ import json
 import subprocess
 import sys
 
+import numpy as np
 import pytest
+
+from todm.device.audio import read_audio
 
 
 @pytest.mark.runtime
@@ -17,6 +20,25 @@ def test_it_prints_what_the_bundle_promises(repo, toy_bundle, tmp_path, precisio
     command = [sys.executable, script, toy_bundle, wav, "--precision", precision]
     done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path)
     assert done.stdout == f"{wav}\t{expected[precision]['streaming']['text']}\n", done.stderr
+
+
+@pytest.mark.runtime
+def test_the_microphone_of_the_card(toy_bundle, monkeypatch, capsys):
+    """Its code, as it stands there, hears the first words as a stream of their own has them."""
+    import sherpa_onnx
+
+    card = (toy_bundle / "README.md").read_text()
+    code = card.split("A microphone, for hours")[1].split("```python\n")[1].split("```")[0]
+    assert "rule2_min_trailing_silence=0.8" in code  # this bundle states no endpoint
+    samples = read_audio(toy_bundle / "test_wavs" / "0.wav")
+    pieces = [samples[start : start + 1_600] for start in range(0, len(samples), 1_600)]
+    monkeypatch.chdir(toy_bundle)
+    code = code.replace("=0.8,", "=0.04,")  # random weights pause seldom
+    exec(code, {"np": np, "sherpa_onnx": sherpa_onnx, "microphone": pieces})
+    lines = capsys.readouterr().out.splitlines()
+    expected = json.loads((toy_bundle / "test_wavs" / "expected.json").read_text())
+    assert len(lines) > 1
+    assert "".join(expected["fp32"]["streaming"]["text"]).startswith(lines[0].strip())
 
 
 @pytest.mark.parametrize("target", ["onnx", "sherpa_onnx"])

@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
+from todm.device.audio import SAMPLE_RATE
 from todm.device.bundle import Bundle, best_int8, graph_files
 from todm.export.decoding import chunk_table
 
@@ -42,6 +43,8 @@ Largest differences:
 {checks}
 """
 
+_PAUSE = 0.8  # seconds that end a segment where a bundle states no endpoint
+_REPLAY = 0.5  # seconds that the next stream hears again, no more than the pause
 _FORMS = {
     "int8": "`encoder.int8.onnx` is for ARM and for x86 with VNNI.",
     "int8.rr": (
@@ -78,6 +81,25 @@ while recognizer.is_ready(stream):
     recognizer.decode_stream(stream)
 print(recognizer.get_result(stream))
 ```
+A microphone, for hours: begin **a new stream at every endpoint**. sherpa-onnx's own `reset` keeps the last
+words as the decoder's context and the encoder's states as they are, and may miss a command that is repeated.
+```python
+recognizer = sherpa_onnx.OnlineRecognizer.from_transducer(
+    tokens="tokens.txt", encoder="{encoder}", decoder="{decoder}", joiner="{joiner}", num_threads=1,
+    enable_endpoint_detection=True, rule1_min_trailing_silence=2.4,
+    rule2_min_trailing_silence={pause:g}, rule3_min_utterance_length=1e9)
+stream, last = recognizer.create_stream(), np.zeros(0, np.float32)
+for samples in microphone:                     # yours: 100 ms each, float32 at 16 kHz
+    last = np.concatenate([last, samples])[-{replay}:]
+    stream.accept_waveform(16000, samples)
+    while recognizer.is_ready(stream):
+        recognizer.decode_stream(stream)
+    if recognizer.is_endpoint(stream):
+        if text := recognizer.get_result(stream):
+            print(text)
+        stream = recognizer.create_stream()
+        stream.accept_waveform(16000, last)    # heard again: a word may have begun
+```
 """
 
 _WEB = """\
@@ -106,6 +128,7 @@ def card(
     """
     best = best_int8(bundle) if "int8" in figures["runtime"] else "fp32"
     offline, target = bundle.has_offline(), bundle.info["target"]
+    pause = _PAUSE if bundle.endpoint_seconds is None else bundle.endpoint_seconds
     how = {"sherpa-onnx": _SHERPA, "web": _WEB}.get(target, "")
     return _CARD.format(
         chunk_ms=round(1000 * bundle.info["chunk_seconds"]),
@@ -116,7 +139,12 @@ def card(
         tail=bundle.tail_seconds,
         endpoint=endpoint(bundle.endpoint_seconds),
         offline_tail="The offline encoder adds the tail itself." if offline else "",
-        runtime=how.format(tail=bundle.tail_seconds, **graph_files(best)),
+        runtime=how.format(
+            tail=bundle.tail_seconds,
+            pause=pause,
+            replay=round(SAMPLE_RATE * min(_REPLAY, pause)),
+            **graph_files(best),
+        ),
         text=expected["fp32"]["streaming"]["text"],
         reference=f" (reference: {reference!r})" if reference is not None else "",
         checks="\n".join(f"- {name}: {value:.2g}" for name, value in figures["checks"].items()),
