@@ -6,7 +6,7 @@ import pytest
 pytest.importorskip("onnxruntime")
 
 from todm.device import after_silence, sounds
-from todm.device.after_silence import Command, after_waits, change, repeats
+from todm.device.after_silence import Command, after_waits, busy_hour, change, repeats
 from todm.device.bundle import open_bundle
 from todm.device.recognizer import StreamingRecognizer
 
@@ -23,7 +23,9 @@ def _commands(num):
     rng = np.random.default_rng(3)
     lengths = rng.integers(4_000, 30_000, size=num)
     return [
-        Command(samples_S=(0.2 * rng.normal(size=n) * np.linspace(0, 1, n)).astype(np.float32), text="")
+        Command(
+            samples_S=(0.2 * rng.normal(size=n) * np.linspace(0, 1, n)).astype(np.float32), text=""
+        )
         for n in lengths
     ]
 
@@ -47,7 +49,9 @@ def _unbroken(recognizer, sound, command, index, wait):
     return found.tokens[waited:]
 
 
-@pytest.mark.parametrize("sound", [sounds.silence(), sounds.white_noise(-30.0)], ids=["silence", "noise"])
+@pytest.mark.parametrize(
+    "sound", [sounds.silence(), sounds.white_noise(-30.0)], ids=["silence", "noise"]
+)
 @pytest.mark.parametrize("batch_size", [1, 3])
 def test_a_command_after_a_wait_is_heard_as_in_one_recording(
     recognizer, monkeypatch, sound, batch_size
@@ -121,3 +125,42 @@ def test_change_is_paired():
     assert found.high == pytest.approx(25 + 1.96 * spread)
     same = change(before, before)
     assert (same.points, same.low, same.high) == (0, 0, 0)
+
+
+def test_words_of_the_hour_belong_to_the_command_they_follow(recognizer, monkeypatch):
+    commands = [Command(samples_S=np.full(RATE, 0.5, np.float32), text=f"C{n}") for n in range(6)]
+    other = np.full(2 * RATE, 0.25, np.float32)
+    heard = []
+
+    def listen(_recognizer, blocks):
+        """Hears each command 0.2 s after its beginning, and one word in all other speech."""
+        audio = np.concatenate(list(blocks))
+        level = np.round(np.abs(audio[::160]), 2)
+        starts = [i for i in range(1, len(level)) if level[i] != level[i - 1] and level[i] > 0]
+        named = iter(np.random.default_rng(4).permutation(len(commands)).tolist())
+        for at in starts:
+            heard.append(level[at])
+            yield _Segment([_Word("X" if level[at] < 0.5 else f"C{next(named)}", at / 100 + 0.2)])
+
+    monkeypatch.setattr(after_silence, "transcribe_blocks", listen)
+    monkeypatch.setattr(recognizer, "transcribe", lambda audio: _Found("C3"))
+    alone, among = busy_hour(recognizer, sounds.silence(), commands, [other])
+    assert among == [True] * 6
+    assert alone == [n == 3 for n in range(6)]
+    assert heard.count(0.5) == 6
+    assert heard.count(0.25) >= 2
+
+
+class _Word:
+    def __init__(self, text, start):
+        self.text, self.start = text, start
+
+
+class _Segment:
+    def __init__(self, words):
+        self.words = words
+
+
+class _Found:
+    def __init__(self, text):
+        self.text = text

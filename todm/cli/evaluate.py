@@ -131,10 +131,10 @@ def _count_false_accepts(args: argparse.Namespace) -> int:
 
 
 def _measure_after_silence(args: argparse.Namespace) -> int:
-    from todm.export.after_silence import repeats_table, waits_table
+    from todm.export.after_silence import hour_lines, repeats_table, waits_table
 
     options = given(args, stages.measure_after_silence)
     with progress_report() as progress:
         found = stages.measure_after_silence(args.model, **options, progress=progress)
-    print(waits_table(found), repeats_table(found), sep="\n\n")
+    print(waits_table(found), repeats_table(found), *hour_lines(found), sep="\n\n")
     return 0

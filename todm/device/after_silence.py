@@ -9,14 +9,16 @@ Letters: S samples.
 
 import copy
 import dataclasses
+import itertools
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 
 from todm.device.audio import SAMPLE_RATE, Samples
 from todm.device.features import FRAMES_PER_SECOND
 from todm.device.recognizer import Stream, StreamingRecognizer, detokenize
+from todm.device.segments import transcribe_blocks
 from todm.device.sounds import Sound, speech_level
 
 MARGIN = 15.0
@@ -25,6 +27,7 @@ _FEATURE_LEAD = 10  # frames before a fork, so that its first window is as in an
 _SHIFT = SAMPLE_RATE // FRAMES_PER_SECOND
 _BLOCK_SECONDS = 10
 _PRIME = 7919
+_SPEECH_SHARE = 0.75
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -127,14 +130,69 @@ def repeats(
     first, second = [], []
     for number, command in enumerate(commands):
         lead = _LEAD + number * _PRIME % recognizer.spec.shift_frames / FRAMES_PER_SECOND
-        quiet, between = (np.zeros(round(s * SAMPLE_RATE), np.float32) for s in (lead, pause))
-        audio = np.concatenate([quiet, command.samples_S, between, command.samples_S])
+        said = command.samples_S
+        audio = np.concatenate([_quiet(lead), said, _quiet(pause), said])
         again = (len(audio) - len(command.samples_S)) / SAMPLE_RATE
         found = recognizer.transcribe(audio)
         num = sum(time < again for time in found.timestamps)
         first.append(detokenize(found.tokens[:num]) == command.text)
         second.append(detokenize(found.tokens[num:]) == command.text)
     return first, second
+
+
+def busy_hour(
+    recognizer: StreamingRecognizer,
+    sound: Sound,
+    commands: Sequence[Command],
+    other_speech: Sequence[Samples],
+    *,
+    progress: Callable[[int, int], None] | None = None,
+) -> tuple[list[bool], list[bool]]:
+    """Whether commands are right one by one, and in a long recording among other speech.
+
+    There they come in random order with pauses of 0.3 to 5 s, and other speech in three of four pauses,
+    which with 300 commands is about an hour. The words of a command are those written between its
+    beginning and that of what comes next. The sound lies under everything, in both.
+
+    Args:
+        recognizer: of the bundle.
+        sound: the background.
+        commands: each once.
+        other_speech: recordings, float32 [S] at 16 kHz, taken in turn; none for pauses alone.
+        progress: called with commands done and in all.
+    """
+    rng, speech = np.random.default_rng(4), itertools.cycle(other_speech)
+    order = rng.permutation(len(commands)).tolist()
+    spans: list[tuple[float, float]] = []
+
+    def blocks() -> Iterator[Samples]:
+        at = 0
+        for done, index in enumerate(order, 1):
+            parts = [_quiet(rng.uniform(0.3, 5.0))]
+            if other_speech and rng.random() < _SPEECH_SHARE:
+                parts += [next(speech), _quiet(rng.uniform(0.3, 5.0))]
+            before = np.concatenate(parts)
+            samples_S = commands[index].samples_S
+            if spans:
+                spans[-1] = (spans[-1][0], (at + len(parts[0])) / SAMPLE_RATE)
+            audio = np.concatenate([before, samples_S])
+            spans.append(((at + len(before)) / SAMPLE_RATE, math.inf))
+            yield audio + sound.part(at, len(audio))
+            at += len(audio)
+            if progress:
+                progress(done, len(order))
+
+    words = [w for s in transcribe_blocks(recognizer, blocks()) for w in s.words]
+    among = [False] * len(commands)
+    for index, (begin, end) in zip(order, spans, strict=True):
+        text = " ".join(w.text for w in words if begin <= w.start < end)
+        among[index] = text == commands[index].text
+    alone = []
+    for command in commands:
+        audio = np.concatenate([_quiet(_LEAD), command.samples_S])
+        found = recognizer.transcribe(audio + sound.part(0, len(audio)))
+        alone.append(found.text == command.text)
+    return alone, among
 
 
 def change(before: Sequence[bool], after: Sequence[bool]) -> Change:
@@ -186,3 +244,7 @@ def _clip(
         clip[:before] = waited.part(at - before, before)
     clip[before + lead :][: len(command.samples_S)] += command.samples_S * np.float32(scale)
     return clip
+
+
+def _quiet(seconds: float) -> Samples:
+    return np.zeros(round(seconds * SAMPLE_RATE), np.float32)

@@ -18,7 +18,7 @@ is against the same sound with no wait, in points, with its 95 % interval.
 A command said again after a pause, against the first time:
 
 {repeats}
-
+{hour}
 """
 
 
@@ -28,7 +28,10 @@ def write_after_silence(path: Path, results: Mapping[str, Mapping[str, Any]]) ->
     Raises:
         BundleError: the bundle is damaged.
     """
-    text = _SECTION.format(head=_HEAD, waits=waits_table(results), repeats=repeats_table(results))
+    hour = "".join(f"\n{line}" for line in hour_lines(results))
+    text = _SECTION.format(
+        head=_HEAD, waits=waits_table(results), repeats=repeats_table(results), hour=hour
+    )
     figures = {form: dict(found) for form, found in results.items()}
     add_section(path, _HEAD, text, {"after_silence": figures})
 
@@ -78,6 +81,16 @@ def repeats_table(results: Mapping[str, Mapping[str, Any]]) -> str:
         for row in found["repeats"]
     ]
     return markdown_table(heads, rows)
+
+
+def hour_lines(results: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    """A line for each form whose commands were measured among other speech."""
+    return [
+        f"{form}: {row['right']:.1f} % right in an hour with pauses, noise and other speech, "
+        f"{row['points']:+.1f} points [{row['low']:+.1f}, {row['high']:+.1f}] against one by one.\n"
+        for form, found in results.items()
+        if (row := found.get("hour"))
+    ]
 
 
 def duration(seconds: float) -> str:

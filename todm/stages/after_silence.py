@@ -11,7 +11,7 @@ from todm.errors import ConfigError
 from todm.files import Progress, no_progress, path_or_none, read_json, write_text
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Sequence
 
     from todm.device.after_silence import Command
     from todm.device.audio import Samples
@@ -26,6 +26,7 @@ _SPEECH_SECONDS = 1200.0
 _NUM_COMMANDS = 300
 _NUM_REPEATS = {False: 100, True: _NUM_COMMANDS}
 _BABBLERS = 6
+_HOUR_NOISE = -60.0  # dB
 
 
 def measure_after_silence(
@@ -55,7 +56,8 @@ def measure_after_silence(
 
     Returns:
         By form: `waits`, a list of rows (sound, seconds, right and its change in points with a 95 %
-        interval, words written during the wait), and `repeats`, right at first and when repeated by pause.
+        interval, words written during the wait); `repeats`, right when repeated, against at first, by
+        pause; and with `full` `hour`, right among other speech, against one by one.
 
     Raises:
         TodmError: something given cannot be used; the message says what to do.
@@ -65,12 +67,13 @@ def measure_after_silence(
 
     opened = open_bundle(bundle)
     commands = _commands(opened, path_or_none(corpus))
-    sounds = list(_sounds(commands, path_or_none(other_speech), full=full))
+    others = _other_speech(path_or_none(other_speech)) if full else []
+    sounds = list(_sounds(commands, others, full=full))
     file = Path(out) / _FIGURES if out else None
     asked = {
         "bundle": _key(opened),
         "commands": len(commands),
-        "sounds": [sound.name for sound, _ in sounds],
+        "sounds": [(sound.name, sound.level) for sound, _ in sounds],
     }
     found = read_json(file) if file else {}
     if found.get("asked") != asked:
@@ -80,6 +83,8 @@ def measure_after_silence(
             results[form] = _measure(
                 recognizer, form, commands, sounds, full=full, progress=progress
             )
+            if full:
+                results[form]["hour"] = _hour(recognizer, form, commands, others, progress)
         found = {"asked": asked, "results": results}
         if file:
             file.parent.mkdir(parents=True, exist_ok=True)
@@ -147,12 +152,35 @@ def _commands(bundle: "Bundle", corpus: Path | None) -> "list[Command]":
     return [Command(samples_S=u.samples(), text=u.text) for u in chosen]
 
 
+def _hour(
+    recognizer: "StreamingRecognizer",
+    form: "Precision",
+    commands: "Sequence[Command]",
+    others: "Sequence[Samples]",
+    progress: Progress,
+) -> dict[str, float]:
+    """Commands among pauses, noise and other speech, against the same one by one."""
+    from todm.device.after_silence import busy_hour, change
+    from todm.device.sounds import white_noise
+
+    what = f"{form} commands among other speech"
+    found = busy_hour(
+        recognizer,
+        white_noise(_HOUR_NOISE),
+        commands,
+        others,
+        progress=lambda done, total: progress(what, done, total),
+    )
+    return dataclasses.asdict(change(*found))
+
+
 def _sounds(
-    commands: "Sequence[Command]", speech: Path | None, *, full: bool
+    commands: "Sequence[Command]", others: "Sequence[Samples]", *, full: bool
 ) -> "Iterator[tuple[Sound, bool]]":
     """What is heard during the waits, and whether it goes on under the words."""
+    import numpy as np
+
     from todm.device import sounds
-    from todm.device.false_accepts import folder_of_speech, shared_speech
 
     yield sounds.silence(), True
     if not full:
@@ -164,24 +192,22 @@ def _sounds(
     # Backwards, so that nothing in it is a command.
     voices = [command.samples_S[::-1] for command in commands[:_BABBLERS]]
     yield sounds.babble(-45.0, voices), True
-    if folder := speech or shared_speech():
-        yield _other_speech(folder.name, folder_of_speech(folder)), False
+    if others:
+        yield sounds.looped("other speech", np.concatenate(others)), False
 
 
-def _other_speech(name: str, utterances: "Iterable[Samples]") -> "Sound":
-    """Up to `_SPEECH_SECONDS` of recordings one after another, repeated."""
-    import numpy as np
-
+def _other_speech(folder: Path | None) -> "list[Samples]":
+    """Recordings of `_SPEECH_SECONDS` together; none if there is no folder of them."""
     from todm.device.audio import SAMPLE_RATE
-    from todm.device.sounds import looped
+    from todm.device.false_accepts import folder_of_speech, shared_speech
 
-    parts, num = [], 0
-    for samples in utterances:
-        parts.append(samples)
-        num += len(samples)
-        if num >= _SPEECH_SECONDS * SAMPLE_RATE:
+    place, chosen, seconds = folder or shared_speech(), [], 0.0
+    for samples in folder_of_speech(place) if place else ():
+        chosen.append(samples)
+        seconds += len(samples) / SAMPLE_RATE
+        if seconds >= _SPEECH_SECONDS:
             break
-    return looped(f"other speech ({name})", np.concatenate(parts))
+    return chosen
 
 
 def _forms(here: "tuple[Precision, ...]", *, full: bool) -> "tuple[Precision, ...]":
