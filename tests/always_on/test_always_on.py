@@ -1,8 +1,5 @@
 """A trained net hears a command after any wait, and when it is said again, in every runtime."""
 
-import json
-import os
-import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -10,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from todm.device.audio import SAMPLE_RATE, write_wav
+from todm.device.audio import SAMPLE_RATE
 from todm.device.bundle import forms_here, open_bundle
 from todm.device.recognizer import StreamingRecognizer
 from todm.device.segments import transcribe_blocks
@@ -70,7 +67,11 @@ def in_torch(subnet, audio, chunk=8):
     model = load_model(found, backend)
     encoder = StreamingEncoder(model, chunk).eval()
     first, second = encoder.state_sizes
-    states, features, outs = [torch.zeros(1, 1, first), torch.zeros(1, 1, second)], OnlineFeatures(), []
+    states, features, outs = (
+        [torch.zeros(1, 1, first), torch.zeros(1, 1, second)],
+        OnlineFeatures(),
+        [],
+    )
     with torch.no_grad():
         for block in blocks(audio):
             features.accept(block)
@@ -111,7 +112,6 @@ def two_hours(commands):
 
 
 def test_each_command_is_right_at_once(bundle, commands):
-    audio, begins = timeline(commands, [0.5] * len(commands))
     for command in commands:
         audio, begins = timeline([command], [0.5])
         assert by_command(ours(bundle, audio), begins) == [command.text]

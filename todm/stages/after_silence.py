@@ -23,7 +23,7 @@ _FIGURES = "after_silence.json"
 _SHORT, _FULL = (0.0, 10.0, 60.0), (0.0, 10.0, 60.0, 600.0, 3600.0)
 _PAUSES = (0.5, 1.0, 3.0)
 _SPEECH_SECONDS = 1200.0
-_NUM_COMMANDS = 300
+_NUM_COMMANDS, _MOST_SECONDS = 300, 1200.0
 _NUM_REPEATS = {False: 100, True: _NUM_COMMANDS}
 _BABBLERS = 6
 _HOUR_NOISE = -60.0  # dB
@@ -133,7 +133,7 @@ def _measure(
 
 
 def _commands(bundle: "Bundle", corpus: Path | None) -> "list[Command]":
-    """Utterances evenly spread over the test split.
+    """Utterances evenly spread over the test split, until they last `_MOST_SECONDS`.
 
     Raises:
         ConfigError: there are none with speech in it.
@@ -142,14 +142,20 @@ def _commands(bundle: "Bundle", corpus: Path | None) -> "list[Command]":
     from todm.asr.decode.evaluate import references
     from todm.asr.loading import corpus_of
     from todm.device.after_silence import Command
+    from todm.device.audio import SAMPLE_RATE
 
     found = artifact.load(bundle.path, kind="bundle")
     data = corpus_of(found, corpus)
     spoken = [u for u in references(found, data, "test") if u.text]
     if not spoken:
         raise ConfigError(f"{data.path} has no test utterances with words: prepare another corpus")
-    chosen = spoken[:: max(1, len(spoken) // _NUM_COMMANDS)][:_NUM_COMMANDS]
-    return [Command(samples_S=u.samples(), text=u.text) for u in chosen]
+    chosen, seconds = [], 0.0
+    for utterance in spoken[:: max(1, len(spoken) // _NUM_COMMANDS)][:_NUM_COMMANDS]:
+        chosen.append(Command(samples_S=utterance.samples(), text=utterance.text))
+        seconds += len(chosen[-1].samples_S) / SAMPLE_RATE
+        if seconds >= _MOST_SECONDS:
+            break
+    return chosen
 
 
 def _hour(
