@@ -79,9 +79,9 @@ for entry in "${budgets[@]}"; do
     --out "$run/subnets/$name"
   todm export "$run/subnets/$name" --target sherpa-onnx --corpus "$run/corpus" \
     --out "$run/bundles/$name"
-  todm evaluate "$run/bundles/$name" "$run/corpus" --out "$run/evaluation/$name"
   todm evaluate "$run/bundles/$name" "$run/corpus" --after-silence --card \
     --out "$run/evaluation/$name"
+  todm evaluate "$run/bundles/$name" "$run/corpus" --out "$run/evaluation/$name"
 done
 todm report "$run"
 "$bin/python" "$root/export/sherpa_onnx/run.py" "$run/bundles/large" "$run/bundles/large/test_wavs/0.wav"
