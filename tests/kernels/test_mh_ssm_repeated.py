@@ -128,3 +128,26 @@ def test_autocast_leaves_it_alone():
     with torch.autocast("cpu", torch.bfloat16):
         got = repeated(state, ssm, 8, times)
     torch.testing.assert_close(got, want, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("frames", [1, 7, 77, 129, 200])
+@pytest.mark.parametrize("entered", [False, True])
+def test_an_unwanted_state_changes_nothing_else(frames, entered):
+    ssm = tuple(p.requires_grad_() for p in _ssm_of(3, 5))
+    u = torch.randn(3, frames, 2, 4, requires_grad=True)
+    state = torch.randn(3, 10, 2, 4, requires_grad=True) if entered else None
+    leaves = [u, *ssm, *([state] if entered else [])]
+    found = []
+    for want_state in (True, False):
+        y, last = mh_ssm(u, Ssm(*ssm), state_H2NBP=state, want_state=want_state, impl="torch")
+        assert (last is not None) == want_state
+        found.append([y, *torch.autograd.grad(y.square().sum(), leaves)])
+    for a, b in zip(*found, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-5)
+
+
+def _ssm_of(heads, modes):
+    return Ssm(
+        -torch.rand(heads, modes) - 0.01, torch.rand(heads, modes) * 3,
+        torch.randn(heads, modes), torch.randn(heads, modes), torch.randn(heads),
+    )  # fmt: skip

@@ -242,8 +242,9 @@ class Mixer(nn.Module):
         h = self.split(x_BTD, pairs)
         for stage, (ahead, *back) in enumerate(self.ssms(2 * pairs)):
             h = h * mask_TB1
-            y, _ = mh_ssm(h, ahead, state_H2NBP=wait and wait.state(h, ahead))
-            ys = [y, *(mh_ssm(h, b, reverse=True, reset=chunk)[0] for b in back)]
+            state = wait and wait.state(h, ahead)
+            ys = [mh_ssm(h, ahead, state_H2NBP=state, want_state=False)[0]]
+            ys += [mh_ssm(h, b, reverse=True, reset=chunk)[0] for b in back]
             h = self.after(ys, stage)
         return self.join(h)
 

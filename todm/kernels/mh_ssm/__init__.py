@@ -26,6 +26,7 @@ def mh_ssm(
     state_H2NBP: Tensor | None = None,
     reverse: bool = False,
     reset: int = 0,
+    want_state: bool = True,
     impl: str | None = None,
 ) -> tuple[Tensor, Tensor | None]:
     """Run the recurrence over a whole sequence.
@@ -37,15 +38,18 @@ def mh_ssm(
             one frame, or one chunk, of a stream this is its step.
         reverse: run from the last frame to the first.
         reset: start from a zero state every `reset` frames (T must be a multiple); 0 means never.
+        want_state: whether the last state is needed, which costs a little.
         impl: which implementation; by default the rule of `todm.kernels._dispatch`.
 
     Returns:
-        y_HTBP, and the state after the last frame (None with `reverse` or `reset`), which is float32
-        at least: a frame adds too little to a slow state for 16 bits to represent.
+        y_HTBP, and the state after the last frame (None with `reverse` or `reset`, or if it is not
+        wanted), which is float32 at least: a frame adds too little to a slow state for 16 bits to
+        represent.
 
     Raises:
         ValueError: shapes that do not belong together, or a state given with `reverse` or `reset`.
     """
     check(u_HTBP, ssm, state_H2NBP, reverse=reverse, reset=reset)
     chosen = load_impl("mh_ssm", IMPLS, impl, device=u_HTBP.device.type)
-    return chosen.run(u_HTBP, ssm, state_H2NBP, reverse=reverse, reset=reset)
+    options = {"reverse": reverse, "reset": reset, "want_state": want_state}
+    return chosen.run(u_HTBP, ssm, state_H2NBP, **options)

@@ -7,7 +7,13 @@ from todm.kernels.mh_ssm.problem import Ssm
 
 
 def run(
-    u_HTBP: Tensor, ssm: Ssm, state_H2NBP: Tensor | None, *, reverse: bool, reset: int
+    u_HTBP: Tensor,
+    ssm: Ssm,
+    state_H2NBP: Tensor | None,
+    *,
+    reverse: bool,
+    reset: int,
+    want_state: bool = True,
 ) -> tuple[Tensor, Tensor | None]:
     """See `todm.kernels.mh_ssm.mh_ssm`; uses complex numbers and a loop over time."""
     a = torch.polar(ssm.log_decay_HN.exp(), ssm.angle_HN)[:, :, None, None]
@@ -29,4 +35,4 @@ def run(
         x = a * x + u_HTBP[:, t, None]
         ys[t] = (g * x).real.sum(1) + skip * u_HTBP[:, t]
     y = torch.stack(ys, 1)
-    return y, None if reverse or reset else torch.cat([x.real, x.imag], 1)
+    return y, None if reverse or reset or not want_state else torch.cat([x.real, x.imag], 1)

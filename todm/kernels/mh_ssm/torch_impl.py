@@ -58,11 +58,16 @@ def operators(ssm: Ssm, length: int) -> Operators:
     """All matrices of a block of `length` frames."""
     steps = torch.arange(length + 1, device=ssm.skip_H.device, dtype=ssm.skip_H.dtype)
     re, im = powers(ssm, steps)
-    g_re, g_im = ssm.gain_re_HN.unsqueeze(-1), ssm.gain_im_HN.unsqueeze(-1)
-    ahead_re, ahead_im = re[..., 1:], im[..., 1:]
-    read = torch.cat([g_re * ahead_re - g_im * ahead_im, -(g_re * ahead_im + g_im * ahead_re)], 1)
+    read = _read(ssm, re[..., 1:], im[..., 1:])
     write = torch.cat([re[..., :-1], im[..., :-1]], 1).flip(-1)
-    return Operators(inner(ssm, length), read.transpose(1, 2), write, re[..., -1], im[..., -1])
+    return Operators(inner(ssm, length), read, write, re[..., -1], im[..., -1])
+
+
+def _read(ssm: Ssm, re_HNL: Tensor, im_HNL: Tensor) -> Tensor:
+    """The matrix R, [H, L, 2N], from a to the powers 1 to L."""
+    g_re, g_im = ssm.gain_re_HN.unsqueeze(-1), ssm.gain_im_HN.unsqueeze(-1)
+    read = torch.cat([g_re * re_HNL - g_im * im_HNL, -(g_re * im_HNL + g_im * re_HNL)], 1)
+    return read.transpose(1, 2)
 
 
 def run_block(u_HTBP: Tensor, ops: Operators, state_H2NBP: Tensor) -> tuple[Tensor, Tensor]:
@@ -81,21 +86,31 @@ def run_block(u_HTBP: Tensor, ops: Operators, state_H2NBP: Tensor) -> tuple[Tens
 
 
 def run(
-    u_HTBP: Tensor, ssm: Ssm, state_H2NBP: Tensor | None, *, reverse: bool, reset: int
+    u_HTBP: Tensor,
+    ssm: Ssm,
+    state_H2NBP: Tensor | None,
+    *,
+    reverse: bool,
+    reset: int,
+    want_state: bool = True,
 ) -> tuple[Tensor, Tensor | None]:
     """See `todm.kernels.mh_ssm.mh_ssm`."""
     with torch.autocast(u_HTBP.device.type, enabled=False):
         ssm = Ssm(*(p.float() if p.dtype in (torch.bfloat16, torch.float16) else p for p in ssm))
         num_frames = u_HTBP.shape[1]
         if state_H2NBP is not None and num_frames <= _WHOLE:
-            return _chunk(u_HTBP, ssm, state_H2NBP)
-        if reset or (num_frames <= _WHOLE and state_H2NBP is None and reverse):
+            if want_state:
+                return _chunk(u_HTBP, ssm, state_H2NBP)
+            return _output(u_HTBP, ssm, state_H2NBP), None
+        alone = reverse or not want_state
+        if reset or (num_frames <= _WHOLE and state_H2NBP is None and alone):
             return _independent(u_HTBP, inner(ssm, reset or num_frames), reverse=reverse), None
         if state_H2NBP is None and num_frames <= _WHOLE:
             return _single(u_HTBP, ssm)
         if reverse:
             return _blocks(u_HTBP.flip(1), ssm, None)[0].flip(1), None
-        return _blocks(u_HTBP, ssm, state_H2NBP)
+        y, last = _blocks(u_HTBP, ssm, state_H2NBP)
+        return y, last if want_state else None
 
 
 def _chunk(u_HTBP: Tensor, ssm: Ssm, state_H2NBP: Tensor) -> tuple[Tensor, Tensor]:
@@ -103,6 +118,16 @@ def _chunk(u_HTBP: Tensor, ssm: Ssm, state_H2NBP: Tensor) -> tuple[Tensor, Tenso
     dtype = ssm.skip_H.dtype
     y, state = run_block(u_HTBP.to(dtype), operators(ssm, u_HTBP.shape[1]), state_H2NBP.to(dtype))
     return y.to(u_HTBP.dtype), state
+
+
+def _output(u_HTBP: Tensor, ssm: Ssm, state_H2NBP: Tensor) -> Tensor:
+    """The output of a short sequence from a given state."""
+    num_frames, dtype = u_HTBP.shape[1], ssm.skip_H.dtype
+    steps = torch.arange(1, num_frames + 1, device=u_HTBP.device, dtype=dtype)
+    read_HL2N = _read(ssm, *powers(ssm, steps))
+    y = inner(ssm, num_frames) @ u_HTBP.flatten(2).to(dtype)
+    y = y + read_HL2N @ state_H2NBP.flatten(2).to(dtype)
+    return y.reshape(u_HTBP.shape).to(u_HTBP.dtype)
 
 
 def _independent(u_HTBP: Tensor, inner_HLL: Tensor, *, reverse: bool) -> Tensor:

@@ -36,7 +36,13 @@ _LINE_BYTES = 32
 
 
 def run(
-    u_HTBP: Tensor, ssm: Ssm, state_H2NBP: Tensor | None, *, reverse: bool, reset: int
+    u_HTBP: Tensor,
+    ssm: Ssm,
+    state_H2NBP: Tensor | None,
+    *,
+    reverse: bool,
+    reset: int,
+    want_state: bool = True,
 ) -> tuple[Tensor, Tensor | None]:
     """See `todm.kernels.mh_ssm.mh_ssm`.
 
@@ -50,7 +56,7 @@ def run(
         # Whole blocks must follow: only a zero state may be entered with a short one.
         first, state_H2NBP = run(u_HTBP[:, :rest], ssm, state_H2NBP, reverse=False, reset=0)
         y, last = run(u_HTBP[:, rest:], ssm, state_H2NBP, reverse=False, reset=0)
-        return torch.cat([first, y], 1), last
+        return torch.cat([first, y], 1), last if want_state else None
     wide = torch.promote_types(u_HTBP.dtype, torch.float32)
     parameters = tuple(p.to(wide).contiguous() for p in ssm)
     state = None if state_H2NBP is None else state_H2NBP.to(wide).contiguous()
@@ -58,7 +64,8 @@ def run(
     inputs = (u_HTBP, *parameters, *(() if state is None else (state,)))
     save = torch.is_grad_enabled() and any(x.requires_grad for x in inputs)
     with on_device_of(u_HTBP):
-        return _Scan.apply(u_HTBP, *parameters, state, dataclasses.replace(plan, save=save))
+        y, last = _Scan.apply(u_HTBP, *parameters, state, dataclasses.replace(plan, save=save))
+    return y, last if want_state else None
 
 
 def _check(u_HTBP: Tensor, ssm: Ssm) -> None:
