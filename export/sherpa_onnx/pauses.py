@@ -31,7 +31,7 @@ def main() -> None:
     parser.add_argument("--pauses", default="1,2,5,20,60", help="seconds")
     parser.add_argument("--noise", type=float, default=-60.0, help="level of the pauses, in dB")
     args = parser.parse_args()
-    recordings = [soundfile.read(path, dtype="float32")[0] for path in args.audio]
+    recordings = [read(path) for path in args.audio]
     pauses = [float(seconds) for seconds in args.pauses.split(",")]
     print(f"| at an endpoint | {' | '.join(f'{p:g} s' for p in pauses)} |")
     print("| --- |" + " --- |" * len(pauses))
@@ -40,6 +40,14 @@ def main() -> None:
         rows = [repeated(recognizer, s, pauses, args.noise, options) for s in recordings]
         counts = [f"{sum(column)} of {len(rows)}" for column in zip(*rows, strict=True)]
         print(f"| {name} | {' | '.join(counts)} |", flush=True)
+
+
+def read(path: str) -> np.ndarray:
+    """A recording at 16 kHz, its channels averaged."""
+    samples, rate = soundfile.read(path, dtype="float32", always_2d=True)
+    if rate != RATE:
+        raise SystemExit(f"{path} has {rate} samples a second: convert it to {RATE}")
+    return samples.mean(axis=1)
 
 
 def repeated(

@@ -66,8 +66,9 @@ def checked(bundle: Path, name: str) -> str:
         manifest = json.loads((bundle / "manifest.json").read_text(encoding="utf-8"))
         entry = manifest["files"][name]
         size, digest = (bundle / name).stat().st_size, entry["sha256"]
-        tail_seconds = manifest["info"]["tail_seconds"]
-        if manifest["kind"] != "bundle" or size != entry["bytes"] or not 0 <= tail_seconds <= 100:
+        seconds = manifest["info"]["tail_seconds"], manifest["info"].get("endpoint_seconds", 1)
+        whole = manifest["kind"] == "bundle" and size == entry["bytes"]
+        if not whole or not all(0 <= s <= 100 for s in seconds):
             raise ValueError(name)
         data = (bundle / name).read_bytes()
     except (OSError, KeyError, TypeError, ValueError, RecursionError):
@@ -160,9 +161,10 @@ def recogniser(
         rule2: seconds without a symbol after the last one that are an endpoint; the bundle's if None.
         reset_encoder: see README.md.
     """
+    graphs = options(bundle, precision, beam=beam)  # checks the manifest first
     pause = info(bundle).get("endpoint_seconds", ENDPOINT) if rule2 is None else rule2
     return sherpa_onnx.OnlineRecognizer.from_transducer(
-        **options(bundle, precision, beam=beam),
+        **graphs,
         model_type="lstm",
         enable_endpoint_detection=True,
         rule1_min_trailing_silence=rule1,
@@ -233,12 +235,21 @@ def listen(args: argparse.Namespace) -> None:
     # No more than the pause, or the new stream would hear the last word again.
     replay = min(REPLAY, info(args.bundle).get("endpoint_seconds", ENDPOINT))
     listener = Listener(recognizer, replay=replay)
-    for data in iter(lambda: sys.stdin.buffer.read(RATE // 5), b""):  # 100 ms
+    for data in pieces():
         samples = np.frombuffer(data[: len(data) // 2 * 2], "<i2").astype(np.float32) / 2**15
         for start, end, text in listener.accept(samples):
             print(f"{start:.2f}\t{end:.2f}\t{text}", flush=True)
     for start, end, text in listener.finish(info(args.bundle)["tail_seconds"]):
         print(f"{start:.2f}\t{end:.2f}\t{text}", flush=True)
+
+
+def pieces() -> Iterator[bytes]:
+    """Standard input, 100 ms at a time, until it ends or somebody presses Ctrl-C."""
+    try:
+        while data := sys.stdin.buffer.read(RATE // 5):
+            yield data
+    except KeyboardInterrupt:  # the usual end: what was said last is still printed
+        return
 
 
 if __name__ == "__main__":

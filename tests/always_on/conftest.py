@@ -21,8 +21,8 @@ from todm.device.audio import resample, write_wav
 SUBNET = Path(__file__).with_name("subnet")
 SENTENCES = (
     "kitchen light on", "open garage door", "stop music", "play jazz in bedroom",
-    "volume up five", "garage light green", "call mother tomorrow", "garden fan red",
-    "next song please", "bathroom radio off", "weather sunday morning", "close bedroom window",
+    "make bedroom warmer", "garage light green", "call mother tomorrow", "garden fan red",
+    "close office door", "bathroom radio off", "weather sunday morning", "close bedroom window",
     "alarm today evening six",
 )  # fmt: skip
 

@@ -1,5 +1,7 @@
 """A trained net hears a command after any wait, and when it is said again, in every runtime."""
 
+import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -7,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from todm.device.audio import SAMPLE_RATE
+from todm.device.audio import SAMPLE_RATE, write_wav
 from todm.device.bundle import forms_here, open_bundle
 from todm.device.recognizer import StreamingRecognizer
 from todm.device.segments import transcribe_blocks
@@ -155,6 +157,26 @@ def test_two_hours_in_sherpa_onnx(bundle, commands, two_hours):
         input=raw(audio), capture_output=True, check=True,
     )  # fmt: skip
     assert _texts(found.stdout, begins) == [c.text for c in commands]
+
+
+@pytest.mark.slow
+def test_two_hours_in_the_page(bundle, commands, two_hours, tmp_path):
+    node, packages = shutil.which("node"), ROOT / "build" / "node_modules"
+    if node is None or not (packages / "onnxruntime-web").is_dir():
+        pytest.skip("needs Node.js, and npm packages: run export/web/setup.sh")
+    from todm.export.web import write_page
+
+    audio, begins = two_hours
+    write_wav(tmp_path / "a.wav", audio)
+    site = Path(shutil.copytree(bundle, tmp_path / "site"))
+    write_page(site)
+    found = subprocess.run(
+        [node, site / "page" / "run.mjs", site, tmp_path / "a.wav"], capture_output=True, check=True
+    )
+    heard = json.loads(found.stdout)
+    words = [token.replace("\u2581", "") for token in heard["tokens"]]
+    pairs = list(zip(heard["timestamps"], words, strict=True))
+    assert by_command(pairs, begins) == [c.text for c in commands]
 
 
 def _texts(output, begins):

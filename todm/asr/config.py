@@ -132,12 +132,17 @@ def config_of(source: Artifact) -> AsrConfig:
     """The configuration in an artifact.
 
     Nets of earlier versions, which know no `memory_seconds`, were trained without a bound and keep their
-    decays.
+    decays; one whose `chunk` was not among its `chunks` gets the longest of these that is no longer. All
+    get the endpoint, which they were not trained with.
 
     Raises:
         ConfigError: it is one of another todm.
     """
     table = source.config.get("asr", {})
+    trained, chunk = [c for c in table.get("chunks", ()) if c], table.get("chunk")
+    if trained and chunk is not None and chunk not in trained:
+        shorter = [c for c in trained if c < chunk]
+        table = {**table, "chunk": max(shorter, default=min(trained))}
     config = AsrConfig.from_json(table, where=f"{source.path}: asr.")
     if "memory_seconds" in table.get("model", {}).get("encoder", {}):
         return config

@@ -5,6 +5,7 @@ counts false accepts; `--after-silence` measures what a bundle hears after minut
 """
 
 import argparse
+import inspect
 from pathlib import Path
 
 from todm import stages
@@ -83,17 +84,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Evaluate and print a line, or a row of a table, for each precision or chunk size."""
     if args.card and not (args.reject or args.after_silence):
-        raise ConfigError(
-            "--card is for --reject and --after-silence: give one of them, or leave it out"
-        )
+        raise ConfigError("--card is for --reject and --after-silence: give one of them as well")
     if args.full and not args.after_silence:
         raise ConfigError("--full is for --after-silence: give both or neither")
     if args.other_speech and not args.full:
-        raise ConfigError(
-            "--other-speech is for --after-silence --full: give all three, or leave it out"
-        )
+        raise ConfigError("--other-speech is for --after-silence --full: give all three or none")
     if args.reject and args.after_silence:
         raise ConfigError("--reject and --after-silence are two measurements: give one at a time")
+    if args.reject or args.after_silence:
+        _refuse_others(args)
     if args.compare:
         return _compare(args)
     if args.reject:
@@ -106,6 +105,16 @@ def run(args: argparse.Namespace) -> int:
         print(f"done already: {args.out}")
     show(found.results, table=bool(args.chunks or args.latency))
     return 0
+
+
+def _refuse_others(args: argparse.Namespace) -> None:
+    """Raise ConfigError for a flag that belongs to recognition, beside a measurement of another kind."""
+    kind = "--reject" if args.reject else "--after-silence"
+    defaults = inspect.signature(stages.evaluate).parameters
+    names = ("split", "search", "phrases", "limit", "chunks", "subnet", "latency", "aligner")
+    other = [name for name in names if getattr(args, name) != defaults[name].default]
+    if other := other + ["compare"] * bool(args.compare):
+        raise ConfigError(f"--{other[0]} is not for {kind}: leave out one of the two")
 
 
 def _compare(args: argparse.Namespace) -> int:

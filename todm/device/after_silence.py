@@ -1,8 +1,8 @@
 """Whether a recogniser that has waited hears as well as one that just started.
 
 A wait is computed once for each sound; at every length of interest its state is forked for each
-command. The sound goes on under the words, which lie at least `MARGIN` dB above it, so that only the
-wait differs from the reference: the same sound and the same commands with no wait.
+command. The sound goes on under the words (unless it is other speech), which lie at least `MARGIN` dB
+above it, so that only the wait differs from the reference: the same sound and commands with no wait.
 
 Letters: S samples.
 """
@@ -87,16 +87,21 @@ def after_waits(
     """
     chunk = recognizer.spec.shift_frames * _SHIFT
     stream, fed, words, heard = recognizer.create_stream(), 0, 0, []
-    total = max(waits) + sum(len(c.samples_S) / SAMPLE_RATE for c in commands) * len(waits)
-    for number, wait in enumerate(waits):
+    each = sum(len(c.samples_S) for c in commands) / SAMPLE_RATE
+    total = round(max(waits) + each * len(waits))
+
+    def report() -> None:
+        if progress:
+            progress(min(round(fed / SAMPLE_RATE + each * len(heard)), total), total)
+
+    for wait in waits:
         end = math.ceil(wait * SAMPLE_RATE / chunk) * chunk
         while fed < end:
             num = min(_BLOCK_SECONDS * SAMPLE_RATE // chunk * chunk or chunk, end - fed)
             stream.accept(sound.part(fed, num))
             fed += num
             words += _decode(recognizer, stream)
-            if progress:
-                progress(round(fed / SAMPLE_RATE), round(total))
+            report()
         right = []
         for start in range(0, len(commands), batch_size):
             group = range(start, min(start + batch_size, len(commands)))
@@ -113,9 +118,7 @@ def after_waits(
             texts = [recognizer.result(fork).text.strip() for fork in forks]
             right += [t == commands[i].text for i, t in zip(group, texts, strict=True)]
         heard.append(Heard(seconds=wait, right=tuple(right), words=words))
-        if progress:
-            share = (number + 1) / len(waits)
-            progress(round(max(fed / SAMPLE_RATE, share * total)), round(total))
+        report()
     return heard
 
 
@@ -151,8 +154,8 @@ def busy_hour(
     """Whether commands are right one by one, and in a long recording among other speech.
 
     There they come in random order with pauses of 0.3 to 5 s, and other speech in three of four pauses,
-    which with 300 commands is about an hour. The words of a command are those written between its
-    beginning and that of what comes next. The sound lies under everything, in both.
+    which with 300 commands and sentences of some 8 s is about an hour. The words of a command are those
+    written between its beginning and that of what comes next. The sound lies under everything, in both.
 
     Args:
         recognizer: of the bundle.

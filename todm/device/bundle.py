@@ -23,6 +23,7 @@ PRECISIONS: tuple[Precision, ...] = ("fp32", "int8", "int8.rr", "int8.block", "i
 KIND = "bundle"
 BLANK = "<blk>"
 UNKNOWN = "<unk>"
+_PAUSE = 0.8
 _LONGEST_TOKENS = 1 << 24  # bytes
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")  # what a terminal would obey
 
@@ -57,6 +58,11 @@ class Bundle:
         """
         seconds = self.info.get("endpoint_seconds")
         return None if seconds is None else float(seconds)
+
+    @property
+    def pause_seconds(self) -> float:
+        """Seconds without a symbol that end a segment: the endpoint, 0.8 in bundles that state none."""
+        return _PAUSE if self.endpoint_seconds is None else self.endpoint_seconds
 
     def has_offline(self) -> bool:
         """Whether it has an encoder for whole recordings."""

@@ -94,9 +94,9 @@ class StreamingRecognizer:
         return self._bundle.tail_seconds
 
     @property
-    def endpoint_seconds(self) -> float | None:
-        """Seconds without a symbol after which the predictor's context starts again; None for never."""
-        return self._bundle.endpoint_seconds
+    def pause_seconds(self) -> float:
+        """Seconds without a symbol that end a segment."""
+        return self._bundle.pause_seconds
 
     def create_stream(self) -> Stream:
         """A new stream, with states at zero."""
@@ -183,9 +183,9 @@ class OfflineRecognizer:
         )
 
     @property
-    def endpoint_seconds(self) -> float | None:
-        """Seconds without a symbol after which the predictor's context starts again; None for never."""
-        return self._bundle.endpoint_seconds
+    def pause_seconds(self) -> float:
+        """Seconds without a symbol that end a segment."""
+        return self._bundle.pause_seconds
 
     def transcribe(self, samples_S: Samples) -> Transcript:
         """Transcribe one recording: float32 [S] at 16 kHz."""

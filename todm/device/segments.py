@@ -25,7 +25,6 @@ from todm.device.recognizer import (
 from todm.errors import CorpusError
 
 _SPACE = "\u2581"
-_SILENCE = 0.8  # for bundles that say nothing
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -69,8 +68,7 @@ class Pauses:
 
         After 0.8 s in bundles of earlier versions, whose context never does.
         """
-        seconds = recognizer.endpoint_seconds
-        return cls(silence=_SILENCE if seconds is None else seconds)
+        return cls(silence=recognizer.pause_seconds)
 
 
 def transcribe_blocks(

@@ -10,8 +10,8 @@ from todm.files import markdown_table
 _HEAD = "## After silence"
 _SECTION = """\
 {head}
-Test commands recognised exactly, after listening to a sound that goes on under the words; the change
-is against the same sound with no wait, in points, with its 95 % interval.
+Test commands recognised exactly, after listening to a sound that goes on under the words (other speech
+stops before them); the change is against the same with no wait, in points, with its 95 % interval.
 
 {waits}
 
@@ -84,9 +84,10 @@ def repeats_table(results: Mapping[str, Mapping[str, Any]]) -> str:
 
 
 def hour_lines(results: Mapping[str, Mapping[str, Any]]) -> list[str]:
-    """A line for each form whose commands were measured among other speech."""
+    """A line for each form whose commands were measured in one long recording."""
     return [
-        f"{form}: {row['right']:.1f} % right in an hour with pauses, noise and other speech, "
+        f"{form}: {row['right']:.1f} % right in one recording with pauses of 0.3 to 5 s, noise"
+        f"{' and other speech' if row['other_speech'] else ''}, "
         f"{row['points']:+.1f} points [{row['low']:+.1f}, {row['high']:+.1f}] against one by one.\n"
         for form, found in results.items()
         if (row := found.get("hour"))

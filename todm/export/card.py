@@ -43,7 +43,6 @@ Largest differences:
 {checks}
 """
 
-_PAUSE = 0.8  # seconds that end a segment where a bundle states no endpoint
 _REPLAY = 0.5  # seconds that the next stream hears again, no more than the pause
 _FORMS = {
     "int8": "`encoder.int8.onnx` is for ARM and for x86 with VNNI.",
@@ -128,7 +127,7 @@ def card(
     """
     best = best_int8(bundle) if "int8" in figures["runtime"] else "fp32"
     offline, target = bundle.has_offline(), bundle.info["target"]
-    pause = _PAUSE if bundle.endpoint_seconds is None else bundle.endpoint_seconds
+    pause = bundle.pause_seconds
     how = {"sherpa-onnx": _SHERPA, "web": _WEB}.get(target, "")
     return _CARD.format(
         chunk_ms=round(1000 * bundle.info["chunk_seconds"]),

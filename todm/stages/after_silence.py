@@ -41,8 +41,9 @@ def measure_after_silence(
 ) -> dict[str, dict[str, Any]]:
     """Count the commands that a bundle gets right after waits, against the same with no wait.
 
-    The short form takes about a minute: int8 for this processor, two sounds, waits of 10 s and a
-    minute. The full one adds the other forms and sounds, other speech, waits of 10 minutes and an hour.
+    The short form takes about a minute on short commands: int8 for this processor, two sounds, waits
+    of 10 s and a minute. The full one adds the other forms and sounds, other speech if there are
+    recordings of it, waits of 10 minutes and an hour.
 
     Args:
         bundle: what  todm export  wrote.
@@ -55,9 +56,10 @@ def measure_after_silence(
         progress: called with (what, done, all).
 
     Returns:
-        By form: `waits`, a list of rows (sound, seconds, right and its change in points with a 95 %
-        interval, words written during the wait); `repeats`, right when repeated, against at first, by
-        pause; and with `full` `hour`, right among other speech, against one by one.
+        By form: `commands`, their number; `waits`, a list of rows (sound, seconds, right and its change
+        in points with a 95 % interval, words written during the wait); `repeats`, right when repeated,
+        against at first, by pause; and with `full` `hour`, right in one long recording with pauses,
+        noise and other speech (if `other_speech`), against one by one.
 
     Raises:
         TodmError: something given cannot be used; the message says what to do.
@@ -70,15 +72,17 @@ def measure_after_silence(
     others = _other_speech(path_or_none(other_speech)) if full else []
     sounds = list(_sounds(commands, others, full=full))
     file = Path(out) / _FIGURES if out else None
+    forms = _forms(forms_here(opened), full=full)
     asked = {
         "bundle": _key(opened),
-        "commands": len(commands),
-        "sounds": [(sound.name, sound.level) for sound, _ in sounds],
+        "commands": _hash_of(commands),
+        "forms": list(forms),
+        "sounds": [[sound.name, sound.level] for sound, _ in sounds],
     }
     found = read_json(file) if file else {}
     if found.get("asked") != asked:
         results = {}
-        for form in _forms(forms_here(opened), full=full):
+        for form in forms:
             recognizer = StreamingRecognizer(opened, precision=form)
             results[form] = _measure(
                 recognizer, form, commands, sounds, full=full, progress=progress
@@ -126,14 +130,15 @@ def _measure(
             rows.append({**row, **changed})
     again = []
     for done, pause in enumerate(_PAUSES, 1):
-        changed = change(*repeats(recognizer, commands[: _NUM_REPEATS[full]], pause))
+        step = max(1, len(commands) // _NUM_REPEATS[full])
+        changed = change(*repeats(recognizer, commands[::step], pause))
         again.append({"pause": pause, **dataclasses.asdict(changed)})
         progress(f"{form} repeated commands", done, len(_PAUSES))
     return {"commands": len(commands), "waits": rows, "repeats": again}
 
 
 def _commands(bundle: "Bundle", corpus: Path | None) -> "list[Command]":
-    """Utterances evenly spread over the test split, until they last `_MOST_SECONDS`.
+    """Utterances evenly spread over the test split, that last `_MOST_SECONDS` at most or so.
 
     Raises:
         ConfigError: there are none with speech in it.
@@ -142,20 +147,16 @@ def _commands(bundle: "Bundle", corpus: Path | None) -> "list[Command]":
     from todm.asr.decode.evaluate import references
     from todm.asr.loading import corpus_of
     from todm.device.after_silence import Command
-    from todm.device.audio import SAMPLE_RATE
 
     found = artifact.load(bundle.path, kind="bundle")
     data = corpus_of(found, corpus)
     spoken = [u for u in references(found, data, "test") if u.text]
     if not spoken:
         raise ConfigError(f"{data.path} has no test utterances with words: prepare another corpus")
-    chosen, seconds = [], 0.0
-    for utterance in spoken[:: max(1, len(spoken) // _NUM_COMMANDS)][:_NUM_COMMANDS]:
-        chosen.append(Command(samples_S=utterance.samples(), text=utterance.text))
-        seconds += len(chosen[-1].samples_S) / SAMPLE_RATE
-        if seconds >= _MOST_SECONDS:
-            break
-    return chosen
+    fitting = int(len(spoken) * _MOST_SECONDS / sum(u.cut.duration for u in spoken))
+    num = max(1, min(_NUM_COMMANDS, len(spoken), fitting))
+    chosen = [spoken[i * len(spoken) // num] for i in range(num)]
+    return [Command(samples_S=u.samples(), text=u.text) for u in chosen]
 
 
 def _hour(
@@ -164,12 +165,12 @@ def _hour(
     commands: "Sequence[Command]",
     others: "Sequence[Samples]",
     progress: Progress,
-) -> dict[str, float]:
+) -> dict[str, Any]:
     """Commands among pauses, noise and other speech, against the same one by one."""
     from todm.device.after_silence import busy_hour, change
     from todm.device.sounds import white_noise
 
-    what = f"{form} commands among other speech"
+    what = f"{form} commands in one long recording"
     found = busy_hour(
         recognizer,
         white_noise(_HOUR_NOISE),
@@ -177,7 +178,7 @@ def _hour(
         others,
         progress=lambda done, total: progress(what, done, total),
     )
-    return dataclasses.asdict(change(*found))
+    return {**dataclasses.asdict(change(*found)), "other_speech": bool(others)}
 
 
 def _sounds(
@@ -220,6 +221,13 @@ def _forms(here: "tuple[Precision, ...]", *, full: bool) -> "tuple[Precision, ..
     """All that suit this processor, or int8 alone (fp32 if there is no int8)."""
     int8 = tuple(form for form in here if form.startswith("int8"))
     return here if full or not int8 else int8[:1]
+
+
+def _hash_of(commands: "Sequence[Command]") -> str:
+    digest = hashlib.sha256()
+    for command in commands:
+        digest.update(command.samples_S.tobytes() + command.text.encode())
+    return digest.hexdigest()
 
 
 def _key(bundle: "Bundle") -> str:

@@ -24,7 +24,6 @@ Split = Literal["train", "dev", "test"]
 Search = Literal["greedy", "beam", "fast_beam"]
 _LONGEST = 1500  # frames of 40 ms: a minute
 _BEAM = 4
-_EARLIER_PAUSE = 0.8  # of bundles that do not say theirs, see `todm.device.segments`
 _FIGURES, _UTTERANCES = "figures.json", "utterances-{}.jsonl"
 
 
@@ -289,7 +288,7 @@ def _of_bundle(
         name = "compressed" if bundle.info.get("compressed") else precision.removesuffix(".rr")
         clock = Clock(
             chunk=round(timing.chunk_seconds * 25),
-            endpoint_seconds=bundle.endpoint_seconds or _EARLIER_PAUSE,
+            endpoint_seconds=bundle.pause_seconds,
             tail_seconds=bundle.tail_seconds,
         )
         results[name] = _Result(utterances=decoded, clock=clock, cost=dataclasses.asdict(cost))
