@@ -20,11 +20,11 @@ if TYPE_CHECKING:
     from todm.device.sounds import Sound
 
 _FIGURES = "after_silence.json"
-_SHORT, _FULL = (0.0, 10.0, 60.0), (0.0, 10.0, 60.0, 600.0, 3600.0)
+_SHORT, _FULL = (0.0, 60.0), (0.0, 10.0, 60.0, 600.0, 3600.0)
 _PAUSES = (0.5, 1.0, 3.0)
 _SPEECH_SECONDS = 1200.0
 _NUM_COMMANDS, _MOST_SECONDS = 300, 1200.0
-_NUM_REPEATS = {False: 100, True: _NUM_COMMANDS}
+_NUM_REPEATS = {False: 60, True: _NUM_COMMANDS}
 _BABBLERS = 6
 _HOUR_NOISE = -60.0  # dB
 
@@ -41,8 +41,8 @@ def measure_after_silence(
 ) -> dict[str, dict[str, Any]]:
     """Count the commands that a bundle gets right after waits, against the same with no wait.
 
-    The short form takes about a minute on short commands: int8 for this processor, two sounds, waits
-    of 10 s and a minute. The full one adds the other forms and sounds, other speech if there are
+    The short form takes about a minute on short commands: int8 for this processor, two sounds, a wait
+    of a minute. The full one adds the other forms and sounds, other speech if there are
     recordings of it, waits of 10 minutes and an hour.
 
     Args:
