@@ -34,12 +34,7 @@ def by_chunk(
     for chunk in sizes:
         progress("chunk sizes", len(rows), len(sizes))
         found = backend.recognise(model, subnet=None, split=_SPLIT, limit=_MOST, chunk=chunk)
-        clock = Clock(
-            chunk=chunk,
-            endpoint_seconds=config.endpoint_seconds,
-            tail_seconds=config.tail_seconds(chunk),
-        )
-        delays = measure(found, ends, clock=clock)
+        delays = measure(found, ends, clock=Clock.of(config, chunk))
         rows.append(
             {
                 "chunk": chunk,

@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterator, Sequence
 import numpy as np
 
 from todm.device.audio import SAMPLE_RATE, Samples
+from todm.device.decode import FRAME_SECONDS
 from todm.device.features import FRAMES_PER_SECOND
 from todm.device.recognizer import Stream, StreamingRecognizer, detokenize
 from todm.device.segments import transcribe_blocks
@@ -106,7 +107,7 @@ def after_waits(
         for start in range(0, len(commands), batch_size):
             group = range(start, min(start + batch_size, len(commands)))
             forks = [_fork(recognizer, stream) for _ in group]
-            at = stream.decoder_state.num_frames * (SAMPLE_RATE // 25)
+            at = round(stream.decoder_state.num_frames * FRAME_SECONDS * SAMPLE_RATE)
             for index, fork in zip(group, forks, strict=True):
                 place = index * _PRIME % recognizer.spec.shift_frames
                 heard_sound = sound if under_words else None

@@ -19,6 +19,7 @@ import numpy as np
 from todm.device.audio import SAMPLE_RATE, Samples, read_audio
 from todm.device.recognizer import StreamingRecognizer
 from todm.device.segments import Segment, transcribe_blocks
+from todm.device.sounds import rms
 from todm.errors import CorpusError
 
 LEVELS = (-55.0, -40.0, -25.0)  # dB of the root mean square against full scale, in turn
@@ -220,8 +221,8 @@ def _level(number: int) -> float:
 
 def _at_level(samples_S: Samples, decibels: float) -> Samples:
     """The samples scaled to a root mean square in dB, clipped as by a microphone."""
-    now = math.sqrt(float(np.mean(np.square(samples_S, dtype=np.float64))) + 1e-20)
-    return np.clip(samples_S * (10 ** (decibels / 20) / now), -1, 1).astype(np.float32)
+    scale = 10 ** (decibels / 20) / rms(samples_S)
+    return np.clip(samples_S * scale, -1, 1).astype(np.float32)
 
 
 def _coloured(rng: np.random.Generator, num: int, power: float) -> Samples:

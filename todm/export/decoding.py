@@ -4,9 +4,8 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from todm.device.decode import FRAME_SECONDS
 from todm.files import markdown_table
-
-_FRAMES_PER_SECOND = 25
 
 _SECTION = """\
 ## Chunk sizes
@@ -58,7 +57,7 @@ def chunk_table(rows: Sequence[Mapping[str, Any]], chunk: int) -> str:
 
 
 def _line(row: Mapping[str, Any], *, marked: bool) -> list[str]:
-    cells = [f"{1000 * row['chunk'] // _FRAMES_PER_SECOND} ms", f"{row['error']:.2%}"]
+    cells = [f"{round(1000 * FRAME_SECONDS * row['chunk'])} ms", f"{row['error']:.2%}"]
     cells.append(f"{row['low']:.2%} to {row['high']:.2%}")
     for name in ("last", "final"):
         delay = (row["latency"] or {}).get(name)

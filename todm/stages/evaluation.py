@@ -246,12 +246,7 @@ def _of_model(
             search=search,
         )
         name = (f"{40 * chunk}ms" if chunk else "offline") if chunks else "torch"
-        clock = Clock(
-            chunk=chunk,
-            endpoint_seconds=backend.config.endpoint_seconds,
-            tail_seconds=backend.config.tail_seconds(chunk),
-        )
-        results[name] = _Result(utterances=utterances, clock=clock)
+        results[name] = _Result(utterances=utterances, clock=Clock.of(backend.config, chunk))
         if chunks:
             progress("chunk sizes", number, len(chunks))
     return results

@@ -11,9 +11,11 @@ are the 17.5 ms that the features' window and the runtime's one frame of look-ah
 
 import dataclasses
 from collections.abc import Iterable, Mapping, Sequence
+from typing import Self
 
 import numpy as np
 
+from todm.asr.config import AsrConfig
 from todm.asr.decode.utterances import Decoded, Emission
 from todm.asr.decode.wer import align
 from todm.asr.decode.word_ends import Timed
@@ -60,6 +62,15 @@ class Clock:
     chunk: int
     endpoint_seconds: float
     tail_seconds: float
+
+    @classmethod
+    def of(cls, config: AsrConfig, chunk: int) -> Self:
+        """That of a net in torch at a chunk size."""
+        return cls(
+            chunk=chunk,
+            endpoint_seconds=config.endpoint_seconds,
+            tail_seconds=config.tail_seconds(chunk),
+        )
 
     def out(self, frame: int, seconds: float) -> float:
         """The second at which a label is out.
