@@ -9,10 +9,13 @@ tables of the rows alone and writes claim.md and claim.png beside them. README.m
 """
 
 import argparse
+import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
+from types import FrameType
 
 import torch
 
@@ -91,11 +94,26 @@ def _train(args: argparse.Namespace) -> None:
     if missing:
         torch.set_num_threads(1)
         training.compute_features(missing[0], found)
-    with ThreadPoolExecutor(args.jobs) as pool:
+    with _ended_gently(), ThreadPoolExecutor(args.jobs) as pool:
         jobs = pool.map(lambda r: training.finish(r, found, out=out, folder=folder), missing)
         for run, _ in zip(missing, jobs, strict=True):
             sys.stdout.write(f"done: {run}\n")
             sys.stdout.flush()
+
+
+@contextmanager
+def _ended_gently() -> Iterator[None]:
+    """Inside, SIGTERM ends the trainings too, which would go on alone otherwise, and keeps their time."""
+
+    def end(number: int, frame: FrameType | None) -> None:
+        training.interrupt()
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGTERM, end)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def _table(args: argparse.Namespace) -> None:

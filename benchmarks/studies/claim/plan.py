@@ -20,6 +20,7 @@ SIZES = {
 """Depth and widths, ascending; the space of the recipe has all of them."""
 ALONE = "alone-"
 
+# Not tried yet: how noisy the second corpus is, and the updates that it takes.
 NOISY_ROOM = (
     "asr.data.room.clean=0.1",
     "asr.data.room.noise=0.9",
@@ -90,7 +91,7 @@ PARTS = {
         prepare=f"{_COMMANDS} {' '.join(f'--set {s}' for s in NOISY_ROOM)} --out noisy",
         settings=_length(NOISY_UPDATES, align_until=800 / NOISY_UPDATES),
     ),
-    # README.md says how orders/ is made.
+    # README.md says how orders/ is made. Nets alone learnt it with this range of levels.
     "orders": Part(
         prepare="todm prepare --config commands --data orders --out orders-corpus",
         settings=(*_length(4000, align_until=0.2), "asr.augment.gain_db=[-20,4]"),

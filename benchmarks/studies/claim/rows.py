@@ -27,7 +27,8 @@ class Row:
         changes: those that make it differ from the part's supernet.
         updates: of the training.
         command: that trained it.
-        attempts: commit (`+`: with changes) and CPU seconds of each process that trained it.
+        attempts: of each process that trained it the commit (`+`: todm has changes), CPU seconds and exit
+            status; None if the study was killed, and then the seconds are those noted last.
         cpu_seconds: of all attempts.
         machine: where, with versions, and the load at the end.
         corpus: hash of the corpus.

@@ -7,6 +7,7 @@ of every process that worked on it, noted while it runs, so that a study that is
 import fcntl
 import os
 import shlex
+import signal
 import subprocess
 import sys
 import time
@@ -29,6 +30,7 @@ from todm.errors import ConfigError, TrainingError
 
 ATTEMPTS, NET = "attempts.json", "supernet"
 _NOTE_EVERY = 10.0  # seconds
+_RUNNING: "set[subprocess.Popen[bytes]]" = set()
 
 
 def check(runs: Sequence[Run], corpus: Artifact, *, out: Path, folder: Path) -> list[Run]:
@@ -114,6 +116,21 @@ def _lock(place: Path) -> Iterator[int]:
         yield file.fileno()
 
 
+def interrupt() -> None:
+    """Have every training in progress write a checkpoint and end, as Ctrl-C does."""
+    for process in list(_RUNNING):
+        process.send_signal(signal.SIGINT)
+
+
+@contextmanager
+def _interruptible(process: "subprocess.Popen[bytes]") -> Iterator[None]:
+    _RUNNING.add(process)
+    try:
+        yield
+    finally:
+        _RUNNING.discard(process)
+
+
 def _train(run: Run, words: list[str], corpus: Artifact, *, place: Path, lock: int) -> None:
     """One attempt."""
     fingerprint = corpus.info["fingerprint"]
@@ -122,7 +139,7 @@ def _train(run: Run, words: list[str], corpus: Artifact, *, place: Path, lock: i
         "fingerprint": fingerprint,
         "attempts": [],
     }
-    attempt = {"commit": commit(), "cpu_seconds": 0.0}
+    attempt: dict[str, Any] = {"commit": commit(), "cpu_seconds": 0.0, "status": None}
     record["attempts"].append(attempt)
     with (place / "train.log").open("a") as log:
         process = subprocess.Popen(
@@ -131,8 +148,10 @@ def _train(run: Run, words: list[str], corpus: Artifact, *, place: Path, lock: i
             stderr=subprocess.STDOUT,
             pass_fds=(lock,),
         )
-        for attempt["cpu_seconds"] in _cpu_seconds(process):
-            write(place / ATTEMPTS, record)
+        with _interruptible(process):
+            for seconds in _cpu_seconds(process):
+                attempt.update(cpu_seconds=seconds, status=process.returncode)
+                write(place / ATTEMPTS, record)
     if process.returncode:
         raise TrainingError(
             f"the training of {run} ended with status {process.returncode}: see "

@@ -1,6 +1,7 @@
 """The command `train`: what it refuses, what it skips, and one training for real."""
 
 import json
+import signal
 import sys
 import time
 
@@ -189,6 +190,7 @@ def test_a_training_that_fails_is_an_error_and_its_time_counts(
         found = json.loads((place / "attempts.json").read_text())["attempts"]
         assert len(found) == attempts
         assert all(attempt["cpu_seconds"] > 0 for attempt in found)
+        assert {attempt["status"] for attempt in found} == {status}
     assert not (tmp_path / "rows").exists()
 
 
@@ -211,6 +213,25 @@ def test_a_folder_is_trained_by_one_process_at_a_time(tmp_path, run, capsys, pro
     with training._lock(place):
         assert run("--seeds", "1", "--runs", "supernet") == 2
     assert f"another process is training {place}: wait" in _error_line(capsys)
+
+
+def test_sigterm_ends_the_trainings_and_keeps_their_time(
+    tmp_path, run, capsys, program, no_features
+):
+    program(
+        "import os, signal, time\n"
+        "while time.process_time() < 0.2: pass\n"
+        "try: os.kill(os.getppid(), signal.SIGTERM); time.sleep(60)\n"
+        "except KeyboardInterrupt: raise SystemExit(130)"
+    )
+    before = signal.getsignal(signal.SIGTERM)
+    assert run("--seeds", "1") == 130
+    assert "interrupted; the same command continues" in _error_line(capsys)
+    assert signal.getsignal(signal.SIGTERM) == before
+    (record,) = (tmp_path / "out").rglob("attempts.json")
+    (attempt,) = json.loads(record.read_text())["attempts"]
+    assert attempt["status"] == 130
+    assert attempt["cpu_seconds"] > 0.2
 
 
 @pytest.mark.slow
