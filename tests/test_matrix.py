@@ -80,7 +80,7 @@ def speech(folder):
     from todm.asr import tokens
     from todm.asr.backend import AsrBackend
     from todm.asr.config import AsrConfig
-    from todm.asr.model.encoder import EncoderConfig
+    from todm.asr.model.encoder_config import EncoderConfig
     from todm.asr.model.transducer import RnntConfig
     from todm.supernet.space import SearchSpace, SpaceConfig
 

@@ -12,6 +12,7 @@ from typing import Any, Protocol
 from torch import Tensor, nn
 
 from todm.artifact import Artifact
+from todm.supernet.sandwich import Objective
 from todm.supernet.space import SearchSpace, Subnet
 
 
@@ -149,12 +150,8 @@ class Backend(Protocol):
         """A plain dense module whose outputs equal the supernet's with that subnet."""
         ...
 
-    def objective(self, model: nn.Module) -> nn.Module:
-        """Wraps the model: called with (batch, subnet=, teacher=, progress=), returns (figures, teacher).
-
-        `figures["loss"]` is the scalar to call backward on; `teacher` is the detached output of the first
-        (largest) subnet of a step, which the others learn from.
-        """
+    def objective(self, model: nn.Module) -> Objective:
+        """The training loss around a model."""
         ...
 
     def batches(self, *, rank: int, world_size: int, num_updates: int) -> Batches:

@@ -12,7 +12,7 @@ from todm.asr.corpora.config import DataConfig
 from todm.asr.data.augment import AugmentConfig
 from todm.asr.data.batch import LoaderConfig
 from todm.asr.data.rooms import RoomConfig
-from todm.asr.model.encoder import EncoderConfig
+from todm.asr.model.encoder_config import EncoderConfig
 from todm.asr.model.transducer import RnntConfig
 from todm.asr.objective import ObjectiveConfig
 from todm.asr.tokens import TokensConfig

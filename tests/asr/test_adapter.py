@@ -15,7 +15,7 @@ from todm.asr.backend import AsrBackend
 from todm.asr.config import AsrConfig
 from todm.asr.data.augment import AugmentConfig
 from todm.asr.data.batch import LoaderConfig
-from todm.asr.model.encoder import EncoderConfig
+from todm.asr.model.encoder_config import EncoderConfig
 from todm.asr.model.transducer import RnntConfig
 from todm.asr.objective import ObjectiveConfig, RnntObjective
 from todm.compress.calibrate import capture

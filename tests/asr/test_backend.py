@@ -9,7 +9,7 @@ from todm.asr.backend import ASSETS, AsrBackend, AsrConfig
 from todm.asr.data.augment import AugmentConfig
 from todm.asr.data.batch import LoaderConfig
 from todm.asr.loading import same_outputs
-from todm.asr.model.encoder import EncoderConfig
+from todm.asr.model.encoder_config import EncoderConfig
 from todm.asr.model.transducer import RnntConfig
 from todm.asr.objective import ObjectiveConfig
 from todm.errors import ConfigError

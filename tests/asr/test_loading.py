@@ -8,7 +8,7 @@ from todm import artifact
 from todm.asr.backend import AsrBackend
 from todm.asr.config import AsrConfig
 from todm.asr.loading import backend_of, check_numbers, load_model, subnet_of
-from todm.asr.model.encoder import EncoderConfig
+from todm.asr.model.encoder_config import EncoderConfig
 from todm.asr.model.transducer import RnntConfig
 from todm.errors import ArtifactError, ConfigError
 from todm.supernet.space import SearchSpace, SpaceConfig

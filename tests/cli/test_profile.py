@@ -12,7 +12,7 @@ pytest.importorskip("torch")
 
 from todm.asr.backend import AsrBackend
 from todm.asr.config import AsrConfig
-from todm.asr.model.encoder import EncoderConfig
+from todm.asr.model.encoder_config import EncoderConfig
 from todm.asr.model.transducer import RnntConfig
 from todm.search.choice import Choice
 from todm.search.devices import Devices

@@ -4,7 +4,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from todm.asr.model.encoder import EncoderConfig
+from todm.asr.model.encoder_config import EncoderConfig
 from todm.asr.model.streaming import StreamingEncoder
 from todm.asr.model.transducer import Rnnt, RnntConfig, extract
 from todm.backend import Graph, Port

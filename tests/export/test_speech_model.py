@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from todm.asr.model.encoder import EncoderConfig
+from todm.asr.model.encoder_config import EncoderConfig
 from todm.asr.model.streaming import Decoder, Joiner, StreamingEncoder
 from todm.asr.model.transducer import Rnnt, RnntConfig
 from todm.device.bundle import open_bundle

@@ -8,7 +8,7 @@ import torch
 
 from todm.asr.backend import AsrBackend
 from todm.asr.config import AsrConfig
-from todm.asr.model.encoder import EncoderConfig
+from todm.asr.model.encoder_config import EncoderConfig
 from todm.asr.model.streaming import StreamingEncoder
 from todm.asr.model.transducer import RnntConfig
 from todm.device.bundle import load_session

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from todm.errors import ConfigError
-from todm.kernels.mh_ssm import Ssm, discretise, mh_ssm
+from todm.kernels.mh_ssm import Prepared, Ssm, discretise, mh_ssm, prepare
 from todm.kernels.mh_ssm.torch_impl import inner, operators, run_block
 
 H, N, B, P = 3, 4, 2, 3
@@ -230,3 +230,29 @@ def test_reverse_and_reset_leave_no_state(impl):
     assert mh_ssm(_input(8), ssm, reverse=True, impl=impl)[1] is None
     assert mh_ssm(_input(8), ssm, reset=4, impl=impl)[1] is None
     assert mh_ssm(_input(8), ssm, impl=impl)[1].shape == (H, 2 * N, B, P)
+
+
+@pytest.mark.parametrize("frames", [8, 48, 128, 136, 200])
+@pytest.mark.parametrize("way", ["ahead", "from a state", "back", "blocks of 8"])
+@pytest.mark.parametrize("heads", [1, H])
+def test_prepared_runs_are_the_same(frames, way, heads):
+    """Of all heads, and of the first one with the first part of what was prepared for all."""
+    ssm = discretise(*_raw())
+    options = {"reverse": way in ("back", "blocks of 8"), "reset": 8 * (way == "blocks of 8")}
+    entered = way == "from a state"
+    prepared = prepare(ssm, frames, reset=options["reset"], from_state=entered)
+    prepared = Prepared(*(None if x is None else x[:heads] for x in prepared))
+    first = Ssm(*(p[:heads] for p in ssm))
+    u = torch.randn(heads, frames, B, P).double()
+    if entered:
+        options["state_H2NBP"] = torch.randn(heads, 2 * N, B, P).double()
+    got, last = mh_ssm(u, first, prepared=prepared, **options)
+    want, want_last = mh_ssm(u, first, impl="reference", **options)
+    torch.testing.assert_close(got, want, rtol=1e-10, atol=1e-10)
+    assert (last is None) == (want_last is None)
+    if last is not None:
+        torch.testing.assert_close(last, want_last, rtol=1e-10, atol=1e-10)
+
+
+def test_other_implementations_have_nothing_to_prepare():
+    assert prepare(discretise(*_raw()), 48, impl="reference") is None

@@ -9,7 +9,7 @@ import math
 import pytest
 import torch
 
-from todm.kernels.mh_ssm import Ssm, discretise, mh_ssm, repeated
+from todm.kernels.mh_ssm import Loop, Ssm, discretise, mh_ssm
 
 H, N, P = 3, 3, 2
 TIMES = (0, 1, 2, 9)
@@ -41,8 +41,7 @@ def _after_loops(impl):
 
     def run(u_HLBP, *raw):
         ssm, frames = discretise(*raw), u_HLBP.shape[1]
-        _, once = mh_ssm(u_HLBP, ssm, impl=impl)
-        entering = repeated(once, ssm, frames, torch.tensor(TIMES, device=u_HLBP.device))
+        entering = Loop.of(ssm, frames, torch.tensor(TIMES, device=u_HLBP.device)).state(u_HLBP)
         y, last = mh_ssm(u_HLBP, ssm, state_H2NBP=entering, impl=impl)
         return torch.cat([entering.flatten(), y.flatten(), last.flatten()])
 
@@ -80,7 +79,7 @@ def test_gradients_are_those_of_differences(frames):
 
     def run(state, log_decay, angle):
         given = ssm._replace(log_decay_HN=log_decay, angle_HN=angle)
-        return repeated(state, given, frames, torch.tensor(TIMES))
+        return Loop.of(given, frames, torch.tensor(TIMES)).repeated(state)
 
     assert torch.autograd.gradcheck(run, (state, *rates))
 
@@ -96,7 +95,7 @@ def test_any_number_of_times_is_a_geometric_sum(frames, log_decay, angle):
     a = torch.polar(pole[0].exp(), pole[1])
     want = [(1 - a**n) / (1 - a) if n else 0 * a for n in times]
     state = torch.tensor([1.0, 0.0]).double().view(1, 2, 1, 1).expand(-1, -1, len(times), -1)
-    got = repeated(state, _ssm(log_decay, angle), frames, torch.tensor(times))
+    got = Loop.of(_ssm(log_decay, angle), frames, torch.tensor(times)).repeated(state)
     got = torch.complex(got[0, 0, :, 0], got[0, 1, :, 0])
     torch.testing.assert_close(got, torch.stack(want), rtol=1e-9, atol=0)
 
@@ -105,7 +104,7 @@ def test_any_number_of_times_is_a_geometric_sum(frames, log_decay, angle):
 @pytest.mark.parametrize("log_decay", [-100.0, -1e-7])
 def test_extreme_decays_have_gradients(log_decay, times):
     ssm = _ssm(torch.tensor(log_decay).double().requires_grad_())
-    got = repeated(torch.ones(1, 2, 1, 1).double(), ssm, 8, torch.tensor([times]))
+    got = Loop.of(ssm, 8, torch.tensor([times])).repeated(torch.ones(1, 2, 1, 1).double())
     got.sum().backward()
     assert got.isfinite().all()
 
@@ -115,18 +114,18 @@ def test_slow_modes_keep_their_digits_in_single_precision(times):
     """1 - a^L is a small difference of two numbers near 1."""
     ssm = _ssm(-1e-5)
     state = _rand(1, 2, 1, 3)
-    want = repeated(state, ssm, 8, torch.tensor([times]))
+    want = Loop.of(ssm, 8, torch.tensor([times])).repeated(state)
     single = Ssm(*(p.float() for p in ssm))
-    got = repeated(state.float(), single, 8, torch.tensor([times]))
+    got = Loop.of(single, 8, torch.tensor([times])).repeated(state.float())
     torch.testing.assert_close(got.double(), want, rtol=1e-5, atol=0)
 
 
 def test_autocast_leaves_it_alone():
-    ssm, state = Ssm(*(p.float() for p in discretise(*_raw()))), torch.randn(H, 2 * N, 2, P)
+    ssm, u = Ssm(*(p.float() for p in discretise(*_raw()))), torch.randn(H, 8, 2, P)
     times = torch.tensor([3, 11_250])
-    want = repeated(state, ssm, 8, times)
+    want = Loop.of(ssm, 8, times).state(u)
     with torch.autocast("cpu", torch.bfloat16):
-        got = repeated(state, ssm, 8, times)
+        got = Loop.of(ssm, 8, times).state(u)
     torch.testing.assert_close(got, want, rtol=0, atol=0)
 
 

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from todm.asr.model.encoder import EncoderConfig
+from todm.asr.model.encoder_config import EncoderConfig
 from todm.asr.model.transducer import Rnnt, RnntConfig, extract
 from todm.search.choice import Choice
 from todm.search.cost import sizes

@@ -2,13 +2,13 @@ import pytest
 import torch
 from torch import nn
 
-from todm.supernet.sandwich import draw_subnets, sandwich_step
+from todm.supernet.sandwich import Objective, draw_subnets, sandwich_step
 from todm.supernet.space import SearchSpace, SpaceConfig
 
 SPACE = SearchSpace(SpaceConfig(depths=(2, 3, 4), widths={"w": (1, 2, 4)}))
 
 
-class Toy(nn.Module):
+class Toy(Objective):
     """A layer of which a subnet uses a prefix; a student is drawn to its teacher's output."""
 
     def __init__(self):
@@ -17,9 +17,13 @@ class Toy(nn.Module):
         self.unused = nn.Parameter(torch.randn(2))
         self.calls = []
 
-    def forward(self, batch, *, subnet, teacher, progress):
+    def common(self, batch, *, progress, share):
+        return share(self.weight.sin()), share(batch * 2)
+
+    def forward(self, batch, *, subnet, teacher, progress, common):
         self.calls.append((subnet, teacher, progress))
-        y = (batch @ self.weight[: subnet.width("w", 0)].T).tanh().sum(1)
+        weight, batch = common
+        y = (batch @ weight[: subnet.width("w", 0)].T).tanh().sum(1)
         loss = (y**2).mean() if teacher is None else ((y - teacher) ** 2).mean()
         return {"loss": loss, "depth": torch.tensor(float(subnet.depth))}, y.detach()
 
@@ -40,7 +44,8 @@ def test_gradients_are_the_sum_of_separate_passes(toy, num_random, student_weigh
     together = toy.weight.grad.clone()
     want, teacher = torch.zeros_like(together), None
     for i, subnet in enumerate(subnets):
-        out, teacher_out = toy(batch, subnet=subnet, teacher=teacher, progress=0.5)
+        common = toy.common(batch, progress=0.5, share=lambda x: x)
+        out, teacher_out = toy(batch, subnet=subnet, teacher=teacher, progress=0.5, common=common)
         weight = student_weight if i else 1.0
         want += weight * torch.autograd.grad(out["loss"], toy.weight)[0]
         teacher = teacher_out if i == 0 else teacher

@@ -12,6 +12,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from todm.supernet import sandwich
 from todm.supernet.space import SearchSpace, SpaceConfig
 from todm.train import loop
 from todm.train.config import TrainConfig
@@ -49,14 +50,14 @@ class Net(nn.Module):
         return (x * self.scale).sum(1)
 
 
-class Objective(nn.Module):
+class Objective(sandwich.Objective):
     """Mean square error, and for students the distance from their teacher."""
 
     def __init__(self, net, seen):
         super().__init__()
         self.net, self.seen = net, seen
 
-    def forward(self, batch, *, subnet, teacher, progress):
+    def forward(self, batch, *, subnet, teacher, progress, common):
         self.seen.append((subnet, progress))
         y = self.net(batch.x, subnet)
         loss = ((y - batch.y) ** 2).mean()

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from todm import artifact
-from todm.asr.model.encoder import EncoderConfig
+from todm.asr.model.encoder_config import EncoderConfig
 from todm.asr.model.transducer import Rnnt, RnntConfig, extract
 from todm.compress.masks import is_nm
 from todm.compress.train.sr_ste import SrSte, SrSteConfig

@@ -16,7 +16,7 @@ import torch
 from todm.asr.data.batch import LoaderConfig
 from todm.asr.data.loader import Loader
 from todm.asr.data.sources import Item
-from todm.asr.model.encoder import EncoderConfig
+from todm.asr.model.encoder_config import EncoderConfig
 from todm.asr.model.transducer import Rnnt, RnntConfig
 from todm.asr.objective import ObjectiveConfig, RnntObjective
 from todm.compress.train.sr_ste import SrSteConfig

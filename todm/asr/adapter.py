@@ -252,7 +252,8 @@ def _forward(model: Rnnt, batch: Batch) -> tuple[JoinerInputs, Tensor]:
     enc_BTD, lens_B = model.encode(
         batch.features_BTF, batch.feature_lens_B, chunk=batch.chunk, wait=batch.wait
     )
-    return model.joiner_inputs(enc_BTD, batch.targets_BU, batch.reset_BU), lens_B
+    pred_BUJ = model.predict_sequence(batch.targets_BU, batch.reset_BU)
+    return model.joiner_inputs(enc_BTD, pred_BUJ), lens_B
 
 
 def _divide_logits(joiner: JoinerInputs, temperature: float) -> JoinerInputs:

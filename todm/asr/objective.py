@@ -7,19 +7,22 @@ batch, its padding or the number of processes changes.
 
 import dataclasses
 from collections.abc import Sequence
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
 from todm.asr.data.batch import Batch
-from todm.asr.model.encoder import SUBSAMPLING
+from todm.asr.distances import encoder_distance, frame_divergence
+from todm.asr.flat_start import flat_alignment
+from todm.asr.model.encoder import EncoderCommon
 from todm.asr.model.transducer import JoinerInputs, Rnnt
-from todm.asr.tokens import BLANK_ID
 from todm.config import Config
 from todm.errors import ConfigError
 from todm.kernels.rnnt_loss import IMPLS, Divergence, RnntLoss, Teacher, rnnt_loss
+from todm.supernet.sandwich import Objective
+from todm.supernet.shared import Share
 from todm.supernet.space import Subnet
 
 
@@ -45,6 +48,8 @@ class ObjectiveConfig(Config):
             Or `none`.
         divergence: constants of the three on the lattice; `kind` is `distill`.
         distill_weight: lambda.
+        ctc_distill: times lambda, the weight of KL(teacher | student) between the CTC heads' posteriors
+            frame by frame, beside `distill`; 0 for none.
         distill_from: where distillation starts.
         distill_full: where it reaches its full weight; at once if this is before `distill_from`.
         student_rnnt: whether students also learn from the transcript. If not (AlphaNet), they have
@@ -62,6 +67,7 @@ class ObjectiveConfig(Config):
     distill: Literal["alpha", "kl", "collapsed", "encoder", "none"] = "alpha"
     divergence: Divergence = dataclasses.field(default_factory=Divergence)
     distill_weight: float = 1.0
+    ctc_distill: float = 0.0
     distill_from: float = 0.3
     distill_full: float = 0.4
     student_rnnt: bool = True
@@ -71,7 +77,14 @@ class ObjectiveConfig(Config):
             raise ConfigError(
                 f"objective.rnnt_impl is {self.rnnt_impl!r}: allowed are {', '.join(IMPLS)}, or null"
             )
-        weights = ("fastemit", "delay_penalty", "ctc_start", "ctc_end", "distill_weight")
+        weights = (
+            "fastemit",
+            "delay_penalty",
+            "ctc_start",
+            "ctc_end",
+            "distill_weight",
+            "ctc_distill",
+        )
         self.check("objective", weights, holds=lambda v: v >= 0, allowed="0 or more is needed")
         times, allowed = (
             ("ctc_until", "align_until", "distill_from", "distill_full"),
@@ -109,7 +122,21 @@ class ObjectiveConfig(Config):
         return self.divergence.replace(kind=self.distill)
 
 
-class RnntObjective(nn.Module):
+class StepTeacher(NamedTuple):
+    """The largest net's pass, detached: its lattice, and its CTC log-probabilities [B, T, V] if wanted."""
+
+    lattice: Teacher
+    ctc_BTV: Tensor | None
+
+
+class Common(NamedTuple):
+    """What every pass of a step uses: the encoder's part, and the predictor's outputs [B, U + 1, J]."""
+
+    encoder: EncoderCommon
+    pred_BUJ: Tensor | None
+
+
+class RnntObjective(Objective):
     """The loss of one subnet on one batch."""
 
     def __init__(self, model: Rnnt, config: ObjectiveConfig, *, label_sizes: Sequence[int]) -> None:
@@ -120,14 +147,28 @@ class RnntObjective(nn.Module):
         self.register_buffer("sizes_V", torch.tensor(label_sizes), persistent=False)
         self.sizes_V: Tensor
 
+    def common(self, batch: Batch, *, progress: float, share: Share) -> Common:
+        """What the passes of a step compute alike; arguments as of `forward`."""
+        encoder = self.model.encoder.common(
+            batch.features_BTF,
+            batch.feature_lens_B,
+            chunk=batch.chunk,
+            wait=batch.wait,
+            share=share,
+        )
+        if self._is_flat_start(progress):
+            return Common(encoder, None)
+        return Common(encoder, share(self._predict(batch)))
+
     def forward(
         self,
         batch: Batch,
         *,
         subnet: Subnet | None,
-        teacher: Teacher | None,
+        teacher: StepTeacher | None,
         progress: float,
-    ) -> tuple[dict[str, Tensor], Teacher | None]:
+        common: Common | None = None,
+    ) -> tuple[dict[str, Tensor], StepTeacher | None]:
         """Loss per label, and the pass as a teacher of later ones.
 
         The largest net teaches with the very logits it is trained with, dropout and all, detached:
@@ -139,10 +180,12 @@ class RnntObjective(nn.Module):
             subnet: active subnet.
             teacher: from the pass of the largest net in the same step; None for that pass itself.
             progress: fraction of the planned updates done.
+            common: from `common` with the same batch and progress.
 
         Returns:
-            `loss` with its gradient and detached parts (`rnnt`, `ctc`, `divergence`, `flat_start`),
-            all per label; and the pass as a teacher, None during a flat start.
+            `loss` with its gradient and detached parts (`rnnt`, `ctc`, `divergence`,
+            `ctc_divergence`, `flat_start`), all per label; and the pass as a teacher, None during a flat
+            start.
         """
         model = self.model
         enc, lens = model.encode(
@@ -151,42 +194,50 @@ class RnntObjective(nn.Module):
             subnet=subnet,
             chunk=batch.chunk,
             wait=batch.wait,
+            common=common and common.encoder,
         )
-        if model.ctc is not None and progress < self.config.align_until:
+        if self._is_flat_start(progress):
             loss = self._flat_start(enc, batch) / batch.num_labels
             return {"loss": loss, "flat_start": loss.detach()}, None
         weights = self._weights(progress, student=teacher is not None)
         active_teacher = teacher if weights["divergence"] else None
-        joiner = model.joiner_inputs(enc, batch.targets_BU, batch.reset_BU)
+        pred_BUJ = common.pred_BUJ if common is not None else self._predict(batch)
+        assert pred_BUJ is not None, "the common part belongs to another progress"
+        joiner = model.joiner_inputs(enc, pred_BUJ)
         by_encoder = self.config.distill == "encoder"
         result = lattice_loss(
-            joiner, lens, batch, self.config, teacher=None if by_encoder else active_teacher
+            joiner,
+            lens,
+            batch,
+            self.config,
+            teacher=None if by_encoder or active_teacher is None else active_teacher.lattice,
         )
         sums = {"rnnt": result.loss_B.sum()}
         if active_teacher is not None:
             sums["divergence"] = (
-                encoder_distance(joiner[0], active_teacher.enc_BTJ, lens)
+                encoder_distance(joiner[0], active_teacher.lattice.enc_BTJ, lens)
                 if by_encoder
                 else result.divergence_B.sum()
             )
+        ctc_BTV = None
         if model.ctc is not None:
-            sums["ctc"] = self._ctc(enc, lens, batch)
+            ctc_BTV = model.ctc(enc).float().log_softmax(-1)
+            sums["ctc"] = _ctc_loss(ctc_BTV, lens, batch)
+            if active_teacher is not None and active_teacher.ctc_BTV is not None:
+                sums["ctc_divergence"] = frame_divergence(ctc_BTV, active_teacher.ctc_BTV, lens)
         parts = {name: value / batch.num_labels for name, value in sums.items()}
         loss = torch.stack([weights[name] * value for name, value in parts.items()]).sum()
-        teacher_out = Teacher._make(x.detach() for x in (*joiner, result.occupancy))
-        return {"loss": loss, **{k: v.detach() for k, v in parts.items()}}, teacher_out
-
-    def _ctc(self, enc_BTD: Tensor, lens_B: Tensor, batch: Batch) -> Tensor:
-        assert self.model.ctc is not None
-        logits = self.model.ctc(enc_BTD).float().log_softmax(-1).transpose(0, 1)
-        return F.ctc_loss(
-            logits,
-            batch.targets_BU,
-            lens_B,
-            batch.target_lens_B,
-            reduction="sum",
-            zero_infinity=True,
+        lattice = Teacher._make(x.detach() for x in (*joiner, result.occupancy))
+        kept = ctc_BTV.detach() if ctc_BTV is not None and self.config.ctc_distill else None
+        return {"loss": loss, **{k: v.detach() for k, v in parts.items()}}, StepTeacher(
+            lattice, kept
         )
+
+    def _is_flat_start(self, progress: float) -> bool:
+        return self.model.ctc is not None and progress < self.config.align_until
+
+    def _predict(self, batch: Batch) -> Tensor:
+        return self.model.predict_sequence(batch.targets_BU, batch.reset_BU)
 
     def _flat_start(self, enc_BTD: Tensor, batch: Batch) -> Tensor:
         """Cross entropy with the labels of `flat_alignment`, scaled to one term per label."""
@@ -204,8 +255,10 @@ class RnntObjective(nn.Module):
         ctc = config.ctc_start + at * (config.ctc_end - config.ctc_start)
         distill = self._ramp(progress) if student else 0.0
         if config.student_rnnt or not student:
-            return {"rnnt": 1.0, "ctc": ctc, "divergence": distill}
-        return {"rnnt": 0.0, "ctc": 0.0 if distill else ctc, "divergence": distill}
+            losses = {"rnnt": 1.0, "ctc": ctc}
+        else:
+            losses = {"rnnt": 0.0, "ctc": 0.0 if distill else ctc}
+        return {**losses, "divergence": distill, "ctc_divergence": config.ctc_distill * distill}
 
     def _ramp(self, progress: float) -> float:
         """Weight of the distillation, 0 before `distill_from`."""
@@ -247,61 +300,13 @@ def lattice_loss(
     )
 
 
-def encoder_distance(student_BTJ: Tensor, teacher_BTJ: Tensor, lens_B: Tensor) -> Tensor:
-    """Squared distance of two projected encoder outputs, in units of the teacher's mean square.
-
-    CoDERT (arXiv 2106.07734) distils the encoder's part of the joint, which says more than the joint's
-    posterior; here that is the projected output. A frame that has nothing in common with the teacher's
-    counts about 2, as a node of the lattice does at worst, so that lambda means the same for all kinds
-    of distillation.
-
-    Args:
-        student_BTJ: projected encoder output.
-        teacher_BTJ: that of the teacher, detached.
-        lens_B: frames of each utterance; those beyond never count.
-
-    Returns:
-        The sum over all frames of the batch, a scalar.
-    """
-    steps = torch.arange(student_BTJ.shape[1], device=lens_B.device)
-    inside_BT = steps < lens_B[:, None]
-    # Selected, not multiplied by zero: beyond an end there may be NaN.
-    student_NJ, teacher_NJ = student_BTJ[inside_BT].float(), teacher_BTJ[inside_BT].float()
-    power = teacher_NJ.square().sum(1).mean()
-    return (student_NJ - teacher_NJ).square().sum() / power.clamp(min=1e-20)
-
-
-@torch.no_grad()
-def flat_alignment(batch: Batch, sizes_V: Tensor, num_frames: int) -> Tensor:
-    """Labels laid over the loud part of each utterance in proportion to their letters.
-
-    The loud part is between the first and the last frame whose mean log energy is above the middle
-    between the utterance's quiet and loud frames (10th and 90th percentile).
-
-    Args:
-        batch: features (before subsampling) and labels.
-        sizes_V: letters of every label.
-        num_frames: frames after subsampling.
-
-    Returns:
-        Labels, int64 [B, num_frames]: blank in the quiet parts, -1 beyond the end.
-    """
-    energy_BT = batch.features_BTF.mean(-1)
-    steps = torch.arange(energy_BT.shape[1], device=energy_BT.device)
-    inside_BT = steps < batch.feature_lens_B[:, None]
-    masked = energy_BT.masked_fill(~inside_BT, float("nan"))
-    low, high = (torch.nanquantile(masked, q, 1) for q in (0.1, 0.9))
-    loud_BT = inside_BT & (energy_BT > ((low + high) / 2)[:, None])
-    first_B = torch.where(loud_BT, steps, steps[-1]).amin(1) / SUBSAMPLING
-    last_B = torch.where(loud_BT, steps + 1, 0).amax(1) / SUBSAMPLING
-    frames = torch.arange(num_frames, device=energy_BT.device) + 0.5
-    share_BT = (frames - first_B[:, None]) / (last_B - first_B).clamp(min=1)[:, None]
-    used_BU = (
-        torch.arange(batch.targets_BU.shape[1], device=frames.device) < batch.target_lens_B[:, None]
+def _ctc_loss(ctc_BTV: Tensor, lens_B: Tensor, batch: Batch) -> Tensor:
+    """The sum over the batch, a scalar."""
+    return F.ctc_loss(
+        ctc_BTV.transpose(0, 1),
+        batch.targets_BU,
+        lens_B,
+        batch.target_lens_B,
+        reduction="sum",
+        zero_infinity=True,
     )
-    ends_BU = (sizes_V[batch.targets_BU] * used_BU).cumsum(1)
-    at_BT = share_BT * ends_BU[:, -1:]
-    index_BT = torch.searchsorted(ends_BU.to(at_BT.dtype), at_BT, right=True)
-    labels_BT = batch.targets_BU.gather(1, index_BT.clamp(max=batch.targets_BU.shape[1] - 1))
-    labels_BT = labels_BT.masked_fill((share_BT < 0) | (share_BT >= 1), BLANK_ID)
-    return labels_BT.masked_fill(frames * SUBSAMPLING >= batch.feature_lens_B[:, None], -1)

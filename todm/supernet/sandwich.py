@@ -7,15 +7,31 @@ weights, a prefix of all others, get every net's gradient. The largest touches e
 update; without it, the moments of blocks that are not drawn would decay (ScaledAdam counts a missing
 gradient as zeros).
 
-Each backward follows its forward, so that memory holds one net's activations.
+Each backward follows its forward, so that memory holds one net's activations. What all nets compute
+alike is worked out once (`todm.supernet.shared`).
 """
 
 import random
 from collections.abc import Sequence
+from typing import Any
 
 from torch import Tensor, nn
 
+from todm.supernet.shared import Share, Shared
 from todm.supernet.space import SearchSpace, Subnet
+
+
+class Objective(nn.Module):
+    """Wraps a model: the loss of one subnet on one batch.
+
+    Called with (batch, subnet=, teacher=, progress=, common=), returns (figures, teacher). `figures["loss"]`
+    is the scalar to call backward on; `teacher` is the detached output of the first (largest) subnet of
+    a step, which the others learn from; `common` is what the method of that name returned.
+    """
+
+    def common(self, batch: Any, *, progress: float, share: Share) -> Any:  # noqa: ANN401 - its own
+        """What the passes of a step compute alike, every tensor passed through `share`."""
+        del batch, progress, share
 
 
 def draw_subnets(space: SearchSpace, *, seed: int, update: int, num_random: int) -> list[Subnet]:
@@ -26,7 +42,7 @@ def draw_subnets(space: SearchSpace, *, seed: int, update: int, num_random: int)
 
 
 def sandwich_step(
-    objective: nn.Module,
+    objective: Objective,
     batch: object,
     *,
     subnets: Sequence[Subnet],
@@ -36,7 +52,7 @@ def sandwich_step(
     """Forward and backward of every subnet; gradients are summed into the parameters.
 
     Args:
-        objective: `Backend.objective`.
+        objective: `Backend.objective`: called once for every subnet.
         batch: what the objective takes.
         subnets: the largest first, as the teacher of the others.
         progress: fraction of the planned updates done, for the objective's ramps.
@@ -46,10 +62,11 @@ def sandwich_step(
     Returns:
         The figures of every pass, detached; gradients are local to this process.
     """
-    figures, active_teacher = [], None
+    figures, active_teacher, shared = [], None, Shared()
+    common = objective.common(batch, progress=progress, share=shared)
     for position, subnet in enumerate(subnets):
         out, teacher_out = objective(
-            batch, subnet=subnet, teacher=active_teacher, progress=progress
+            batch, subnet=subnet, teacher=active_teacher, progress=progress, common=common
         )
         if position == 0:
             active_teacher = teacher_out
@@ -57,4 +74,5 @@ def sandwich_step(
         else:
             (student_weight * out["loss"]).backward()
         figures.append({k: v.detach() for k, v in out.items() if isinstance(v, Tensor)})
+    shared.backward()
     return figures

@@ -18,6 +18,7 @@ class TrainConfig(Config):
         seed: of weights, subnets, data order and augmentation.
         sandwich: train a supernet; off trains the largest net alone (a plain model).
         sandwich_from: fraction of the updates in which the largest net trains alone first.
+        random_net: one random net a step instead of the sandwich, without distillation; for comparison.
         num_random: random subnets a step, beside the largest and the smallest.
         student_weight: weight of the losses of all but the largest net, whose own is 1.
         average_last: the running average covers this last fraction of the updates.
@@ -41,6 +42,7 @@ class TrainConfig(Config):
     seed: int = 1
     sandwich: bool = True
     sandwich_from: float = 0.3
+    random_net: bool = False
     num_random: int = 1
     student_weight: float = 1.0
     average_last: float = 0.2

@@ -95,7 +95,9 @@ class Learner:
         config, space = self.config, self.backend.space
         if not config.sandwich or update < config.sandwich_from * config.num_updates:
             return [space.largest]
-        return draw_subnets(space, seed=config.seed, update=update, num_random=config.num_random)
+        num_random = 1 if config.random_net else config.num_random
+        drawn = draw_subnets(space, seed=config.seed, update=update, num_random=num_random)
+        return drawn[1:2] if config.random_net else drawn  # without the largest and the smallest
 
     def step(
         self,

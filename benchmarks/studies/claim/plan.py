@@ -35,6 +35,7 @@ ABLATIONS = {
     "encoder": ("asr.objective.distill=encoder",),
     "no-distillation": ("asr.objective.distill=none",),
     "adamw": ("train.optim.name=adamw",),
+    "one-random-net": ("train.random_net=true",),
     "students-from-0": (
         "train.sandwich_from=0",
         "asr.objective.distill_from=0",

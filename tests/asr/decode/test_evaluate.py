@@ -14,7 +14,7 @@ from todm.asr.config import AsrConfig
 from todm.asr.data.batch import LoaderConfig
 from todm.asr.decode.evaluate import references
 from todm.asr.decode.search import beam_search, greedy_search
-from todm.asr.model.encoder import EncoderConfig
+from todm.asr.model.encoder_config import EncoderConfig
 from todm.asr.model.transducer import RnntConfig
 from todm.cli.main import main
 from todm.supernet.space import SpaceConfig

@@ -3,7 +3,7 @@ import torch
 
 from todm.asr.backend import AsrBackend
 from todm.asr.config import AsrConfig
-from todm.asr.model.encoder import EncoderConfig
+from todm.asr.model.encoder_config import EncoderConfig
 from todm.asr.model.transducer import RnntConfig
 from todm.search.cost import StackCosts
 from todm.supernet.space import SpaceConfig

@@ -3,7 +3,9 @@
 import pytest
 import torch
 
-from todm.asr.model.encoder import Encoder, EncoderConfig, Mixer, Subsampling
+from todm.asr.model.encoder import Encoder, Subsampling
+from todm.asr.model.encoder_config import EncoderConfig
+from todm.asr.model.mixer import Mixer
 from todm.errors import ConfigError
 from todm.supernet.space import Subnet
 

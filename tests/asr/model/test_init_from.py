@@ -6,7 +6,7 @@ from todm.asr import tokens
 from todm.asr.backend import AsrBackend
 from todm.asr.config import AsrConfig
 from todm.asr.loading import same_outputs
-from todm.asr.model.encoder import EncoderConfig
+from todm.asr.model.encoder_config import EncoderConfig
 from todm.asr.model.transducer import RnntConfig, extract
 from todm.asr.tokens import TokensConfig
 from todm.errors import ArtifactError, ConfigError

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from todm.asr.model.encoder import EncoderConfig
+from todm.asr.model.encoder_config import EncoderConfig
 from todm.asr.model.streaming import Decoder, Joiner, StreamingEncoder
 from todm.asr.model.transducer import Rnnt, RnntConfig
 

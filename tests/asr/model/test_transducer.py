@@ -5,7 +5,7 @@ import random
 import pytest
 import torch
 
-from todm.asr.model.encoder import EncoderConfig
+from todm.asr.model.encoder_config import EncoderConfig
 from todm.asr.model.transducer import Predictor, Rnnt, RnntConfig, extract
 from todm.supernet.space import SearchSpace, SpaceConfig
 

@@ -25,7 +25,7 @@ from todm.asr.data import shar
 from todm.asr.data.audio import frames_at
 from todm.asr.data.order import LEFT_OUT
 from todm.asr.data.workers import Workers
-from todm.asr.model.encoder import SUBSAMPLING
+from todm.asr.model.encoder_config import SUBSAMPLING
 from todm.errors import ArtifactError, CorpusError
 from todm.files import Progress, no_progress, only_one
 

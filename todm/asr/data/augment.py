@@ -24,7 +24,7 @@ from torch import Tensor
 
 from todm.asr.data.batch import Batch, add_tail, generator, join_pairs, without_speech
 from todm.asr.data.features import NUM_BINS, PADDING, SAMPLE_RATE, SILENCE_FLOOR, fbank
-from todm.asr.model.encoder import FRAMES_PER_SECOND, SUBSAMPLING
+from todm.asr.model.encoder_config import FRAMES_PER_SECOND, SUBSAMPLING
 from todm.asr.model.wait import Wait, loop_frames
 from todm.config import Config
 from todm.errors import ConfigError

@@ -15,7 +15,7 @@ from typing import NamedTuple, Protocol, Self
 import numpy as np
 
 from todm.asr.data.batch import LoaderConfig
-from todm.asr.model.encoder import SUBSAMPLING
+from todm.asr.model.encoder_config import SUBSAMPLING
 
 UNSPELLABLE = -1
 """Stands for the number of labels of a transcript that the tokenizer cannot spell."""

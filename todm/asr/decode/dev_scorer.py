@@ -53,7 +53,7 @@ def dev_score(
         enc, lens = model.encode(
             batch.features_BTF, batch.feature_lens_B, subnet=subnet, chunk=chunk
         )
-        joiner = model.joiner_inputs(enc, batch.targets_BU)
+        joiner = model.joiner_inputs(enc, model.predict_sequence(batch.targets_BU))
         result = rnnt_loss(*joiner, batch.targets_BU, lens, batch.target_lens_B, topology=topology)
         nats += float(result.loss_B.sum())
         labels += int(batch.target_lens_B.sum())

@@ -3,7 +3,7 @@
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from todm.asr.model.encoder import NUM_BINS
+from todm.asr.model.encoder_config import NUM_BINS
 from todm.asr.model.streaming import StreamingEncoder
 from todm.asr.model.transducer import Rnnt, RnntConfig
 from todm.device.decode import FRAME_SECONDS

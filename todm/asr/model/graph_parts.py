@@ -12,7 +12,9 @@ import dataclasses
 import torch
 from torch import Tensor, nn
 
-from todm.asr.model.encoder import NUM_BINS, Block, Mixer
+from todm.asr.model.encoder import Block
+from todm.asr.model.encoder_config import NUM_BINS
+from todm.asr.model.mixer import Mixer
 from todm.asr.model.streaming import Decoder, Joiner, StreamingEncoder, StreamingMixer
 from todm.asr.model.transducer import Rnnt, RnntConfig
 from todm.backend import Graph, GraphParts, Port

@@ -15,7 +15,9 @@ from torch import Tensor
 from todm.artifact import Artifact
 from todm.asr import tokens
 from todm.asr.config import AsrConfig, config_of
-from todm.asr.model.encoder import Block, EncoderConfig, Mixer
+from todm.asr.model.encoder import Block
+from todm.asr.model.encoder_config import EncoderConfig
+from todm.asr.model.mixer import Mixer
 from todm.asr.model.transducer import Rnnt
 from todm.errors import ArtifactError, ConfigError
 from todm.supernet.elastic import extract_blocks

@@ -9,7 +9,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from todm.asr.model.encoder import NUM_BINS, SUBSAMPLING, Block, Mixer
+from todm.asr.model.encoder import Block
+from todm.asr.model.encoder_config import NUM_BINS, SUBSAMPLING
+from todm.asr.model.mixer import Mixer
 from todm.asr.model.transducer import Rnnt
 from todm.kernels.mh_ssm import Ssm
 from todm.kernels.mh_ssm.torch_impl import Operators, inner, operators
@@ -32,7 +34,7 @@ class StreamingMixer(nn.Module):
         self.back = mixer.directions == 2
         heads = 2 * mixer.pairs
         self.state_shape = (heads, 2 * mixer.log_neg_re.shape[-1], mixer.channels)
-        for stage, ssms in enumerate(mixer.ssms(heads)):
+        for stage, ssms in enumerate(mixer.ssms()):
             wide = [Ssm(*(p.detach().double() for p in ssm)) for ssm in ssms]
             for name, value in operators(wide[0], chunk)._asdict().items():
                 self.register_buffer(f"{name}{stage}", value.float())

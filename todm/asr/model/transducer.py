@@ -10,7 +10,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from todm.asr.model.encoder import Block, Encoder, EncoderConfig
+from todm.asr.model.encoder import Block, Encoder, EncoderCommon
+from todm.asr.model.encoder_config import EncoderConfig
 from todm.asr.model.wait import Wait
 from todm.asr.tokens import BLANK_ID
 from todm.config import Config
@@ -125,9 +126,11 @@ class Rnnt(nn.Module):
         subnet: Subnet | None = None,
         chunk: int = 16,
         wait: Wait | None = None,
+        common: EncoderCommon | None = None,
     ) -> tuple[Tensor, Tensor]:
         """Encoder outputs [B, T', D] and their lengths; see `Encoder.forward`."""
-        return self.encoder(features_BTF, lens_B, subnet=subnet, chunk=chunk, wait=wait)
+        options = {"subnet": subnet, "chunk": chunk, "wait": wait, "common": common}
+        return self.encoder(features_BTF, lens_B, **options)
 
     def project_encoder(self, enc_BTD: Tensor) -> Tensor:
         """Encoder outputs in the joiner's space, [B, T, J]."""
@@ -141,13 +144,11 @@ class Rnnt(nn.Module):
         """Predictor outputs along a label sequence, [B, U + 1, J]; see `Predictor.sequence`."""
         return self.predictor.sequence(targets_BU, reset_BU)
 
-    def joiner_inputs(
-        self, enc_BTD: Tensor, targets_BU: Tensor, reset_BU: Tensor | None = None
-    ) -> JoinerInputs:
-        """What the RNN-T loss takes of the model."""
+    def joiner_inputs(self, enc_BTD: Tensor, pred_BUJ: Tensor) -> JoinerInputs:
+        """What the RNN-T loss takes of the model, from encoder outputs and `predict_sequence`."""
         return (
             self.project_encoder(enc_BTD),
-            self.predict_sequence(targets_BU, reset_BU),
+            pred_BUJ,
             self.output.weight,
             self.output.bias,
         )

@@ -1,14 +1,12 @@
 """What a device heard before the first frame of a sequence, without computing it again and again.
 
-Letters: B batch, T frames, F bins, H heads, N modes, P channels of a head.
+Letters: B batch, T frames, F bins.
 """
 
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
-
-from todm.kernels.mh_ssm import Ssm, mh_ssm, repeated
 
 _LEAST_LOOP = 8
 
@@ -22,10 +20,10 @@ class Wait(NamedTuple):
     """The sequence's own beginning, heard again and again before it.
 
     Every loop gives a recurrence the same input, so that the state after any number of them has a
-    closed form (`repeated`). At every depth that is exact for no loop, and for a wait of many times
-    `memory_seconds`: each recurrence settles after the one before it. In between it is exact for a net's
-    first recurrence alone: the input of the others still changed from loop to loop, and they are given
-    the state after loops of the input that they have now.
+    closed form (`todm.kernels.mh_ssm.Loop`). At every depth that is exact for no loop, and for a wait of
+    many times `memory_seconds`: each recurrence settles after the one before it. In between it is exact
+    for a net's first recurrence alone: the input of the others still changed from loop to loop, and they
+    are given the state after loops of the input that they have now.
 
     Attributes:
         frames: subsampled frames of the loop, whole chunks; no sequence is shorter.
@@ -34,12 +32,6 @@ class Wait(NamedTuple):
 
     frames: int
     times_B: Tensor
-
-    def state(self, h_HTBP: Tensor, ssm: Ssm) -> Tensor:
-        """The state of a recurrence before the first frame of its input, [H, 2N, B, P]."""
-        _, state = mh_ssm(h_HTBP[:, : self.frames], ssm)
-        assert state is not None
-        return repeated(state, ssm, self.frames, self.times_B)
 
     def history(self, normal_BTF: Tensor, start_BTF: Tensor, subsampling: int) -> Tensor:
         """Normalised features before the first frame: the end of the loop, or `start_BTF` of a new stream."""

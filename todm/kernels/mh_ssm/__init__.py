@@ -9,12 +9,16 @@ that the op exports to ONNX. README.md has the maths of the chunked form.
 Letters: H heads, T frames, B sequences, P channels per head, N complex modes, L frames of a block.
 """
 
+import torch
 from torch import Tensor
 
 from todm.kernels._dispatch import load_impl
-from todm.kernels.mh_ssm.problem import Ssm, check, discretise, repeated
+from todm.kernels.mh_ssm import torch_impl
+from todm.kernels.mh_ssm.loop import Loop
+from todm.kernels.mh_ssm.problem import Ssm, check, discretise
+from todm.kernels.mh_ssm.torch_impl import Prepared
 
-__all__ = ["IMPLS", "Ssm", "discretise", "mh_ssm", "repeated"]
+__all__ = ["IMPLS", "Loop", "Prepared", "Ssm", "discretise", "mh_ssm", "prepare"]
 
 IMPLS = ("torch", "triton", "reference")
 
@@ -27,6 +31,7 @@ def mh_ssm(
     reverse: bool = False,
     reset: int = 0,
     want_state: bool = True,
+    prepared: Prepared | None = None,
     impl: str | None = None,
 ) -> tuple[Tensor, Tensor | None]:
     """Run the recurrence over a whole sequence.
@@ -39,6 +44,7 @@ def mh_ssm(
         reverse: run from the last frame to the first.
         reset: start from a zero state every `reset` frames (T must be a multiple); 0 means never.
         want_state: whether the last state is needed, which costs a little.
+        prepared: from `prepare`, for the same frames, reset and start.
         impl: which implementation; by default the rule of `todm.kernels._dispatch`.
 
     Returns:
@@ -52,4 +58,35 @@ def mh_ssm(
     check(u_HTBP, ssm, state_H2NBP, reverse=reverse, reset=reset)
     chosen = load_impl("mh_ssm", IMPLS, impl, device=u_HTBP.device.type)
     options = {"reverse": reverse, "reset": reset, "want_state": want_state}
+    if prepared is not None:
+        assert chosen is torch_impl, "only the torch implementation has something to prepare"
+        options["prepared"] = prepared
     return chosen.run(u_HTBP, ssm, state_H2NBP, **options)
+
+
+def prepare(
+    ssm: Ssm,
+    num_frames: int,
+    *,
+    reset: int = 0,
+    from_state: bool = False,
+    impl: str | None = None,
+) -> Prepared | None:
+    """What several runs with the same parameters have in common, worked out once.
+
+    Args:
+        ssm: discrete parameters.
+        num_frames: T.
+        reset: as of `mh_ssm`.
+        from_state: whether a state is given.
+        impl: as of `mh_ssm`.
+
+    Returns:
+        For the argument `prepared` of `mh_ssm`; the first heads of it serve the first heads. None where
+        the implementation has nothing to prepare.
+    """
+    chosen = load_impl("mh_ssm", IMPLS, impl, device=ssm.skip_H.device.type)
+    if chosen is not torch_impl:
+        return None
+    with torch.autocast(ssm.skip_H.device.type, enabled=False):
+        return torch_impl.prepare(ssm, num_frames, reset=reset, from_state=from_state)

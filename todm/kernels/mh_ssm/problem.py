@@ -5,7 +5,6 @@ Letters: H heads, T frames, B sequences, P channels per head, N complex modes.
 
 from typing import NamedTuple
 
-import torch
 from torch import Tensor
 
 
@@ -53,33 +52,6 @@ def discretise(
     b_im = (num_im * re - num_re * im) * scale
     c_re, c_im = c_HN2.unbind(-1)
     return Ssm(log_decay, angle, c_re * b_re - c_im * b_im, c_re * b_im + c_im * b_re, skip_H)
-
-
-def repeated(state_H2NBP: Tensor, ssm: Ssm, frames: int, times_B: Tensor) -> Tensor:
-    """The state after an input is heard again and again, from the state after hearing it once.
-
-    One pass of L frames leads from zero to W; n passes lead to (1 + a^L + ... + a^(L (n - 1))) W, which
-    is (1 - a^(L n)) / (1 - a^L) W. So hours of a looped sound cost no more than its loop.
-
-    Args:
-        state_H2NBP: W, the state that the input leads to from zero.
-        ssm: discrete parameters, all decays below 1.
-        frames: L.
-        times_B: n for each sequence; 0 gives the zero state.
-    """
-    log_decay, angle = (p.unsqueeze(-1) for p in (ssm.log_decay_HN, ssm.angle_HN))
-    lengths = frames * torch.stack([times_B, torch.ones_like(times_B)]).to(log_decay.dtype)
-    # Past e^-40 nothing is left, and the angle of so many frames would be noise.
-    lengths = lengths[:, None, None].minimum(-40 / log_decay.detach())
-    # Both rows of 1 - a^L without cancellation, as in `discretise`: a slow mode loses little in a loop.
-    log_size, angle = log_decay * lengths, angle * lengths
-    lost_re = 2 * (angle / 2).sin().square() - log_size.expm1() * angle.cos()
-    (many_re, once_re), (many_im, once_im) = lost_re, -log_size.exp() * angle.sin()
-    scale = (once_re.square() + once_im.square()).reciprocal()
-    re = ((many_re * once_re + many_im * once_im) * scale).unsqueeze(-1)
-    im = ((many_im * once_re - many_re * once_im) * scale).unsqueeze(-1)
-    state_re, state_im = state_H2NBP.chunk(2, 1)
-    return torch.cat([re * state_re - im * state_im, re * state_im + im * state_re], 1)
 
 
 def check(

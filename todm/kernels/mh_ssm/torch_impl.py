@@ -56,11 +56,16 @@ def inner(ssm: Ssm, length: int) -> Tensor:
 
 def operators(ssm: Ssm, length: int) -> Operators:
     """All matrices of a block of `length` frames."""
+    return Operators(inner(ssm, length), *_borders(ssm, length))
+
+
+def _borders(ssm: Ssm, length: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """The matrices R and W of a block, and the real and imaginary part of a^L."""
     steps = torch.arange(length + 1, device=ssm.skip_H.device, dtype=ssm.skip_H.dtype)
     re, im = powers(ssm, steps)
     read = _read(ssm, re[..., 1:], im[..., 1:])
     write = torch.cat([re[..., :-1], im[..., :-1]], 1).flip(-1)
-    return Operators(inner(ssm, length), read, write, re[..., -1], im[..., -1])
+    return read, write, re[..., -1], im[..., -1]
 
 
 def _read(ssm: Ssm, re_HNL: Tensor, im_HNL: Tensor) -> Tensor:
@@ -85,6 +90,27 @@ def run_block(u_HTBP: Tensor, ops: Operators, state_H2NBP: Tensor) -> tuple[Tens
     return y.reshape(heads, -1, batch, channels), x.reshape(heads, -1, batch, channels)
 
 
+class Prepared(NamedTuple):
+    """The matrices of a run that depend on the parameters and the number of frames alone, per head.
+
+    Attributes:
+        inner_HLL: K of its blocks.
+        read_HL2N: R of its only block, where it starts from a state.
+    """
+
+    inner_HLL: Tensor
+    read_HL2N: Tensor | None
+
+
+def prepare(ssm: Ssm, num_frames: int, *, reset: int, from_state: bool) -> Prepared:
+    """See `todm.kernels.mh_ssm.prepare`."""
+    length = reset or (num_frames if num_frames <= _WHOLE else _BLOCK)
+    if not from_state or num_frames > _WHOLE:
+        return Prepared(inner(ssm, length), None)
+    steps = torch.arange(1, length + 1, device=ssm.skip_H.device, dtype=ssm.skip_H.dtype)
+    return Prepared(inner(ssm, length), _read(ssm, *powers(ssm, steps)))
+
+
 def run(
     u_HTBP: Tensor,
     ssm: Ssm,
@@ -93,63 +119,67 @@ def run(
     reverse: bool,
     reset: int,
     want_state: bool = True,
+    prepared: Prepared | None = None,
 ) -> tuple[Tensor, Tensor | None]:
     """See `todm.kernels.mh_ssm.mh_ssm`."""
     with torch.autocast(u_HTBP.device.type, enabled=False):
         ssm = Ssm(*(p.float() if p.dtype in (torch.bfloat16, torch.float16) else p for p in ssm))
-        num_frames = u_HTBP.shape[1]
-        if state_H2NBP is not None and num_frames <= _WHOLE:
-            if want_state:
-                return _chunk(u_HTBP, ssm, state_H2NBP)
-            return _output(u_HTBP, ssm, state_H2NBP), None
-        alone = reverse or not want_state
-        if reset or (num_frames <= _WHOLE and state_H2NBP is None and alone):
-            return _independent(u_HTBP, inner(ssm, reset or num_frames), reverse=reverse), None
-        if state_H2NBP is None and num_frames <= _WHOLE:
-            return _single(u_HTBP, ssm)
+        num_frames, entered = u_HTBP.shape[1], state_H2NBP is not None
+        ops = prepared or prepare(ssm, num_frames, reset=reset, from_state=entered)
+        if reset or (num_frames <= _WHOLE and not entered):
+            y = _independent(u_HTBP, ops.inner_HLL, reverse=reverse)
+            wanted = want_state and not (reverse or reset)
+            return y, _written(u_HTBP, ssm) if wanted else None
         if reverse:
-            return _blocks(u_HTBP.flip(1), ssm, None)[0].flip(1), None
-        y, last = _blocks(u_HTBP, ssm, state_H2NBP)
+            return _blocks(u_HTBP.flip(1), ssm, None, ops.inner_HLL)[0].flip(1), None
+        if state_H2NBP is not None and ops.read_HL2N is not None:
+            state = state_H2NBP.to(ssm.skip_H.dtype)
+            y = _from_state(u_HTBP, ops.inner_HLL, ops.read_HL2N, state)
+            return y, _after(u_HTBP, ssm, state) if want_state else None
+        y, last = _blocks(u_HTBP, ssm, state_H2NBP, ops.inner_HLL)
         return y, last if want_state else None
 
 
-def _chunk(u_HTBP: Tensor, ssm: Ssm, state_H2NBP: Tensor) -> tuple[Tensor, Tensor]:
-    """A short sequence from a given state: one block of its length, as a stream runs it."""
-    dtype = ssm.skip_H.dtype
-    y, state = run_block(u_HTBP.to(dtype), operators(ssm, u_HTBP.shape[1]), state_H2NBP.to(dtype))
-    return y.to(u_HTBP.dtype), state
-
-
-def _output(u_HTBP: Tensor, ssm: Ssm, state_H2NBP: Tensor) -> Tensor:
+def _from_state(
+    u_HTBP: Tensor, inner_HLL: Tensor, read_HL2N: Tensor, state_H2NBP: Tensor
+) -> Tensor:
     """The output of a short sequence from a given state."""
-    num_frames, dtype = u_HTBP.shape[1], ssm.skip_H.dtype
-    steps = torch.arange(1, num_frames + 1, device=u_HTBP.device, dtype=dtype)
-    read_HL2N = _read(ssm, *powers(ssm, steps))
-    y = inner(ssm, num_frames) @ u_HTBP.flatten(2).to(dtype)
-    y = y + read_HL2N @ state_H2NBP.flatten(2).to(dtype)
+    y = inner_HLL @ u_HTBP.flatten(2).to(inner_HLL.dtype) + read_HL2N @ state_H2NBP.flatten(2)
     return y.reshape(u_HTBP.shape).to(u_HTBP.dtype)
+
+
+def _written(u_HTBP: Tensor, ssm: Ssm) -> Tensor:
+    """The state after a short sequence from a zero state."""
+    steps = torch.arange(u_HTBP.shape[1] - 1, -1, -1, device=u_HTBP.device, dtype=ssm.skip_H.dtype)
+    state = torch.cat(powers(ssm, steps), 1) @ u_HTBP.flatten(2).to(ssm.skip_H.dtype)
+    return state.reshape(state.shape[0], -1, *u_HTBP.shape[2:])
+
+
+def _after(u_HTBP: Tensor, ssm: Ssm, state_H2NBP: Tensor) -> Tensor:
+    """The state after a short sequence from a given state."""
+    length = torch.tensor(u_HTBP.shape[1], device=u_HTBP.device, dtype=ssm.skip_H.dtype)
+    c_re, c_im = (p[..., None, None] for p in powers(ssm, length))
+    re, im = state_H2NBP.chunk(2, 1)
+    carried = torch.cat([c_re * re - c_im * im, c_re * im + c_im * re], 1)
+    return carried + _written(u_HTBP, ssm)
 
 
 def _independent(u_HTBP: Tensor, inner_HLL: Tensor, *, reverse: bool) -> Tensor:
     """Independent blocks of L frames. Reversed, a Toeplitz matrix is transposed."""
-    _, num_frames, batch, channels = u_HTBP.shape
+    heads, num_frames, batch, channels = u_HTBP.shape
     length = inner_HLL.shape[1]
     matrix = (inner_HLL.transpose(1, 2) if reverse else inner_HLL).to(u_HTBP.dtype)
-    if num_frames != length:
-        matrix = matrix.repeat_interleave(num_frames // length, 0)
-    return torch.bmm(matrix, u_HTBP.reshape(-1, length, batch * channels)).reshape(u_HTBP.shape)
+    if num_frames == length:
+        return torch.bmm(matrix, u_HTBP.flatten(2)).reshape(u_HTBP.shape)
+    # Side by side: one product per head instead of one per block.
+    blocks = u_HTBP.reshape(heads, -1, length, batch * channels).transpose(1, 2)
+    y = torch.bmm(matrix, blocks.reshape(heads, length, -1))
+    return y.reshape(blocks.shape).transpose(1, 2).reshape(u_HTBP.shape)
 
 
-def _single(u_HTBP: Tensor, ssm: Ssm) -> tuple[Tensor, Tensor]:
-    """A short sequence from a zero state: one block."""
-    heads, num_frames, batch, channels = u_HTBP.shape
-    steps = torch.arange(num_frames - 1, -1, -1, device=u_HTBP.device, dtype=ssm.skip_H.dtype)
-    y = _independent(u_HTBP, inner(ssm, num_frames), reverse=False)
-    state = torch.cat(powers(ssm, steps), 1) @ u_HTBP.flatten(2).to(ssm.skip_H.dtype)
-    return y, state.reshape(heads, -1, batch, channels)
-
-
-def _blocks(u_HTBP: Tensor, ssm: Ssm, state_H2NBP: Tensor | None) -> tuple[Tensor, Tensor]:
+def _blocks(
+    u_HTBP: Tensor, ssm: Ssm, state_H2NBP: Tensor | None, inner_HLL: Tensor
+) -> tuple[Tensor, Tensor]:
     """A long sequence in blocks of L frames, padded with zeros to whole blocks.
 
     The state that enters block c is a^(Lc) x0 + sum over c' < c of a^(L(c-1-c')) W u_c'.
@@ -162,16 +192,16 @@ def _blocks(u_HTBP: Tensor, ssm: Ssm, state_H2NBP: Tensor | None) -> tuple[Tenso
     padding = count * _BLOCK - num_frames
     u = F.pad(u_HTBP, (0, 0, 0, 0, 0, padding))
     u = u.reshape(heads, count, _BLOCK, batch * channels)
-    ops = operators(ssm, _BLOCK)
-    written = (ops.write_H2NL.to(dtype).unsqueeze(1) @ u).to(ssm.skip_H.dtype)
+    read, write, _, _ = _borders(ssm, _BLOCK)
+    written = (write.to(dtype).unsqueeze(1) @ u).to(ssm.skip_H.dtype)
     first = (
         torch.zeros_like(written[:, :1])
         if state_H2NBP is None
         else state_H2NBP.flatten(2).unsqueeze(1)
     )
     entering = _carry(ssm, torch.cat([first.to(written.dtype), written], 1), num_modes)
-    y = ops.inner_HLL.to(dtype).unsqueeze(1) @ u
-    y = y + ops.read_HL2N.to(dtype).unsqueeze(1) @ entering.to(dtype)
+    y = inner_HLL.to(dtype).unsqueeze(1) @ u
+    y = y + read.to(dtype).unsqueeze(1) @ entering.to(dtype)
     y = y.reshape(heads, count * _BLOCK, batch, channels)[:, :num_frames]
     return y, _last_state(ssm, u, entering, num_frames, batch)
 
