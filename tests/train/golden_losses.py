@@ -55,7 +55,7 @@ def make_corpus(root):
 
 
 def train(corpus, out):
-    """Twelve updates: the largest net alone, then the sandwich with distillation."""
+    """Twelve updates: a sandwich in the flat start, then with distillation."""
     recipe = named("debug")
     recipe = recipe.replace(
         train=recipe.train.replace(num_updates=12, log_every=1, eval_every=2.0, num_threads=1)

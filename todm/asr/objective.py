@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from todm.asr.data.batch import Batch
-from todm.asr.distances import encoder_distance, frame_divergence
+from todm.asr.encoder_distance import encoder_distance
 from todm.asr.flat_start import flat_alignment
 from todm.asr.model.encoder import EncoderCommon
 from todm.asr.model.transducer import JoinerInputs, Rnnt
@@ -48,8 +48,6 @@ class ObjectiveConfig(Config):
             Or `none`.
         divergence: constants of the three on the lattice; `kind` is `distill`.
         distill_weight: lambda.
-        ctc_distill: times lambda, the weight of KL(teacher | student) between the CTC heads' posteriors
-            frame by frame, beside `distill`; 0 for none.
         distill_from: where distillation starts.
         distill_full: where it reaches its full weight; at once if this is before `distill_from`.
         student_rnnt: whether students also learn from the transcript. If not (AlphaNet), they have
@@ -67,7 +65,6 @@ class ObjectiveConfig(Config):
     distill: Literal["alpha", "kl", "collapsed", "encoder", "none"] = "alpha"
     divergence: Divergence = dataclasses.field(default_factory=Divergence)
     distill_weight: float = 1.0
-    ctc_distill: float = 0.0
     distill_from: float = 0.3
     distill_full: float = 0.4
     student_rnnt: bool = True
@@ -77,14 +74,7 @@ class ObjectiveConfig(Config):
             raise ConfigError(
                 f"objective.rnnt_impl is {self.rnnt_impl!r}: allowed are {', '.join(IMPLS)}, or null"
             )
-        weights = (
-            "fastemit",
-            "delay_penalty",
-            "ctc_start",
-            "ctc_end",
-            "distill_weight",
-            "ctc_distill",
-        )
+        weights = ("fastemit", "delay_penalty", "ctc_start", "ctc_end", "distill_weight")
         self.check("objective", weights, holds=lambda v: v >= 0, allowed="0 or more is needed")
         times, allowed = (
             ("ctc_until", "align_until", "distill_from", "distill_full"),
@@ -120,13 +110,6 @@ class ObjectiveConfig(Config):
         if self.distill in ("encoder", "none"):
             return None
         return self.divergence.replace(kind=self.distill)
-
-
-class StepTeacher(NamedTuple):
-    """The largest net's pass, detached: its lattice, and its CTC log-probabilities [B, T, V] if wanted."""
-
-    lattice: Teacher
-    ctc_BTV: Tensor | None
 
 
 class Common(NamedTuple):
@@ -165,10 +148,10 @@ class RnntObjective(Objective):
         batch: Batch,
         *,
         subnet: Subnet | None,
-        teacher: StepTeacher | None,
+        teacher: Teacher | None,
         progress: float,
         common: Common | None = None,
-    ) -> tuple[dict[str, Tensor], StepTeacher | None]:
+    ) -> tuple[dict[str, Tensor], Teacher | None]:
         """Loss per label, and the pass as a teacher of later ones.
 
         The largest net teaches with the very logits it is trained with, dropout and all, detached:
@@ -184,8 +167,7 @@ class RnntObjective(Objective):
 
         Returns:
             `loss` with its gradient and detached parts (`rnnt`, `ctc`, `divergence`,
-            `ctc_divergence`, `flat_start`), all per label; and the pass as a teacher, None during a flat
-            start.
+            `flat_start`), all per label; and the pass as a teacher, None during a flat start.
         """
         model = self.model
         enc, lens = model.encode(
@@ -210,28 +192,21 @@ class RnntObjective(Objective):
             lens,
             batch,
             self.config,
-            teacher=None if by_encoder or active_teacher is None else active_teacher.lattice,
+            teacher=None if by_encoder else active_teacher,
         )
         sums = {"rnnt": result.loss_B.sum()}
         if active_teacher is not None:
             sums["divergence"] = (
-                encoder_distance(joiner[0], active_teacher.lattice.enc_BTJ, lens)
+                encoder_distance(joiner[0], active_teacher.enc_BTJ, lens)
                 if by_encoder
                 else result.divergence_B.sum()
             )
-        ctc_BTV = None
         if model.ctc is not None:
-            ctc_BTV = model.ctc(enc).float().log_softmax(-1)
-            sums["ctc"] = _ctc_loss(ctc_BTV, lens, batch)
-            if active_teacher is not None and active_teacher.ctc_BTV is not None:
-                sums["ctc_divergence"] = frame_divergence(ctc_BTV, active_teacher.ctc_BTV, lens)
+            sums["ctc"] = _ctc_loss(model.ctc(enc), lens, batch)
         parts = {name: value / batch.num_labels for name, value in sums.items()}
         loss = torch.stack([weights[name] * value for name, value in parts.items()]).sum()
-        lattice = Teacher._make(x.detach() for x in (*joiner, result.occupancy))
-        kept = ctc_BTV.detach() if ctc_BTV is not None and self.config.ctc_distill else None
-        return {"loss": loss, **{k: v.detach() for k, v in parts.items()}}, StepTeacher(
-            lattice, kept
-        )
+        teacher_out = Teacher._make(x.detach() for x in (*joiner, result.occupancy))
+        return {"loss": loss, **{k: v.detach() for k, v in parts.items()}}, teacher_out
 
     def _is_flat_start(self, progress: float) -> bool:
         return self.model.ctc is not None and progress < self.config.align_until
@@ -258,7 +233,7 @@ class RnntObjective(Objective):
             losses = {"rnnt": 1.0, "ctc": ctc}
         else:
             losses = {"rnnt": 0.0, "ctc": 0.0 if distill else ctc}
-        return {**losses, "divergence": distill, "ctc_divergence": config.ctc_distill * distill}
+        return {**losses, "divergence": distill}
 
     def _ramp(self, progress: float) -> float:
         """Weight of the distillation, 0 before `distill_from`."""
@@ -300,10 +275,10 @@ def lattice_loss(
     )
 
 
-def _ctc_loss(ctc_BTV: Tensor, lens_B: Tensor, batch: Batch) -> Tensor:
+def _ctc_loss(logits_BTV: Tensor, lens_B: Tensor, batch: Batch) -> Tensor:
     """The sum over the batch, a scalar."""
     return F.ctc_loss(
-        ctc_BTV.transpose(0, 1),
+        logits_BTV.float().log_softmax(-1).transpose(0, 1),
         batch.targets_BU,
         lens_B,
         batch.target_lens_B,

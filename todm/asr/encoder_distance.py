@@ -1,26 +1,10 @@
-"""How far a student is from its teacher before the lattice and beside it.
+"""How far a student's encoder is from its teacher's.
 
-Letters: B batch, T frames after subsampling, J joiner width, V vocabulary, N frames of the batch without
-padding.
+Letters: B batch, T frames after subsampling, J joiner width, N frames of the batch without padding.
 """
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
-
-
-def frame_divergence(student_BTV: Tensor, teacher_BTV: Tensor, lens_B: Tensor) -> Tensor:
-    """KL(teacher | student) of every frame's distribution, summed over the frames of the batch.
-
-    Args:
-        student_BTV: log-probabilities.
-        teacher_BTV: those of the teacher, detached.
-        lens_B: frames of each utterance; those beyond never count.
-    """
-    steps = torch.arange(student_BTV.shape[1], device=lens_B.device)
-    inside_BT = steps < lens_B[:, None]
-    student_NV, teacher_NV = student_BTV[inside_BT], teacher_BTV[inside_BT]
-    return F.kl_div(student_NV, teacher_NV, reduction="sum", log_target=True)
 
 
 def encoder_distance(student_BTJ: Tensor, teacher_BTJ: Tensor, lens_B: Tensor) -> Tensor:
