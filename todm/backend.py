@@ -169,8 +169,8 @@ class Backend(Protocol):
     ) -> Callable[[Subnet | None], dict[str, Any]]:
         """Scores subnets of a supernet on (at most `limit` examples of) the dev split, which is read once.
 
-        The scores hold `score`, which a search minimises, and the figures of `evaluate`. A plain model
-        is scored with None.
+        The scores hold `score`, less is better, `parts`, the same on equal parts of the examples, and the
+        figures of `evaluate`. A plain model is scored with None.
         """
         ...
 

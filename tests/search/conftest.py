@@ -5,8 +5,10 @@ import torch
 
 from todm.asr.model.encoder_config import EncoderConfig
 from todm.asr.model.transducer import Rnnt, RnntConfig, extract
+from todm.search.budget import parse
 from todm.search.choice import Choice
-from todm.search.cost import sizes
+from todm.search.cost import Prices, StackCosts, sizes
+from todm.search.problem import Problem
 from todm.supernet.space import SearchSpace, SpaceConfig
 
 SPACE = SearchSpace(
@@ -83,6 +85,17 @@ def price(make_backend):
 
 
 @pytest.fixture
+def problem(space, price):
+    """Makes a problem of a budget; prices are kept."""
+    prices = Prices(StackCosts(price), {})
+
+    def make(text, compressions=("none", "int8")):
+        return Problem(space, parse(text), compressions, prices)
+
+    return make
+
+
+@pytest.fixture
 def figures():
     """Made-up figures of a choice: wide ffn early and many pairs late are good, int8 is a bit worse."""
 
@@ -93,6 +106,13 @@ def figures():
             for i, block in enumerate(subnet.blocks)
         )
         value = 2.0 ** (-good / 4) * (1.1 if choice.compression == "int8" else 1.0)
-        return {"score": value, "error": value / 2, "low": value / 3, "high": value}
+        parts = [value * level for level in (0.5, 1.0, 2.0)]
+        return {
+            "score": value,
+            "parts": parts,
+            "error": value / 2,
+            "low": value / 3,
+            "high": value,
+        }
 
     return score

@@ -1,23 +1,25 @@
+import dataclasses
+import itertools
 import json
 
 import pytest
 
 from todm import artifact
 from todm.errors import ArtifactError
-from todm.search.budget import parse
-from todm.search.cost import Prices, StackCosts
+from todm.search.choice import Choice
 from todm.search.evaluations import Evaluations
-from todm.search.evolve import Problem, SearchConfig
+from todm.search.explore import SearchConfig
 from todm.search.front import PLOT, TABLE, read_points, write_front
+from todm.search.run import front as pareto_front
 from todm.search.run import search
 
-CONFIG = SearchConfig(evaluations=14, generation=4, parents=3, pool=12)
+CONFIG = SearchConfig(evaluations=14, pool=12)
 
 
 @pytest.fixture
-def problems(space, price):
-    prices = Prices(StackCosts(price), {})
-    return [Problem(space, parse(b), ("none", "int8"), prices) for b in ("60k", "size=150kB")]
+def problems(problem):
+    first = problem("60k")
+    return [first, dataclasses.replace(first, budget=problem("size=150kB").budget)]
 
 
 @pytest.fixture
@@ -42,18 +44,15 @@ def test_answers_keep_their_budgets_and_are_the_best(found, problems):
     for answer, problem in zip(found.answers, problems, strict=True):
         assert answer.budget is problem.budget
         fitting = [c for c in found.figures if problem.holds(c)]
-        assert found.figures[answer.chosen]["score"] == min(
-            found.figures[c]["score"] for c in fitting
-        )
+        assert found.estimates[answer.chosen] == min(found.estimates[c] for c in fitting)
         assert answer.evaluations == CONFIG.evaluations
-        for choice in (answer.evolution, answer.random, answer.uniform):
-            assert problem.holds(choice)
+        assert problem.holds(answer.uniform)
 
 
 def test_what_is_on_the_front_is_beaten_by_nothing(found):
     def values(choice):
         costs = found.costs[choice]
-        return found.figures[choice]["score"], costs["params"], costs["size"]
+        return found.estimates[choice], costs["params"], costs["size"]
 
     for choice in found.on_front:
         mine = values(choice)
@@ -62,9 +61,23 @@ def test_what_is_on_the_front_is_beaten_by_nothing(found):
     assert found.on_front < set(found.figures)
 
 
-def test_without_baselines_only_evolution_runs(problems, figures):
-    found = search(problems, Evaluations(figures), CONFIG, baselines=False)
-    assert all(a.random is None and a.uniform is None for a in found.answers)
+def test_the_front_has_what_nothing_beats(space):
+    choices = [Choice(s) for s in itertools.islice(space.uniforms(), 5)]
+    values = dict(zip(choices, [(1, 5), (2, 4), (2, 5), (3, 1), (3, 1)], strict=True))
+    assert pareto_front(choices, values.__getitem__) == [choices[i] for i in (0, 1, 3, 4)]
+
+
+def test_a_search_says_first_how_long_it_takes(problems, figures):
+    told = []
+    evaluations = Evaluations(figures)
+    search(problems, evaluations, CONFIG, progress=lambda *step: told.append(step))
+    assert told[0] == ("the first of 28 subnets, about 0.0 minutes in all", 2, 2)
+    assert [step[0] for step in told[1:]] == 14 * ["subnets for 60k"] + 14 * [
+        "subnets for size=150kB"
+    ]
+    told.clear()
+    search(problems, evaluations, CONFIG, progress=lambda *step: told.append(step))
+    assert told[0] == ("subnets for 60k", 1, 14)
 
 
 def test_a_finished_search_costs_nothing_again(problems, figures, found):
@@ -97,8 +110,8 @@ def test_a_front_is_an_artifact_with_a_table_and_a_plot(front, found, tmp_path):
 def test_points_are_read_back_best_first(front, found):
     points = read_points(front)
     assert {c for c, _ in points} == set(found.figures)
-    scores = [f["score"] for _, f in points]
-    assert scores == sorted(scores)
+    estimates = [found.estimates[c] for c, _ in points]
+    assert estimates == sorted(estimates)
 
 
 def test_a_foreign_front_is_refused(tmp_path):

@@ -21,7 +21,7 @@ from todm.asr.data.noise import noise_of_store, noise_store
 from todm.asr.data.order import Schedule
 from todm.asr.data.statistics import Statistics, compute_features
 from todm.asr.data.store import FeatureStore
-from todm.asr.decode.dev_scorer import dev_score
+from todm.asr.decode.dev_scorer import ALTERED_SPEEDS, dev_score
 from todm.asr.decode.evaluate import decode_model
 from todm.asr.decode.search import Search, greedy_search
 from todm.asr.decode.utterances import Decoded, score_all
@@ -204,10 +204,16 @@ class AsrBackend:
         assert isinstance(model, Rnnt)
         chunk = self.config.eval_chunk
         batches = list(self._eval_batches("dev", chunk=chunk, limit=limit))
+        altered = [
+            batch
+            for speed in ALTERED_SPEEDS
+            for batch in self._eval_batches("dev", chunk=chunk, limit=limit, speed=speed)
+        ]
         return lambda subnet: dev_score(
             model,
             batches,
             self.tokenizer,
+            altered=altered,
             subnet=subnet,
             chunk=chunk,
             topology=self.config.objective.topology,
@@ -247,9 +253,11 @@ class AsrBackend:
 
         return known_ends(CutSet.from_file(self._cuts(split)), self.tokenizer.normalise)
 
-    def _eval_batches(self, split: str, *, chunk: int, limit: int) -> Iterator[Batch]:
+    def _eval_batches(
+        self, split: str, *, chunk: int, limit: int, speed: float = 1.0
+    ) -> Iterator[Batch]:
         return eval_batches(
-            self.store(split),
+            self.store(split, speed),
             self._encode,
             tail_seconds=self.config.tail_seconds(chunk),
             limit=limit or None,
@@ -298,18 +306,19 @@ class AsrBackend:
         for name in ASSETS:
             shutil.copy(self.assets / name, directory / name)
 
-    def store(self, split: str) -> FeatureStore:
-        """Features of a split at normal speed, kept beside the corpus; computed at the first call."""
-        if split not in self._stores:
-            self._stores[split] = FeatureStore.build(
+    def store(self, split: str, speed: float = 1.0) -> FeatureStore:
+        """Features of a split at one speed, kept beside the corpus; computed at the first call."""
+        name = split if speed == 1.0 else f"{split}-{speed}"
+        if name not in self._stores:
+            self._stores[name] = FeatureStore.build(
                 self._cuts(split),
-                self._features(split),
-                speeds=(1.0,),
-                label=f"features of {split}",
+                self._features(name),
+                speeds=(speed,),
+                label=f"features of {name}",
                 progress=self._report,
             )
-            _warn_rejected(split, self._stores[split].rejected)
-        return self._stores[split]
+            _warn_rejected(name, self._stores[name].rejected)
+        return self._stores[name]
 
     def example(self, split: str, *, seconds: float) -> tuple[Samples, str]:
         """Audio at 16 kHz and transcript of the first utterance of at least `seconds`, else of the last one.

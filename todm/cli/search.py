@@ -19,14 +19,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     flag("--out", "directory of the front (default: beside SUPERNET)")
     flag("--corpus", "corpus whose dev split decides (default: the one trained on)")
     flag("--compression", "what may be chosen (default %(default)s)")
-    flag("--evaluations", "by evolution, for each budget (default %(default)s)")
+    flag("--evaluations", "subnets to evaluate for each budget (default %(default)s)")
     flag("--limit", "dev utterances to score on (default %(default)s: all)")
     flag("--seed", "of the search (default %(default)s)")
-    flag(
-        "--no-baselines",
-        "leave out random search and uniform scaling",
-        dest="baselines",
-    )
 
 
 def run(args: argparse.Namespace) -> int:

@@ -20,8 +20,8 @@ from todm.files import Progress
 from todm.search.budget import Budget
 from todm.search.choice import Choice, Compression
 from todm.search.cost import Prices, StackCosts, sizes
-from todm.search.evolve import Problem
 from todm.search.latency import LatencyModel, read_table
+from todm.search.problem import Problem
 from todm.supernet.space import SearchSpace, Subnet
 
 LOCAL = "local"

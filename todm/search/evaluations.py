@@ -16,8 +16,8 @@ from todm.search.choice import Choice
 
 Figures = Mapping[str, Any]
 Evaluate = Callable[[Choice], Figures]
-"""Gives `score`, which a search minimises, and other figures of a choice, as JSON types."""
-_VERSION = 2  # of the figures
+"""Gives `score`, less is better, `parts`, the same on equal parts of the data, and other figures, as JSON."""
+_VERSION = 3  # of the figures
 
 
 class Evaluations:

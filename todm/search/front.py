@@ -11,7 +11,7 @@ from todm.errors import ArtifactError
 from todm.files import markdown_table
 from todm.search.budget import quantity
 from todm.search.choice import Choice
-from todm.search.evolve import SearchConfig
+from todm.search.explore import SearchConfig
 from todm.search.run import Answer, Found
 
 KIND = "front"
@@ -110,21 +110,26 @@ def table(found: Found) -> str:
     """The answers in Markdown."""
     limits = _limits(found)
     heads = ["budget", "chosen", *(name for name in limits), "dev WER", "95 % interval"]
-    heads += ["evolution", "random search", "uniform scaling"]
+    heads += ["uniform scaling"]
     lines = []
     for answer in found.answers:
         chosen, figures = answer.chosen, found.figures[answer.chosen]
         costs = [quantity(name, found.costs[chosen][name]) for name in limits]
-        others = (answer.evolution, answer.random, answer.uniform)
-        wers = ["" if c is None else f"{found.figures[c]['error']:.2%}" for c in others]
         interval = f"{figures['low']:.2%} to {figures['high']:.2%}"
         lines.append(
-            [answer.budget.text, str(chosen), *costs, f"{figures['error']:.2%}", interval, *wers]
+            [
+                answer.budget.text,
+                str(chosen),
+                *costs,
+                f"{figures['error']:.2%}",
+                interval,
+                f"{found.figures[answer.uniform]['error']:.2%}",
+            ]
         )
     return (
         f"{markdown_table(heads, lines)}\n\n{len(found.figures)} choices evaluated, "
-        f"{found.answers[0].evaluations} by evolution and as many by random search "
-        "for each budget; the best has the smallest geometric mean of WER and transducer loss on dev."
+        f"{found.answers[0].evaluations} for each budget. The one with the least expected loss is chosen: "
+        "the transducer loss on dev at three speeds, drawn towards a model of all of them."
     )
 
 
@@ -210,14 +215,7 @@ def _answer(found: Found, answer: Answer) -> dict[str, Any]:
         "evaluations": answer.evaluations,
         "costs": dict(found.costs[answer.chosen]),
         **{
-            name: None
-            if choice is None
-            else {**choice.to_json(), "figures": dict(found.figures[choice])}
-            for name, choice in (
-                ("chosen", answer.chosen),
-                ("evolution", answer.evolution),
-                ("random", answer.random),
-                ("uniform", answer.uniform),
-            )
+            name: {**choice.to_json(), "figures": dict(found.figures[choice])}
+            for name, choice in (("chosen", answer.chosen), ("uniform", answer.uniform))
         },
     }

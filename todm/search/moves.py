@@ -1,7 +1,7 @@
 """Moves in a search space: to a neighbour, between two parents, and up to the edge of a budget."""
 
 import random
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 
 from todm.search.choice import Choice, Compression
 from todm.supernet.space import SearchSpace, Subnet
@@ -51,51 +51,6 @@ def with_depth(subnet: Subnet, space: SearchSpace, depth: int, rng: random.Rando
     return _subnet(
         space, depth, {name: [values[i] for i in source] for name, values in old.items()}
     )
-
-
-def fit(choice: Choice, space: SearchSpace, holds: Holds, rng: random.Random) -> Choice | None:
-    """Shrink a choice at random until it keeps the budget, then widen it until nothing more fits.
-
-    A wider net is nearly always better, so the best ones lie at the edge of the budget. Returns None if
-    even the smallest subnet in this compression does not fit.
-    """
-    while not holds(choice):
-        smaller = list(_steps(choice, space, -1))
-        if not smaller:
-            return None
-        choice = rng.choice(smaller)
-    while True:
-        larger = list(_steps(choice, space, 1))
-        rng.shuffle(larger)
-        following = next((c for c in larger if holds(c)), None)
-        if following is None:
-            return choice
-        choice = following
-
-
-def _steps(choice: Choice, space: SearchSpace, sign: int) -> Iterator[Choice]:
-    """All choices one step wider or deeper (1), or narrower or shallower (-1)."""
-    subnet = choice.subnet
-    for name, values in subnet.widths:
-        allowed = space.config.widths[name]
-        for i, old in enumerate(values):
-            at = allowed.index(old) + sign
-            if 0 <= at < len(allowed):
-                widths = _widths(subnet)
-                widths[name][i] = allowed[at]
-                yield Choice(_subnet(space, subnet.depth, widths), choice.compression)
-    depths = space.config.depths
-    at = depths.index(subnet.depth) + sign
-    if 0 <= at < len(depths):
-        kept = {block: i for i, block in enumerate(subnet.blocks)}
-        widths = {
-            name: [
-                values[kept[b]] if b in kept else space.config.widths[name][0]
-                for b in space.kept_blocks(depths[at])
-            ]
-            for name, values in _widths(subnet).items()
-        }
-        yield Choice(_subnet(space, depths[at], widths), choice.compression)
 
 
 def _widths(subnet: Subnet) -> Widths:

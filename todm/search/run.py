@@ -1,23 +1,20 @@
-"""A whole search: every budget by evolution, by random search and by uniform scaling, then the front."""
+"""A whole search: every budget, then the best choice for each of them and the front."""
 
 import dataclasses
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
+
+import numpy as np
 
 from todm.files import Progress, no_progress
 from todm.search.budget import Budget
 from todm.search.choice import Choice
+from todm.search.draws import uniform_scaling
+from todm.search.estimate import Estimate
 from todm.search.evaluations import Evaluations, Figures
-from todm.search.evolve import (
-    Problem,
-    SearchConfig,
-    best,
-    evolve,
-    front,
-    random_search,
-    uniform_scaling,
-)
+from todm.search.explore import SearchConfig, explore
+from todm.search.problem import Problem
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -26,43 +23,40 @@ class Answer:
 
     Attributes:
         budget: the request.
-        chosen: the best of all evaluated choices that keep the budget.
-        evolution: the best that evolution alone found.
-        random: the best of as many random choices.
-        uniform: the best of the uniform subnets that use most of the budget.
-        evaluations: by evolution, and as many by random search.
+        chosen: of all evaluated choices that keep the budget, the one with the best estimate.
+        uniform: the best of the uniform subnets that use most of the budget, for comparison.
+        evaluations: for this budget.
     """
 
     budget: Budget
     chosen: Choice
-    evolution: Choice
-    random: Choice | None
-    uniform: Choice | None
+    uniform: Choice
     evaluations: int
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Found:
-    """A finished search: its answers, and every choice with costs and figures."""
+    """A finished search: its answers, and every choice with costs, figures and estimated score."""
 
     answers: tuple[Answer, ...]
     costs: Mapping[Choice, Mapping[str, float]]
     figures: Mapping[Choice, Figures]
+    estimates: Mapping[Choice, float]
     on_front: frozenset[Choice]
     seconds: float
     cpu_seconds: float
 
     def rows(self) -> list[dict[str, Any]]:
         """Every choice as JSON, the best first."""
-        ranked = sorted(self.figures, key=lambda c: self.figures[c]["score"])
         return [
             {
                 **choice.to_json(),
                 "costs": dict(self.costs[choice]),
                 "figures": dict(self.figures[choice]),
+                "estimate": self.estimates[choice],
                 "on_front": choice in self.on_front,
             }
-            for choice in ranked
+            for choice in sorted(self.figures, key=self.estimates.__getitem__)
         ]
 
 
@@ -71,7 +65,6 @@ def search(
     evaluations: Evaluations,
     config: SearchConfig,
     *,
-    baselines: bool = True,
     progress: Progress = no_progress,
 ) -> Found:
     """Search for every budget.
@@ -80,8 +73,7 @@ def search(
         problems: one for each budget, over one space and with one function of costs.
         evaluations: the function that is searched; what it knows already costs no time.
         config: how to search.
-        baselines: also run random search and uniform scaling.
-        progress: called with (what, done, all).
+        progress: called with (what, done, all); first with a forecast of the time.
 
     Raises:
         BudgetError: no subnet keeps a budget; nothing has been evaluated then.
@@ -89,67 +81,69 @@ def search(
     for problem in problems:
         problem.check()
     started, cpu = time.perf_counter(), time.process_time()
-
-    def counted(what: str) -> Callable[[int], None]:
-        return lambda done: progress(what, done, config.evaluations)
-
-    archive: dict[Choice, None] = {}
-    evolved = [
-        evolve(
-            p,
-            evaluations,
-            config,
-            archive=archive,
-            progress=counted(f"evolution for {p.budget.text}"),
+    _forecast(problems, evaluations, config, progress)
+    explored: list[list[Choice]] = []
+    for problem in problems:
+        what = f"subnets for {problem.budget.text}"
+        explored.append(
+            explore(
+                problem,
+                evaluations,
+                config,
+                known=[c for choices in explored for c in choices],
+                progress=lambda done, what=what: progress(what, done, config.evaluations),
+            )
         )
-        for p in problems
-    ]
-    drawn = [
-        random_search(
-            p, evaluations, config, progress=counted(f"random search for {p.budget.text}")
-        )
-        if baselines
-        else []
-        for p in problems
-    ]
-    uniform = [uniform_scaling(p) if baselines else [] for p in problems]
+    uniform = [uniform_scaling(p) for p in problems]
     for choice in (c for choices in uniform for c in choices):
         evaluations(choice)
     seen = list(evaluations)
-    answers = [
-        _answer(problem, evaluations, *choices)
-        for problem, *choices in zip(problems, evolved, drawn, uniform, strict=True)
-    ]
-    price = problems[0].costs
+    space, price = problems[0].space, problems[0].costs
+    estimate = Estimate(space, seen, evaluations)
+    estimates = {choice: estimate(choice) for choice in seen}
     limits = dict.fromkeys(name for p in problems for name in p.budget.limits)
+    answers = [
+        Answer(
+            budget=problem.budget,
+            chosen=min(filter(problem.holds, seen), key=estimates.__getitem__),
+            uniform=min(equal, key=estimates.__getitem__),
+            evaluations=len(choices),
+        )
+        for problem, choices, equal in zip(problems, explored, uniform, strict=True)
+    ]
     return Found(
         answers=tuple(answers),
         costs={choice: price(choice) for choice in seen},
         figures={choice: evaluations(choice) for choice in seen},
-        on_front=frozenset(
-            front(seen, lambda c: (evaluations(c)["score"], *(price(c)[n] for n in limits)))
-        ),
+        estimates=estimates,
+        on_front=frozenset(front(seen, lambda c: (estimates[c], *(price(c)[n] for n in limits)))),
         seconds=time.perf_counter() - started,
         cpu_seconds=time.process_time() - cpu,
     )
 
 
-def _answer(
-    problem: Problem,
-    evaluations: Evaluations,
-    evolved: Sequence[Choice],
-    drawn: Iterable[Choice],
-    uniform: Iterable[Choice],
-) -> Answer:
-    evolution = best(evolved, evaluations)
-    chosen = best([c for c in evaluations if problem.holds(c)], evaluations)
-    assert evolution is not None, "a budget that can be met has a uniform subnet"
-    assert chosen is not None
-    return Answer(
-        budget=problem.budget,
-        chosen=chosen,
-        evolution=evolution,
-        random=best(drawn, evaluations),
-        uniform=best(uniform, evaluations),
-        evaluations=len(evolved),
-    )
+def front(choices: Sequence[Choice], values: Callable[[Choice], Sequence[float]]) -> list[Choice]:
+    """The Pareto front: choices that no other one dominates; less is better."""
+    points = np.array([values(c) for c in choices])
+    kept = []
+    for choice, point in zip(choices, points, strict=True):
+        no_worse = (points <= point).all(1)
+        if not (no_worse & (points < point).any(1)).any():
+            kept.append(choice)
+    return kept
+
+
+def _forecast(
+    problems: Sequence[Problem], evaluations: Evaluations, config: SearchConfig, progress: Progress
+) -> None:
+    """Say how many evaluations there will be and how long they take, from two that are needed anyway."""
+    every = dict.fromkeys(c for p in problems for c in uniform_scaling(p))
+    first = [c for c in every if c not in evaluations][:2]
+    if len(first) < 2:
+        return  # most of the search is known from before
+    evaluations(first[0])  # computes features too, which is not counted
+    started = time.perf_counter()
+    evaluations(first[1])
+    total = config.evaluations * len(problems)
+    minutes = (time.perf_counter() - started) * total / 60
+    progress(f"the first of {total} subnets, about {minutes:.1f} minutes in all", 2, 2)

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from todm.search.budget import Budget
     from todm.search.choice import Choice
     from todm.search.evaluations import Evaluations
-    from todm.search.evolve import Problem
+    from todm.search.problem import Problem
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -138,15 +138,16 @@ def _from_front(
 def _brief_search(
     problem: "Problem", evaluations: "Evaluations", num: int, progress: Progress
 ) -> "Sequence[tuple[Choice, Mapping[str, Any]]]":
-    """So many subnets evaluated by evolution, the best first, and their figures."""
-    from todm.search.evolve import SearchConfig, evolve
+    """So many subnets evaluated, the best first, and their figures."""
+    from todm.search.estimate import Estimate
+    from todm.search.explore import SearchConfig, explore
 
     what = f"subnets for {problem.budget.text}"
-    seen = evolve(
+    seen = explore(
         problem,
         evaluations,
         SearchConfig(evaluations=num),
         progress=lambda done: progress(what, done, num),
     )
-    ranked = sorted(seen, key=lambda c: evaluations(c)["score"])
+    ranked = sorted(seen, key=Estimate(problem.space, seen, evaluations))
     return [(choice, evaluations(choice)) for choice in ranked]

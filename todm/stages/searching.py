@@ -28,10 +28,9 @@ def search(
     out: str | Path | None = None,
     corpus: str | Path | None = None,
     compression: str = "none,int8",
-    evaluations: int = 48,
+    evaluations: int = 24,
     limit: int = 0,
     seed: int = 0,
-    baselines: bool = True,
     progress: Progress = no_progress,
 ) -> Searched:
     """Search a supernet for the best subnet of every budget, and write the front.
@@ -48,10 +47,9 @@ def search(
         out: directory of the front; by default beside the supernet.
         corpus: corpus whose dev split decides; by default the one the supernet was trained on.
         compression: what may be chosen: `none`, `int8`, or both.
-        evaluations: by evolution, for each budget.
+        evaluations: subnets to evaluate, for each budget.
         limit: dev utterances to score on; 0 for all.
         seed: of all draws.
-        baselines: random search and uniform scaling beside evolution.
         progress: called with (what, done, all).
 
     Raises:
@@ -63,7 +61,7 @@ def search(
     from todm.search.choice import compressions_of
     from todm.search.devices import Devices
     from todm.search.evaluations import in_supernet
-    from todm.search.evolve import SearchConfig
+    from todm.search.explore import SearchConfig
     from todm.search.front import default_place, write_front
     from todm.search.run import search as search_all
 
@@ -87,7 +85,6 @@ def search(
             path=place.with_name(f"{place.name}.evaluations.jsonl"),
         ),
         config,
-        baselines=baselines,
         progress=progress,
     )
     front = write_front(
