@@ -18,10 +18,11 @@ from typing import Any
 
 import numpy as np
 
+from benchmarks.studies.claim.bootstrap import relative
 from benchmarks.studies.results import write
 from todm import artifact
 from todm.asr.decode.utterances import score_all
-from todm.asr.decode.wer import Comparison, Wer, compare
+from todm.asr.decode.wer import Interval
 from todm.asr.loading import backend_of, load_model
 from todm.errors import ConfigError, TodmError
 from todm.files import markdown_table, write_text
@@ -37,7 +38,6 @@ from todm.search.problem import Problem
 
 BUDGETS = ("0.25M", "0.35M", "0.5M")
 BASELINE = "random draws, best dev WER"
-RESAMPLES = 4000
 Picks = dict[str, Choice]  # by method
 Rows = list[dict[str, Any]]
 Propose = Callable[[Problem, Evaluations, int, int, Sequence[Choice]], list[Choice]]
@@ -104,23 +104,10 @@ def _best(choices: Sequence[Choice], evaluations: Evaluations, figure: str) -> C
     return min(choices, key=lambda c: evaluations(c)[figure])
 
 
-def wer_of(rows: Rows, tested: Mapping[str, str], words: Sequence[int]) -> Wer:
-    """The test errors of some picks together, utterance by utterance; all counted as substitutions.
-
-    Args:
-        rows: picks, one of each seed.
-        tested: errors of each utterance, a digit each, by the pick's key.
-        words: of each utterance.
-    """
-    errors = np.sum([[int(d, 36) for d in tested[row["key"]]] for row in rows], axis=0)
-    counts = [(int(e), n * len(rows)) for e, n in zip(errors, words, strict=True)]
-    return Wer(
-        insertions=0,
-        deletions=0,
-        substitutions=int(errors.sum()),
-        words=sum(words) * len(rows),
-        utterances=tuple(counts),
-    )
+def errors_of(found: Mapping[str, Any], budget: str, method: str) -> np.ndarray:
+    """Test errors of a method's picks: [S, N], with S seeds and N utterances."""
+    keys = [row["key"] for row in _rows(found, budget, method)]
+    return np.array([[int(digit, 36) for digit in found["tested"][key]] for key in keys])
 
 
 def digits(errors: Sequence[int]) -> str:
@@ -128,12 +115,9 @@ def digits(errors: Sequence[int]) -> str:
     return "".join("0123456789abcdefghijklmnopqrstuvwxyz"[min(e, 35)] for e in errors)
 
 
-def relative(found: Mapping[str, Any], budget: str, method: str) -> Comparison:
-    """A method against the best of random draws; the interval resamples utterances, not seeds."""
-    ours, theirs = (
-        wer_of(_rows(found, budget, m), found["tested"], found["words"]) for m in (method, BASELINE)
-    )
-    return compare(ours, theirs, resamples=RESAMPLES)
+def against(found: Mapping[str, Any], budget: str, method: str) -> Interval:
+    """A method against the best of random draws; the interval resamples seeds and utterances."""
+    return relative([(errors_of(found, budget, method), errors_of(found, budget, BASELINE))])
 
 
 def table(found: Mapping[str, Any]) -> Iterator[str]:
@@ -154,19 +138,17 @@ def table(found: Mapping[str, Any]) -> Iterator[str]:
 
 
 def _cells(found: Mapping[str, Any], budget: str, method: str) -> list[str]:
-    rows = _rows(found, budget, method)
-    each = [wer_of([row], found["tested"], found["words"]).rate for row in rows]
-    change = relative(found, budget, method)
-    against = ["", ""]
-    if method != BASELINE:
-        against = [f"{change.relative:+.1%}", f"{change.low:+.1%} to {change.high:+.1%}"]
+    rates_S = errors_of(found, budget, method).sum(1) / sum(found["words"])
+    change = against(found, budget, method)
+    same = method == BASELINE
     return [
         budget,
         method,
-        f"{np.mean([row['dev'] for row in rows]):.2%}",
-        " / ".join(f"{100 * rate:.2f}" for rate in each),
-        f"{np.mean(each):.2%}",
-        *against,
+        f"{np.mean([row['dev'] for row in _rows(found, budget, method)]):.2%}",
+        " / ".join(f"{100 * rate:.2f}" for rate in rates_S),
+        f"{rates_S.mean():.2%}",
+        "" if same else f"{change.value:+.1%}",
+        "" if same else f"{change.low:+.1%} to {change.high:+.1%}",
     ]
 
 
