@@ -1,4 +1,4 @@
-"""Is what a search chooses better on test than what luck chooses? Five ways to choose a subnet, over seeds.
+"""Is what a search chooses better on test than what luck chooses? Four ways to choose a subnet, over seeds.
 
     python -m benchmarks.studies.search SUPERNET CORPUS --out DIR --seeds 0 1 2 3 4
 
@@ -32,7 +32,6 @@ from todm.search.devices import Devices
 from todm.search.draws import inner_draws, uniform_scaling
 from todm.search.estimate import Estimate
 from todm.search.evaluations import Evaluations, in_supernet
-from todm.search.evolve import EvolutionConfig, evolve
 from todm.search.explore import SearchConfig, explore
 from todm.search.problem import Problem
 
@@ -56,17 +55,9 @@ def _search(
     return explore(problem, evaluations, config, known=known)
 
 
-def _evolution(
-    problem: Problem, evaluations: Evaluations, seed: int, num: int, known: Sequence[Choice]
-) -> list[Choice]:
-    config = EvolutionConfig(seed=seed, evaluations=num)
-    return evolve(problem, evaluations, config, known=known)
-
-
 PROPOSALS: dict[str, Propose] = {
     "random draws": _random,
     "search": _search,
-    "evolution": _evolution,
 }
 """Subnets to evaluate, by method: for a budget, a seed and a number, with those of budgets before."""
 
