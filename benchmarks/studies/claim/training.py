@@ -99,6 +99,8 @@ def finish(run: Run, corpus: Artifact, *, out: Path, folder: Path) -> None:
     with _lock(place) as lock:
         if artifact.existing(place / NET, kind="supernet") is None:
             _train(run, words, corpus, place=place, lock=lock)
+        # Without the folders of this machine.
+        words[1], words[5] = corpus.path.name, run.stem
         row = _row(run, shlex.join(["todm", *words]), corpus, place)
     rows.write(rows.path_of(folder, run), row)
 

@@ -253,6 +253,9 @@ def test_a_training_leaves_a_row_and_a_second_call_nothing_to_do(tmp_path, capsy
     rows.check_comparable(found.values())
     assert list(supernet.errors) == ["xs", "s", "m", "l"]
     assert supernet.parameters["l"] == alone.parameters["l"] > supernet.parameters["xs"]
+    assert alone.command.startswith(
+        "todm train corpus --config commands --out short/alone-l-1 --set "
+    )
     assert len(alone.words) == 4
     assert alone.words == supernet.words
     assert (alone.updates, len(alone.attempts)) == (3, 1)
