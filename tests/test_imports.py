@@ -33,9 +33,11 @@ HEAVY = (
 ROOT = Path(todm.__path__[0]).parent
 EXTRAS = {"device": {"mic"}, "llm": {"train", "llm"}, "vision": {"train", "vision"}}
 EXTRAS |= {"multimodal": {"train", "llm", "vision"}, "export": {"train", "executorch"}}
+EXTRAS |= {"asr": {"train", "kokoro", "piper"}}
 EXTRAS |= {"bench": {"train", "executorch"}}
 """What a room may import besides the dependencies of the core; the other rooms have `train`."""
 DISTRIBUTIONS = {"sklearn": "scikit-learn", "PIL": "pillow", "google": "protobuf"}
+DISTRIBUTIONS |= {"hibari": "hibari-tts", "kokoro_onnx": "kokoro-onnx", "piper": "piper-tts"}
 
 
 def _loaded(*names: str) -> set[str]:

@@ -14,7 +14,9 @@ pytest.importorskip("onnxruntime")
 pytest.importorskip("espeakng_loader")
 
 from todm import stages
-from todm.asr.corpora.voices import SAMPLE_RATE, Manner, Synthesizer, voices
+from todm.asr.corpora.config import SpeechConfig
+from todm.asr.corpora.voices import catalogue, shares
+from todm.asr.corpora.voices.engine import Manner
 from todm.device.after_silence import Command
 from todm.device.audio import resample, write_wav
 
@@ -36,10 +38,13 @@ def subnet():
 @pytest.fixture(scope="session")
 def commands():
     """Thirteen commands at 16 kHz, each by another voice."""
-    speak, manner = Synthesizer(), Manner(rate=165, pitch=50, pitch_range=50)
+    engine = catalogue.engine("espeak", catalogue.setting(SpeechConfig()))
+    manner = Manner(rate=165, pitch=50, pitch_range=50)
+    who = shares.voices(engine, 0, "test", len(SENTENCES))
     spoken = []
-    for sentence, voice in zip(SENTENCES, voices("test", len(SENTENCES)), strict=True):
-        samples_S = resample(speak(sentence, voice, manner).samples_S, SAMPLE_RATE)
+    for sentence, voice in zip(SENTENCES, who, strict=True):
+        said = engine.speak(sentence, voice, manner)
+        samples_S = resample(said.samples_S, said.rate)
         spoken.append(
             Command(samples_S=0.5 * samples_S / np.abs(samples_S).max(), text=sentence.upper())
         )

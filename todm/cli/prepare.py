@@ -46,6 +46,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     flag("--grammar", "speak this command list, see below", metavar="FILE")
     flag("--text", "speak these sentences, one a line, plain or gzip", metavar="FILE")
     flag("--hours", "hours of training speech from --text")
+    flag("--voices", "who speaks, by shares of utterances: espeak=60,kokoro=40", metavar="SHARES")
+    flag("--language", "of the commands or sentences, as espeak-ng has it (default: en)")
     flag("--data", "speech on disk, see below", metavar="PATH")
     flag("--source", "the layout of --data (default: as found)")
     flag(

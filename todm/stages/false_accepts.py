@@ -117,15 +117,20 @@ def _espeak() -> "Speaker":
     Raises:
         MissingExtra: espeak-ng is not installed.
     """
-    from todm.asr.corpora.voices import SAMPLE_RATE, Manner, Synthesizer, voices
+    from todm.asr.corpora.config import SpeechConfig
+    from todm.asr.corpora.voices import catalogue, shares
+    from todm.asr.corpora.voices.engine import Manner
     from todm.device.audio import resample
 
-    synthesizer, speakers = Synthesizer(), voices("test", 12)
+    engine = catalogue.engine("espeak", catalogue.setting(SpeechConfig()))
+    engine.check()
+    speakers = shares.voices(engine, 0, "test", 12)
 
     def speak(sentence: str, rng: "np.random.Generator") -> "Samples":
         voice = speakers[int(rng.integers(len(speakers)))]
         manner = Manner(int(rng.integers(140, 216)), int(rng.integers(25, 76)), 50)
-        return resample(synthesizer(sentence, voice, manner).samples_S, SAMPLE_RATE)
+        spoken = engine.speak(sentence, voice, manner)
+        return resample(spoken.samples_S, spoken.rate)
 
     return speak
 

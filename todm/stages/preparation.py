@@ -31,6 +31,8 @@ def prepare(
     grammar: str | None = None,
     text: str | None = None,
     hours: float | None = None,
+    voices: str | None = None,
+    language: str | None = None,
     data: str | None = None,
     source: Literal["librispeech", "kaldi", "jsonl", "lhotse", "shar"] | None = None,
     split: Sequence[str] = (),
@@ -51,6 +53,8 @@ def prepare(
         grammar: file of a command list to speak.
         text: file of sentences to speak, one a line.
         hours: of training speech from `text`.
+        voices: engines that speak and their shares of utterances, such as `espeak=60,kokoro=40`.
+        language: that espeak-ng speaks, such as de; English by default.
         data: speech on disk.
         source: the layout of `data`; by default as found.
         split: `NAME=SPLIT` for each folder or file of `data` that is train, dev or test.
@@ -71,6 +75,9 @@ def prepare(
     for flag, value in (("split", split), ("source", source)):
         if value and data is None:
             raise ConfigError(f"--{flag} describes --data PATH: give both")
+    for flag, value in (("voices", voices), ("language", language)):
+        if value and data is not None:
+            raise ConfigError(f"--{flag} is for what is spoken here, not for --data: leave one out")
     base = named(config).override(settings).asr.data
     changes = _source(base, corpus, {"grammar": grammar, "text": text, "data": data}, source)
     changes |= {
@@ -78,8 +85,9 @@ def prepare(
     }
     if split:
         changes["splits"] = _splits(split)
-    # Speech from elsewhere may be in any language; what is spoken here is English.
-    if data and not any(s.startswith(_RULE) for s in settings):
+    changes["speech"] = _speech(base, voices, language)
+    # Speech from elsewhere may be in any language; what is spoken here is English unless said otherwise.
+    if (data or language) and not any(s.startswith(_RULE) for s in settings):
         changes["tokens"] = {**base.tokens.to_json(), "normalise": "auto"}
     made_with = base.from_json({**base.to_json(), **changes})
     existed = is_prepared(made_with, out)
@@ -105,6 +113,18 @@ def _source(
     if chosen == base.source and not given:
         return {"source": chosen}
     return {"source": chosen, **places}
+
+
+def _speech(base: "DataConfig", voices: str | None, language: str | None) -> dict[str, Any]:
+    """The settings that say who speaks."""
+    from todm.asr.corpora.voices.shares import parse
+
+    speech = base.speech.to_json()
+    if voices is not None:
+        speech["voices"] = parse(voices)
+    if language is not None:
+        speech["language"] = language
+    return speech
 
 
 def _splits(items: Sequence[str]) -> dict[str, str]:

@@ -1,7 +1,7 @@
 """The configuration of a corpus: source, voices, rooms, noise, limits and tokens."""
 
 import dataclasses
-from typing import Literal
+from typing import Any, Literal
 
 from todm.asr.data.rooms import RoomConfig
 from todm.asr.tokens import TokensConfig
@@ -10,14 +10,33 @@ from todm.errors import ConfigError
 
 Split = Literal["train", "dev", "test"]
 SPLITS: tuple[Split, ...] = ("train", "dev", "test")
+ENGINES = ("espeak", "kokoro", "hibari", "piper", "flite")
+"""What can speak a corpus; see `voices/`."""
+_NEWER = ("voices", "unseen", "num_unseen", "language", "pronunciations")
+_PLACES = ("weights", "cache")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class SpeechConfig(Config):
-    """How sentences are spoken: voices per split, and ranges that every utterance draws from.
+    """How sentences are spoken: by whom, and ranges that every utterance draws from.
 
-    `rate` is in words a minute; `pitch` and `pitch_range` are espeak-ng's, 0 to 100; `silence` before
-    and after the words is in seconds; `level_db` is the peak level in dB relative to full scale.
+    Attributes:
+        train_voices: at most so many of each engine; likewise the next two.
+        dev_voices: of dev.
+        test_voices: of test.
+        rate: words a minute.
+        pitch: espeak-ng's, 0 to 100.
+        pitch_range: espeak-ng's, 0 to 100.
+        silence: before and after the words, in seconds.
+        level_db: peak level in dB relative to full scale.
+        voices: engines, and the shares of utterances that they speak.
+        unseen: engines that speak a test of their own; None for every fast one that is installed and of
+            no family in `voices`.
+        num_unseen: sentences of that test.
+        language: a code of espeak-ng's, such as de or pt-br.
+        pronunciations: file of words and how they are said, besides those in a grammar.
+        weights: folder of voices that no package brings; None for `TODM_VOICES`, or its default.
+        cache: folder of natural speech without room and noise; None for `dry-speech` beside the corpus.
     """
 
     train_voices: int = 90
@@ -28,13 +47,27 @@ class SpeechConfig(Config):
     pitch_range: tuple[int, int] = (25, 80)
     silence: tuple[float, float] = (0.08, 0.35)
     level_db: tuple[float, float] = (-18.0, -1.0)
+    voices: dict[str, int] = dataclasses.field(default_factory=lambda: {"espeak": 100})
+    unseen: tuple[str, ...] | None = None
+    num_unseen: int = 100
+    language: str = "en"
+    pronunciations: str | None = None
+    weights: str | None = None
+    cache: str | None = None
 
     def __post_init__(self) -> None:
         ranges = ("rate", "pitch", "pitch_range", "silence", "level_db")
         allowed = "the lower value comes first"
         self.check("speech", ranges, holds=lambda v: v[0] <= v[1], allowed=allowed)
-        ones, allowed = ("train_voices", "dev_voices", "test_voices"), "at least 1 is needed"
-        self.check("speech", ones, holds=lambda v: v >= 1, allowed=allowed)
+        ones = ("train_voices", "dev_voices", "test_voices", "num_unseen")
+        self.check("speech", ones, holds=lambda v: v >= 1, allowed="at least 1 is needed")
+        for name in [*self.voices, *(self.unseen or ())]:
+            if name not in ENGINES:
+                raise ConfigError(f"there are no voices {name!r}: choose from {', '.join(ENGINES)}")
+        allowed = "shares above 0 are needed, such as espeak=60,kokoro=40"
+        self.check(
+            "speech", ("voices",), holds=lambda v: v and min(v.values()) > 0, allowed=allowed
+        )
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -109,6 +142,21 @@ class DataConfig(Config):
             if split not in SPLITS:
                 raise ConfigError(f"splits.{folder} is {split!r}: allowed are train, dev, test")
         self._check_source()
+
+    def identity(self) -> dict[str, Any]:
+        """All settings that decide what the corpus is, as JSON.
+
+        Without places, and without those newer than the first corpora where they say what was so before:
+        a corpus of an earlier version stays valid.
+        """
+        known = self.to_json()
+        plain = SpeechConfig().to_json()
+        known["speech"] = {
+            name: value
+            for name, value in known["speech"].items()
+            if name not in _PLACES and not (name in _NEWER and value == plain[name])
+        }
+        return known
 
     @property
     def is_spoken(self) -> bool:

@@ -4,9 +4,11 @@
     room = (kitchen|bedroom|living room)
     turn (on|off) the [<room>] lights
     wake me at <hour>
+    nguyen: win /wˈɪn/
 
-`(a|b)` is a choice, `[a]` is optional, `<name>` stands for the definition `name = ...`. Every line
-without `=` is a pattern; patterns are drawn equally often, and so are the alternatives of a choice.
+`(a|b)` is a choice, `[a]` is optional, `<name>` stands for the definition `name = ...`. A line
+with a colon says how a word is pronounced (`voices/lexicon.py`). Every other line is a pattern; patterns
+are drawn equally often, and so are the alternatives of a choice.
 """
 
 import dataclasses
@@ -18,6 +20,8 @@ from pathlib import Path
 
 import numpy as np
 
+from todm.asr.corpora.voices import lexicon
+from todm.asr.corpora.voices.engine import Lexicon
 from todm.errors import CorpusError
 
 _DEFINITION = re.compile(r"\s*([A-Za-z_][\w-]*)\s*=(.*)$")
@@ -58,9 +62,12 @@ Node = Words | Name | Sequence | Choice
 class Grammar:
     """Patterns and definitions, checked: every name is defined and none contains itself."""
 
-    def __init__(self, patterns: list[Node], definitions: dict[str, Node]) -> None:
+    def __init__(
+        self, patterns: list[Node], definitions: dict[str, Node], pronunciations: Lexicon
+    ) -> None:
         self.patterns = patterns
         self.definitions = definitions
+        self.pronunciations = pronunciations
 
     def sample(self, rng: np.random.Generator) -> str:
         """One sentence, with single spaces between words."""
@@ -99,9 +106,13 @@ def parse(text: str, *, where: str = "grammar") -> Grammar:
     definitions: dict[str, Node] = {}
     lines: dict[str, str] = {}
     places: list[tuple[Node, str]] = []
+    pronunciations: Lexicon = {}
     for number, raw in enumerate(text.splitlines(), 1):
         line, at = raw.split("#", 1)[0].strip(), f"{where}:{number}"
         if not line:
+            continue
+        if said := lexicon.read_line(line, at):
+            pronunciations[said[0]] = said[1]
             continue
         match = _DEFINITION.match(line)
         node = _Line(match[2] if match else line, at).parse()
@@ -118,7 +129,19 @@ def parse(text: str, *, where: str = "grammar") -> Grammar:
         _check_names(node, definitions, at)
     _check_circles(definitions, lines)
     _check_empty(patterns, definitions, places)
-    return Grammar(patterns, definitions)
+    grammar = Grammar(patterns, definitions, pronunciations)
+    _check_pronunciations(grammar, where)
+    return grammar
+
+
+def _check_pronunciations(grammar: Grammar, where: str) -> None:
+    words = {word.lower() for word in grammar.words()}
+    for word in grammar.pronunciations:
+        if word not in words:
+            raise CorpusError(
+                f"{where} says how {word!r} is pronounced, and no pattern has that word: correct it"
+                " or remove the line"
+            )
 
 
 def read(path: str | Path) -> Grammar:

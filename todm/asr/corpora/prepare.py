@@ -17,10 +17,22 @@ import numpy as np
 from todm import artifact
 from todm.artifact import Artifact
 from todm.asr import tokens
-from todm.asr.corpora import commands, grammar, manifests, sentences, shards, sources, synthesis
-from todm.asr.corpora.config import SPLITS, DataConfig, Split
+from todm.asr.corpora import (
+    commands,
+    grammar,
+    manifests,
+    origins,
+    provenance,
+    sentences,
+    shards,
+    sources,
+    synthesis,
+    unseen,
+)
+from todm.asr.corpora.config import SPLITS, DataConfig
 from todm.asr.corpora.sources import Found
 from todm.asr.corpora.utterances import Rejected, Utterance
+from todm.asr.corpora.voices import catalogue, lexicon
 from todm.asr.data import shar
 from todm.asr.data.audio import frames_at
 from todm.asr.data.order import LEFT_OUT
@@ -72,11 +84,12 @@ def prepare(
 
 def _read(config: DataConfig, out: Path, workers: Workers) -> tuple[DataConfig, Found]:
     """The speech, synthesised first if need be, and the configuration with nothing left `auto`."""
-    config, spoken, left_out = _sentences(config)
+    config, script, left_out = script_of(config)
     root = Path(config.data or audio_folder(out))
-    if spoken is not None:
-        synthesis.speak(config, spoken, root, workers)
+    if script is not None:
+        chapters = synthesis.speak(config, script, root, workers)
         found = _timed(sources.read(_trusting(config), root, workers=workers), root)
+        found = found._replace(unseen=unseen.utterances(chapters))
     else:
         config = config.replace(source=sources.source_of(config, root))
         found = sources.read(config, root, unpack=audio_folder(out), workers=workers)
@@ -117,23 +130,33 @@ def is_prepared(config: DataConfig, out: str | Path) -> bool:
     return _existing(config, Path(out).absolute(), _fingerprint(config)) is not None
 
 
-def _sentences(
+def script_of(
     config: DataConfig,
-) -> tuple[DataConfig, dict[Split, list[str]] | None, list[Rejected]]:
-    """The config with its text rule, the sentences to speak (None: audio exists), and lines left out."""
+) -> tuple[DataConfig, synthesis.Script | None, list[Rejected]]:
+    """The config with its text rule, what to speak (None: audio exists), and lines left out.
+
+    Raises:
+        CorpusError: the grammar or the text cannot be read or used.
+    """
     if not config.is_spoken:
         return config, None, []
+    given = config.speech.pronunciations
+    said = lexicon.read(given) if given else {}
     if config.source == "commands":
         rules = grammar.read(config.grammar) if config.grammar else commands.commands()
         config = _with_rule(config, sorted(rules.words()))
-        return config, sentences.from_grammar(rules, config), []
-    assert config.text is not None
-    path = str(Path(config.text).absolute())
-    lines = sentences.read_lines(config.text)
-    config = _with_rule(config, lines)
-    chosen, left_out = sentences.from_lines(lines, config)
-    rejected = [Rejected(f"line {n}", path, reason, line) for n, line, reason in left_out]
-    return config, chosen, rejected
+        chosen, rejected = sentences.from_grammar(rules, config), list[Rejected]()
+        said = rules.pronunciations | said
+    else:
+        assert config.text is not None
+        path = str(Path(config.text).absolute())
+        lines = sentences.read_lines(config.text)
+        config = _with_rule(config, lines)
+        chosen, left_out = sentences.from_lines(lines, config)
+        rejected = [Rejected(f"line {n}", path, reason, line) for n, line, reason in left_out]
+    again = chosen["test"][: config.speech.num_unseen]
+    heard = dict.fromkeys(catalogue.unseen(config.speech), again)
+    return config, synthesis.Script(chosen, heard, said), rejected
 
 
 def _with_rule(config: DataConfig, texts: Sequence[str]) -> DataConfig:
@@ -142,15 +165,20 @@ def _with_rule(config: DataConfig, texts: Sequence[str]) -> DataConfig:
 
 
 def _fingerprint(config: DataConfig) -> str:
-    """A hash of the configuration and of all its inputs."""
+    """A hash of the configuration and of all its inputs.
+
+    Not of the unseen engines that are found: a corpus stays as it is when another engine is installed.
+    """
     if not config.is_spoken:
         inputs = sources.fingerprint(_data_root(config))
     elif (path := config.grammar or config.text) is not None:
         inputs = _hash_file(Path(path))
     else:
         inputs = commands.TEXT
-    text = json.dumps([config.to_json(), synthesis.VERSION, inputs], sort_keys=True)
-    return hashlib.sha256(text.encode()).hexdigest()[:16]
+    parts = [config.identity(), synthesis.VERSION, inputs]
+    if config.speech.pronunciations:
+        parts.append(_hash_file(Path(config.speech.pronunciations)))
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def _data_root(config: DataConfig) -> Path:
@@ -210,8 +238,12 @@ def _save(config: DataConfig, out: Path, *, mark: str, found: Found) -> Artifact
                 _write_index(found.shards, part, tokenizer, folder / "shar_train.json")
             else:
                 manifests.write_cuts(part, folder / f"cuts_{split}.jsonl.gz")
+        for name, part in found.unseen.items():
+            manifests.write_cuts(part, folder / unseen.CUTS.format(name))
         _write_rejected(rejected + untrainable, folder / REJECTED)
         info.update(_info(usable, rejected + untrainable), vocab_size=tokenizer.vocab_size)
+        info["unseen"] = {name: _figures(part, usable) for name, part in found.unseen.items()}
+        info["provenance"] = provenance.to_json(origins.of_corpus(config))
 
     _check_left(utterances, rejected)
     return artifact.save(out, kind=KIND, config=config.to_json(), info=info, write=write)
@@ -267,15 +299,19 @@ def _write_rejected(rejected: list[Rejected], path: Path) -> None:
 
 def _info(utterances: list[Utterance], rejected: list[Rejected]) -> dict[str, Any]:
     """Figures of every split, and numbers of rejections by reason."""
-    train = {u.text for u in utterances if u.split == "train"}
-    splits: dict[str, dict[str, Any]] = {}
-    for split in SPLITS:
-        part = [u for u in utterances if u.split == split]
-        splits[split] = {
-            "num": len(part),
-            "hours": round(sum(u.seconds for u in part) / 3600, 4),
-            "speakers": len({u.speaker for u in part}),
-            "words": len({w for u in part for w in u.text.split()}),
-            "unseen_sentences": round(sum(u.text not in train for u in part) / len(part), 4),
-        }
+    splits = {
+        split: _figures([u for u in utterances if u.split == split], utterances) for split in SPLITS
+    }
     return {"splits": splits, "rejected": dict(Counter(r.reason for r in rejected).most_common())}
+
+
+def _figures(part: list[Utterance], utterances: list[Utterance]) -> dict[str, Any]:
+    """Figures of some utterances of a corpus."""
+    train = {u.text for u in utterances if u.split == "train"}
+    return {
+        "num": len(part),
+        "hours": round(sum(u.seconds for u in part) / 3600, 4),
+        "speakers": len({u.speaker for u in part}),
+        "words": len({w for u in part for w in u.text.split()}),
+        "unseen_sentences": round(sum(u.text not in train for u in part) / len(part), 4),
+    }

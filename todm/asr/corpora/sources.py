@@ -4,6 +4,7 @@ import dataclasses
 import hashlib
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import NamedTuple
 
 from todm.asr import tokens
@@ -34,13 +35,15 @@ NAMES = {
 class Found(NamedTuple):
     """Contents of a directory: usable utterances by split and id, the rest, and the text rule.
 
-    `shards` are those of the utterances that have a place.
+    `shards` are those of the utterances that have a place; `unseen` are tests by voices that training
+    does not hear, by engine.
     """
 
     utterances: list[Utterance]
     rejected: list[Rejected]
     rule: FixedRule
     shards: list[Shard]
+    unseen: Mapping[str, list[Utterance]] = MappingProxyType({})
 
 
 def detect(root: Path) -> str:
