@@ -8,7 +8,7 @@ pytest.importorskip("onnxruntime")
 from todm.device import after_silence, sounds
 from todm.device.after_silence import Command, after_waits, busy_hour, change, repeats
 from todm.device.bundle import open_bundle
-from todm.device.recognizer import StreamingRecognizer
+from todm.device.recognizer import StreamingRecognizer, detokenize
 
 RATE = 16_000
 
@@ -79,6 +79,7 @@ def test_a_command_after_a_wait_is_heard_as_in_one_recording(
     assert texts == want
     assert len({t for t in want if t}) > 3  # the net says different things
     assert [h.seconds for h in heard] == waits
+    assert [t for h in heard for t in h.texts] == [detokenize(tokens) for tokens in want]
     assert all(len(h.right) == len(commands) for h in heard)
 
 

@@ -45,11 +45,13 @@ class Heard:
 
     Attributes:
         seconds: of the wait.
+        texts: of each command, as recognised.
         right: for each command, whether its text is exactly right.
         words: words written during the wait.
     """
 
     seconds: float
+    texts: tuple[str, ...]
     right: tuple[bool, ...]
     words: int
 
@@ -103,7 +105,7 @@ def after_waits(
             fed += num
             words += _decode(recognizer, stream)
             report()
-        right = []
+        texts: list[str] = []
         for start in range(0, len(commands), batch_size):
             group = range(start, min(start + batch_size, len(commands)))
             forks = [_fork(recognizer, stream) for _ in group]
@@ -116,9 +118,9 @@ def after_waits(
                 fork.finish()
             while recognizer.step(forks):
                 pass
-            texts = [recognizer.result(fork).text.strip() for fork in forks]
-            right += [t == commands[i].text for i, t in zip(group, texts, strict=True)]
-        heard.append(Heard(seconds=wait, right=tuple(right), words=words))
+            texts += [recognizer.result(fork).text.strip() for fork in forks]
+        right = tuple(t == command.text for t, command in zip(texts, commands, strict=True))
+        heard.append(Heard(seconds=wait, texts=tuple(texts), right=right, words=words))
         report()
     return heard
 

@@ -11,9 +11,11 @@ from pathlib import Path
 from typing import Any
 
 import todm
+from todm import artifact
 from todm.device.audio import SAMPLE_RATE, Samples
 from todm.device.bundle import Bundle, open_bundle
 from todm.device.load import form_of
+from todm.device.recognizer import StreamingRecognizer
 from todm.device.timing import megabytes
 from todm.errors import ConfigError
 
@@ -51,13 +53,17 @@ class BundleEngine(Engine):
         """The text of all segments."""
         return self._recognizer.transcribe(samples_S, rate=SAMPLE_RATE).text
 
+    def streaming(self) -> StreamingRecognizer:
+        """A recogniser of streams of any length, in the same form."""
+        return StreamingRecognizer(self._bundle, precision=form_of(self._bundle, "int8"))
+
     def describe(self) -> dict[str, Any]:
         """The bundle's hash, form and operating point."""
         return describe(self._bundle)
 
 
 class Whisper(Engine):
-    """Whisper tiny.en, int8, beam 5 as faster-whisper's default, English, without its own filter of silence."""
+    """Whisper tiny.en in int8, with the defaults of faster-whisper (a beam of 5)."""
 
     def __init__(self) -> None:
         """Load it.
@@ -123,7 +129,7 @@ def describe(bundle: Bundle) -> dict[str, Any]:
     form = form_of(bundle, "int8")
     return {
         "name": bundle.path.name,
-        "hash": todm.artifact.load(bundle.path, kind="bundle").hash,
+        "hash": artifact.load(bundle.path, kind="bundle").hash,
         "precision": form,
         "megabytes": round(megabytes(bundle, form), 3),
         "info": {key: value for key, value in bundle.info.items() if _is_plain(value)},

@@ -1,4 +1,7 @@
-"""An engine on the recordings in every condition: one row, a file of JSON that grows condition by condition."""
+"""An engine on the recordings, in noise, on what is no order, and after waits.
+
+All of it is one row: a file of JSON that grows task by task, so that an interrupted run loses few minutes.
+"""
 
 import concurrent.futures
 import dataclasses
@@ -8,7 +11,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from benchmarks.studies.orders.engines import Engine, open_engine
+from benchmarks.studies.orders import listening
+from benchmarks.studies.orders.engines import BundleEngine, Engine, open_engine
 from benchmarks.studies.orders.parsing import Parser
 from benchmarks.studies.orders.recordings import (
     Condition,
@@ -26,10 +30,11 @@ from todm.errors import ConfigError
 from todm.files import Progress, no_progress, read_json
 
 ROWS = Path(__file__).resolve().parents[2] / "results" / "orders"
+PARTS = ("conditions", "false_accepts", "waits")
 
 
 class _Work(NamedTuple):
-    """What a process needs to decode a condition; loaded once."""
+    """What a process needs; loaded once."""
 
     engine: Engine
     recordings: list[Recording]
@@ -45,6 +50,7 @@ class Request:
         recordings: a folder of recordings with labels.
         row: the file that keeps the results.
         conditions: clean and noises.
+        parts: of `PARTS`; a peer has the first alone.
         jobs: processes.
     """
 
@@ -52,6 +58,7 @@ class Request:
     recordings: Path
     row: Path
     conditions: Sequence[Condition]
+    parts: Sequence[str] = PARTS[:1]
     jobs: int = 1
 
     def __post_init__(self) -> None:
@@ -60,27 +67,26 @@ class Request:
 
 
 def evaluate(request: Request, *, progress: Progress = no_progress) -> dict[str, Any]:
-    """Decode the conditions that the row lacks, and write it after each.
+    """Do what the row lacks, and write it after each task.
 
     Args:
         request: what to evaluate.
-        progress: called with (condition, conditions done, conditions in all).
+        progress: called with (task, tasks done, tasks in all).
 
     Returns:
-        The row: `engine`, `recordings`, `machine`, and `conditions` by name (see `scoring.judge`), each with its
-        commit, CPU seconds and seconds of audio.
+        The row: `engine`, `recordings`, `machine`; `conditions` by name (see `scoring.judge`), each with its
+        commit, CPU seconds and seconds of audio; `false_accepts` and `waits` by sound.
 
     Raises:
         TodmError: the engine or the recordings cannot be used, or the row is of others.
     """
     row = open_row(request.row, open_engine(request.engine).describe(), request.recordings)
-    missing = [c for c in request.conditions if str(c) not in row["conditions"]]
-    total = len(request.conditions)
-    for condition, found in _decoded(request, missing):
-        row["conditions"][str(condition)] = {"commit": commit(), **found}
+    tasks = list(_tasks(request))
+    missing = [(part, name) for part, name in tasks if name not in row[part]]
+    for num, ((part, name), found) in enumerate(_done(request, missing), 1):
+        row[part][name] = found
         write(request.row, row)
-        num = sum(str(c) in row["conditions"] for c in request.conditions)
-        progress(str(condition), num, total)
+        progress(name, len(tasks) - len(missing) + num, len(tasks))
     return row
 
 
@@ -95,20 +101,31 @@ def open_row(path: Path, engine: dict[str, Any], folder: Path) -> dict[str, Any]
     found = read_json(path)
     remedy = "remove that file, or name another row with --name"
     if not found:
-        return {"engine": engine, "recordings": about, "machine": describe("cpu"), "conditions": {}}
+        found = {"engine": engine, "recordings": about, "machine": describe("cpu")}
     if found.get("engine") != engine:
         raise ConfigError(f"{path} is the row of another engine than {engine['name']}: {remedy}")
     if found.get("recordings") != about:
         raise ConfigError(f"{path} is a row of other recordings than {folder}: {remedy}")
-    return found
+    return {**found, **{part: found.get(part, {}) for part in PARTS}}
 
 
-def _decoded(
-    request: Request, missing: Sequence[Condition]
-) -> Iterator[tuple[Condition, dict[str, Any]]]:
-    """Each condition as it is done."""
+def _tasks(request: Request) -> Iterator[tuple[str, str]]:
+    """Part and name of each task; the long ones first, so that two processes end together."""
+    if "false_accepts" in request.parts:
+        yield from (("false_accepts", kind) for kind in listening.kinds())
+    if "waits" in request.parts:
+        yield from (("waits", sound) for sound in listening.SOUNDS)
+    if "conditions" in request.parts:
+        yield from (("conditions", str(condition)) for condition in request.conditions)
+
+
+def _done(
+    request: Request, missing: Sequence[tuple[str, str]]
+) -> Iterator[tuple[tuple[str, str], Any]]:
+    """Each task with its result, as it is done."""
     if not missing:
         return
+    by_name = {str(condition): condition for condition in request.conditions}
     pool = concurrent.futures.ProcessPoolExecutor(
         min(request.jobs, len(missing)),
         mp_context=multiprocessing.get_context("spawn"),
@@ -116,7 +133,9 @@ def _decoded(
         initargs=(request.engine, request.recordings),
     )
     try:
-        jobs = {pool.submit(_condition, condition): condition for condition in missing}
+        jobs = {
+            pool.submit(_run, part, by_name.get(name, name)): (part, name) for part, name in missing
+        }
         for job in concurrent.futures.as_completed(jobs):
             yield jobs[job], job.result()
     finally:
@@ -131,15 +150,29 @@ def _load(engine: str, folder: Path) -> None:
     _LOADED.append(_Work(open_engine(engine), read(folder), order_parser()))
 
 
-def _condition(condition: Condition) -> dict[str, Any]:
-    """All recordings in a condition."""
-    engine, recordings, parser = _LOADED[0]
-    noise_S = noise_of(condition.noise) if condition.noise else recordings[0].samples_S
-    heard = [disturbed(recording, noise_S, condition) for recording in recordings]
+def _run(part: str, what: Condition | str) -> Any:  # noqa: ANN401 - JSON
+    """One task in a worker process."""
+    work = _LOADED[0]
+    if isinstance(what, Condition):
+        return condition(work.engine, work.recordings, what, work.parser)
+    assert isinstance(work.engine, BundleEngine), "a peer has no such task"
+    if part == "waits":
+        return listening.waits(work.engine.streaming(), what, work.recordings, work.parser)
+    return listening.accepts(work.engine.streaming(), what, work.parser)
+
+
+def condition(
+    engine: Engine, recordings: Sequence[Recording], what: Condition, parser: Parser
+) -> dict[str, Any]:
+    """All recordings in a condition, as JSON: see `scoring.judge`."""
+    noise_S = noise_of(what.noise) if what.noise else recordings[0].samples_S
+    heard = [disturbed(recording, noise_S, what) for recording in recordings]
     begun = time.process_time()
     texts = {r.name: engine.recognise(s) for r, s in zip(recordings, heard, strict=True)}
-    seconds = {
-        "cpu_seconds": round(time.process_time() - begun, 1),
+    seconds = time.process_time() - begun
+    return {
+        **judge(recordings, texts, parser),
+        "commit": commit(),
+        "cpu_seconds": round(seconds, 1),
         "audio_seconds": round(sum(map(len, heard)) / SAMPLE_RATE, 1),
     }
-    return {**judge(recordings, texts, parser), **seconds}

@@ -12,6 +12,7 @@ import dataclasses
 import functools
 import math
 from collections.abc import Iterator, Sequence
+from typing import NamedTuple
 
 from todm.asr.corpora.grammar import Choice, Grammar, Name, Node, Words
 from todm.asr.corpora.grammar import Sequence as Parts
@@ -45,6 +46,17 @@ class _Arc:
     slot: str | None
 
 
+class _Cell(NamedTuple):
+    """A state after some words: the cost to get there, the arc last taken, and whether a word was read."""
+
+    cost: float = math.inf
+    arc: _Arc | None = None
+    has_read: bool = False
+
+
+_Table = list[list[_Cell]]
+
+
 class Parser:
     """Parses texts by a grammar, of which some definitions are slots."""
 
@@ -75,47 +87,50 @@ class Parser:
             return None
         return self._trace(self._forward(words), words)
 
-    def _forward(self, words: Sequence[str]) -> list[list[tuple[float, _Arc | None, bool]]]:
-        """For each number of words read and each state the cost, the arc last taken, and if it read one."""
-        unseen = (math.inf, None, False)
-        table = [[unseen] * self._num_states for _ in range(len(words) + 1)]
-        table[0][0] = (0.0, None, False)
+    def _forward(self, words: Sequence[str]) -> _Table:
+        """The cheapest way to each state, for each number of words read."""
+        table = [[_Cell()] * self._num_states for _ in range(len(words) + 1)]
+        table[0][0] = _Cell(cost=0.0)
         for read, row in enumerate(table):
-            following = table[read + 1] if read < len(words) else None
-            word = words[read] if following is not None else ""
-            for arc in self._arcs:
-                cost = row[arc.source][0]
-                skipped = cost + (arc.word is not None)
-                if skipped < row[arc.target][0]:
-                    row[arc.target] = (skipped, arc, False)
-                if following is not None and arc.word is not None:
-                    taken = cost + _difference(word, arc.word)
-                    if taken < following[arc.target][0]:
-                        following[arc.target] = (taken, arc, True)
-            if following is not None:
-                for state, (cost, *_) in enumerate(row):
-                    if cost + 1 < following[state][0]:  # the word is not of the grammar
-                        following[state] = (cost + 1, None, True)
+            self._skip(row)
+            if read < len(words):
+                self._take(words[read], row, table[read + 1])
         return table
 
-    def _trace(
-        self, table: list[list[tuple[float, _Arc | None, bool]]], words: Sequence[str]
-    ) -> Parse:
+    def _skip(self, row: list[_Cell]) -> None:
+        """Follow arcs without reading: for nothing where they have no word, at a cost where they have."""
+        for arc in self._arcs:
+            cost = row[arc.source].cost + (arc.word is not None)
+            if cost < row[arc.target].cost:
+                row[arc.target] = _Cell(cost, arc)
+
+    def _take(self, word: str, row: list[_Cell], following: list[_Cell]) -> None:
+        """Read a word: as that of an arc, or as one that is not of the grammar."""
+        for arc in self._arcs:
+            if arc.word is not None:
+                cost = row[arc.source].cost + _difference(word, arc.word)
+                if cost < following[arc.target].cost:
+                    following[arc.target] = _Cell(cost, arc, has_read=True)
+        for state, cell in enumerate(row):
+            if cell.cost + 1 < following[state].cost:
+                following[state] = _Cell(cell.cost + 1, None, has_read=True)
+
+    def _trace(self, table: _Table, words: Sequence[str]) -> Parse:
         """The sentence of the cheapest way, followed back from its end."""
         read, state = len(words), self._final
         said: list[_Arc] = []
         while read or state:
-            _, arc, has_read = table[read][state]
-            read -= has_read
-            if arc is not None:
-                said += [arc] if arc.word is not None else []
-                state = arc.source
+            cell = table[read][state]
+            read -= cell.has_read
+            if cell.arc is not None:
+                said += [cell.arc] if cell.arc.word is not None else []
+                state = cell.arc.source
         said.reverse()
         slots: dict[str, str] = {}
         for arc in said:
             if arc.slot is not None:
                 slots[arc.slot] = f"{slots.get(arc.slot, '')} {arc.word}".strip()
-        cost = table[len(words)][self._final][0]
+        cost = table[len(words)][self._final].cost
         return Parse(cost=cost, sentence=" ".join(a.word or "" for a in said), slots=slots)
 
     def _add(self, node: Node, start: int, slot: str | None) -> int:

@@ -20,8 +20,6 @@ from todm.asr.decode.wer import Interval
 
 GRAMMAR = Path(__file__).resolve().parents[3] / "recipes" / "orders" / "grammar.txt"
 INTENT = "orderDrink"
-SLOTS = ("size", "roast", "numberOfShots", "coffeeDrink", "milkAmount", "sugarAmount")
-"""Definitions of the grammar, named as the benchmark labels them."""
 PARSES = ("exact", "nearest")
 """A text must be a sentence of the grammar; or it is taken for the nearest one."""
 _RESAMPLES = 2000
@@ -29,8 +27,9 @@ _MOST = 12
 
 
 def order_parser() -> Parser:
-    """The parser of the benchmark's orders."""
-    return Parser(grammar.read(GRAMMAR), SLOTS)
+    """The parser of the benchmark's orders; definitions without `_` in front are its slots."""
+    found = grammar.read(GRAMMAR)
+    return Parser(found, [name for name in found.definitions if not name.startswith("_")])
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -52,7 +51,9 @@ class Score:
     confusions: list[tuple[str, str, str, int]]
 
 
-def judge(recordings: Sequence[Recording], texts: Mapping[str, str], parser: Parser) -> dict[str, Any]:
+def judge(
+    recordings: Sequence[Recording], texts: Mapping[str, str], parser: Parser
+) -> dict[str, Any]:
     """A condition as JSON.
 
     Args:

@@ -1,0 +1,122 @@
+"""What the study trains: ingredients, each beside those before it, then all of them at full length."""
+
+import dataclasses
+from collections.abc import Iterator
+
+from todm.errors import ConfigError
+
+SHORT, FULL_LENGTH = 2400, 7000
+FULL = "full"
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Ingredient:
+    """One addition to the recipe `commands`.
+
+    Attributes:
+        adds: what it is.
+        natural: whether natural voices are in the material from here on.
+        prepare: settings of `todm prepare`.
+        train: settings of `todm train`.
+        init: whether the training starts from a pretrained net, which `--init` names.
+    """
+
+    adds: str
+    natural: bool = False
+    prepare: tuple[str, ...] = ()
+    train: tuple[str, ...] = ()
+    init: bool = False
+
+
+INGREDIENTS = {
+    "espeak": Ingredient(
+        adds="espeak-ng's voices in the recipe's rooms and noise",
+        train=(
+            "train.sandwich=false",
+            "asr.space.depths=[5]",
+            "asr.space.widths.ffn=[384]",
+            "asr.space.widths.pairs=[4]",
+            "train.num_processes=1",
+        ),
+    ),
+    "natural": Ingredient(
+        adds="orders of natural voices, each in three renderings of rooms and noise", natural=True
+    ),
+    "level": Ingredient(
+        adds="levels, places in time and time steps of a wider range",
+        train=(
+            "asr.augment.gain_db=[-20,4]",
+            "asr.augment.max_offset=60",
+            "asr.model.encoder.step_range=[0.02,0.3]",
+        ),
+    ),
+    "supernet": Ingredient(
+        adds="students of all sizes in the same training",
+        train=(
+            "train.sandwich=true",
+            "asr.space.depths=[3,4,5]",
+            "asr.space.widths.ffn=[64,128,256,384]",
+            "asr.space.widths.pairs=[2,3,4]",
+        ),
+    ),
+}
+"""In the order in which they are added. The last row, `full`, is all of them with all updates.
+
+Real rooms, recorded noise, other speech and pretraining are rows to be entered here as todm gets them.
+"""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Run:
+    """One training: the name of its row, and the settings of all its ingredients."""
+
+    name: str
+    adds: str
+    natural: bool
+    init: bool
+    prepare: tuple[str, ...]
+    train: tuple[str, ...]
+
+
+def runs(*, short: int = SHORT, full: int = FULL_LENGTH) -> Iterator[Run]:
+    """All trainings, in the order of their rows.
+
+    Args:
+        short: updates of every row but the last.
+        full: updates of the last.
+    """
+    so_far: list[Ingredient] = []
+    for name, ingredient in INGREDIENTS.items():
+        so_far.append(ingredient)
+        yield _run(name, ingredient.adds, so_far, short)
+    yield _run(FULL, f"all of it, {full:,} updates instead of {short:,}", so_far, full)
+
+
+def run_named(name: str, *, short: int = SHORT, full: int = FULL_LENGTH) -> Run:
+    """A training by its name.
+
+    Raises:
+        ConfigError: no such training.
+    """
+    found = {run.name: run for run in runs(short=short, full=full)}
+    if name not in found:
+        raise ConfigError(f"unknown row {name!r}: choose one of {', '.join(found)}")
+    return found[name]
+
+
+def _run(name: str, adds: str, parts: list[Ingredient], updates: int) -> Run:
+    train = [setting for part in parts for setting in part.train]
+    return Run(
+        name=name,
+        adds=adds,
+        natural=any(part.natural for part in parts),
+        init=any(part.init for part in parts),
+        prepare=_last(setting for part in parts for setting in part.prepare),
+        train=_last([*train, f"train.num_updates={updates}"]),
+    )
+
+
+def _last(settings: "Iterator[str] | list[str]") -> tuple[str, ...]:
+    """Settings of which a later one replaces an earlier one of the same name."""
+    by_name = {setting.partition("=")[0]: setting for setting in settings}
+    return tuple(by_name.values())

@@ -1,0 +1,131 @@
+"""A row of the ingredients: material, corpus, training, bundle and figures, each kept once it is done."""
+
+import hashlib
+import resource
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from benchmarks.studies.orders import data, evaluate
+from benchmarks.studies.orders.plan import Run
+from benchmarks.studies.results import read, write
+from todm import artifact
+from todm.bench.kernels.machine import commit
+from todm.errors import ConfigError, TrainingError
+from todm.files import Progress, no_progress
+
+_BUDGET = "0.65M"  # of the largest net
+_SETTINGS = "settings.json"
+
+
+def bundle_of(out: Path, run: Run) -> Path:
+    """Where the bundle of a run is made."""
+    return out / run.name / "bundle"
+
+
+def finish(
+    run: Run,
+    out: Path,
+    request: evaluate.Request,
+    *,
+    natural: Path,
+    init: Path | None = None,
+    progress: Progress = no_progress,
+) -> dict[str, Any]:
+    """Train a row to its end and evaluate its largest net.
+
+    Args:
+        run: what to train.
+        out: where material, corpora and trainings are kept.
+        request: of the figures, for `bundle_of(out, run)`.
+        natural: folder of natural voices.
+        init: the pretrained net, for rows that start from one.
+        progress: called with (what, done, all).
+
+    Returns:
+        The row: see `evaluate.evaluate`, with `training`.
+
+    Raises:
+        TodmError: something given cannot be used, or a stage failed; the message names its log.
+    """
+    if run.init and init is None:
+        raise ConfigError(f"the row {run.name} starts from a pretrained net: name it with --init")
+    place = out / run.name
+    _claim(place, run)
+    corpus = _corpus(run, out, natural, progress)
+    words = ["train", str(corpus), "--config", data.RECIPE, "--out", str(place), *_set(run.train)]
+    words += ["--init", str(init)] if run.init else []
+    seconds = _stage(words, place)
+    subnet, bundle = place / "subnet", bundle_of(out, run)
+    made = ["--corpus", str(corpus), "--out"]
+    supernet = str(place / "supernet")
+    _stage(["extract-subnet", supernet, "--budget", _BUDGET, *made, str(subnet)], place)
+    _stage(["export", str(subnet), "--target", "onnx", *made, str(bundle)], place)
+    found = evaluate.evaluate(request, progress=progress)
+    found["training"] = {
+        "adds": run.adds,
+        "prepare": list(run.prepare),
+        "settings": list(run.train),
+        "updates": artifact.load(supernet, kind="supernet").metrics["updates"],
+        "cpu_seconds": seconds,
+        "commit": commit(),
+    }
+    write(request.row, found)
+    return found
+
+
+def _claim(place: Path, run: Run) -> None:
+    """Mark a folder as that of a run.
+
+    Raises:
+        ConfigError: it holds a training with other settings.
+    """
+    wanted = {"prepare": list(run.prepare), "train": list(run.train)}
+    found = read(place / _SETTINGS)
+    if found not in (None, wanted):
+        raise ConfigError(f"{place} holds a training with other settings: choose another --out")
+    write(place / _SETTINGS, wanted)
+
+
+def _corpus(run: Run, out: Path, natural: Path, progress: Progress) -> Path:
+    """The corpus of a run; runs with the same material and settings share it."""
+    name = "natural" if run.natural else "espeak"
+    material = data.Material(natural=natural if run.natural else None)
+    folder = data.make(out / f"material-{name}", material, progress=progress)
+    mark = hashlib.sha256(" ".join(run.prepare).encode()).hexdigest()[:8]
+    corpus = out / f"corpus-{name}-{mark}"
+    words = ["prepare", "--config", data.RECIPE, "--data", str(folder), "--out", str(corpus)]
+    _stage([*words, *_set(run.prepare)], out)
+    return corpus
+
+
+def _set(settings: Sequence[str]) -> list[str]:
+    return [word for setting in settings for word in ("--set", setting)]
+
+
+def _stage(words: Sequence[str], place: Path) -> float:
+    """Run a verb of todm, which goes on where it was; the CPU seconds that it took over all attempts.
+
+    Raises:
+        TrainingError: it failed.
+    """
+    log, kept = place / f"{words[0]}.log", place / f"{words[0]}-seconds.json"
+    before = _children()
+    with log.open("a") as file:
+        command = [sys.executable, "-m", "todm.cli.main", *words]
+        status = subprocess.run(command, stdout=file, stderr=subprocess.STDOUT).returncode
+    seconds = (read(kept) or 0.0) + _children() - before
+    write(kept, round(seconds, 1))
+    if status:
+        raise TrainingError(
+            f"todm {words[0]} ended with status {status}: see {log}, then run the same command again"
+        )
+    return round(seconds, 1)
+
+
+def _children() -> float:
+    """CPU seconds of all processes that this one has waited for."""
+    usage = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return usage.ru_utime + usage.ru_stime
