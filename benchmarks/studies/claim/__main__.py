@@ -9,19 +9,17 @@ tables of the rows alone and writes claim.md and claim.png beside them. README.m
 """
 
 import argparse
-import signal
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from pathlib import Path
-from types import FrameType
 
 import torch
 
 from benchmarks.studies.claim import table, training
 from benchmarks.studies.claim.plan import PARTS, part_named, plan
 from benchmarks.studies.claim.rows import ROWS
+from benchmarks.studies.processes import ended_gently
 from todm import artifact
 from todm.errors import ArtifactError, ConfigError, TodmError
 from todm.files import write_text
@@ -94,26 +92,11 @@ def _train(args: argparse.Namespace) -> None:
     if missing:
         torch.set_num_threads(1)
         training.compute_features(missing[0], found)
-    with _ended_gently(), ThreadPoolExecutor(args.jobs) as pool:
+    with ended_gently(), ThreadPoolExecutor(args.jobs) as pool:
         jobs = pool.map(lambda r: training.finish(r, found, out=out, folder=folder), missing)
         for run, _ in zip(missing, jobs, strict=True):
             sys.stdout.write(f"done: {run}\n")
             sys.stdout.flush()
-
-
-@contextmanager
-def _ended_gently() -> Iterator[None]:
-    """Inside, SIGTERM ends the trainings too, which would go on alone otherwise, and keeps their time."""
-
-    def end(number: int, frame: FrameType | None) -> None:
-        training.interrupt()
-        raise KeyboardInterrupt
-
-    before = signal.signal(signal.SIGTERM, end)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
 
 
 def _table(args: argparse.Namespace) -> None:

@@ -4,18 +4,12 @@ The folder of a run, OUT/PART/RUN-SEED, holds the training, its log, and `attemp
 of every process that worked on it, noted while it runs, so that a study that is killed loses few.
 """
 
-import fcntl
-import os
 import shlex
-import signal
-import subprocess
-import sys
-import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from benchmarks.studies import processes
 from benchmarks.studies.claim import rows
 from benchmarks.studies.claim.plan import RECIPE, Run, part_named
 from benchmarks.studies.results import read, write
@@ -29,8 +23,6 @@ from todm.bench.kernels.machine import commit, describe
 from todm.errors import ConfigError, TrainingError
 
 ATTEMPTS, NET = "attempts.json", "supernet"
-_NOTE_EVERY = 10.0  # seconds
-_RUNNING: "set[subprocess.Popen[bytes]]" = set()
 
 
 def check(runs: Sequence[Run], corpus: Artifact, *, out: Path, folder: Path) -> list[Run]:
@@ -96,41 +88,13 @@ def finish(run: Run, corpus: Artifact, *, out: Path, folder: Path) -> None:
     place.mkdir(parents=True, exist_ok=True)
     words = ["train", str(corpus.path), "--config", RECIPE, "--out", str(place)]
     words += [word for setting in run.settings for word in ("--set", setting)]
-    with _lock(place) as lock:
+    with processes.locked(place) as lock:
         if artifact.existing(place / NET, kind="supernet") is None:
             _train(run, words, corpus, place=place, lock=lock)
         # Without the folders of this machine.
         words[1], words[5] = corpus.path.name, run.stem
         row = _row(run, shlex.join(["todm", *words]), corpus, place)
     rows.write(rows.path_of(folder, run), row)
-
-
-@contextmanager
-def _lock(place: Path) -> Iterator[int]:
-    """Hold a folder; a training inherits the lock, and so keeps it even if this process is killed."""
-    with (place / "lock").open("w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise ConfigError(
-                f"another process is training {place}: wait until it ends, then run this command again"
-            ) from None
-        yield file.fileno()
-
-
-def interrupt() -> None:
-    """Have every training in progress write a checkpoint and end, as Ctrl-C does."""
-    for process in list(_RUNNING):
-        process.send_signal(signal.SIGINT)
-
-
-@contextmanager
-def _interruptible(process: "subprocess.Popen[bytes]") -> Iterator[None]:
-    _RUNNING.add(process)
-    try:
-        yield
-    finally:
-        _RUNNING.discard(process)
 
 
 def _train(run: Run, words: list[str], corpus: Artifact, *, place: Path, lock: int) -> None:
@@ -143,46 +107,17 @@ def _train(run: Run, words: list[str], corpus: Artifact, *, place: Path, lock: i
     }
     attempt: dict[str, Any] = {"commit": commit(), "cpu_seconds": 0.0, "status": None}
     record["attempts"].append(attempt)
-    with (place / "train.log").open("a") as log:
-        process = subprocess.Popen(
-            [sys.executable, "-m", "todm.cli.main", *words],
-            stdout=log,
-            stderr=subprocess.STDOUT,
-            pass_fds=(lock,),
-        )
-        with _interruptible(process):
-            for seconds in _cpu_seconds(process):
-                attempt.update(cpu_seconds=seconds, status=process.returncode)
-                write(place / ATTEMPTS, record)
-    if process.returncode:
+
+    def note(seconds: float, status: int | None) -> None:
+        attempt.update(cpu_seconds=seconds, status=status)
+        write(place / ATTEMPTS, record)
+
+    status = processes.run_verb(words, place / "train.log", note=note, lock=lock)
+    if status:
         raise TrainingError(
-            f"the training of {run} ended with status {process.returncode}: see "
+            f"the training of {run} ended with status {status}: see "
             f"{place / 'train.log'}, then run the same command again to continue"
         )
-
-
-def _cpu_seconds(process: "subprocess.Popen[bytes]") -> Iterator[float]:
-    """CPU seconds of a process and its children, now and then until it has ended."""
-    noted = time.monotonic()
-    while True:
-        pid, ended, usage = os.wait4(process.pid, os.WNOHANG)
-        if pid:
-            process.returncode = os.waitstatus_to_exitcode(ended)  # Popen did not see it end
-            yield usage.ru_utime + usage.ru_stime
-            return
-        if time.monotonic() - noted > _NOTE_EVERY:
-            noted = time.monotonic()
-            yield _seconds_so_far(process.pid)
-        time.sleep(0.1)
-
-
-def _seconds_so_far(pid: int) -> float:
-    """From Linux's /proc; 0 where there is none."""
-    stat = Path(f"/proc/{pid}/stat")
-    if not stat.is_file():
-        return 0.0
-    fields = stat.read_text().rpartition(")")[2].split()  # from the third on: proc(5)
-    return sum(int(ticks) for ticks in fields[11:15]) / os.sysconf("SC_CLK_TCK")
 
 
 def _row(run: Run, command: str, corpus: Artifact, place: Path) -> rows.Row:

@@ -1,28 +1,25 @@
 """A row of the ingredients: material, corpus, training, bundle and figures, each kept once it is done."""
 
 import hashlib
-import resource
-import subprocess
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from benchmarks.studies import processes
 from benchmarks.studies.orders import data, evaluate
 from benchmarks.studies.orders.plan import Run
 from benchmarks.studies.results import read, write
 from todm import artifact
-from todm.bench.kernels.machine import commit
 from todm.errors import ConfigError, TrainingError
 from todm.files import Progress, no_progress
 
 _BUDGET = "0.65M"  # of the largest net
-_SETTINGS = "settings.json"
+_SETTINGS, _NET, BUNDLE = "settings.json", "supernet", "bundle"
 
 
 def bundle_of(out: Path, run: Run) -> Path:
     """Where the bundle of a run is made."""
-    return out / run.name / "bundle"
+    return out / run.name / BUNDLE
 
 
 def finish(
@@ -54,26 +51,33 @@ def finish(
         raise ConfigError(f"the row {run.name} starts from a pretrained net: name it with --init")
     place = out / run.name
     _claim(place, run)
-    corpus = _corpus(run, out, natural, progress)
-    words = ["train", str(corpus), "--config", data.RECIPE, "--out", str(place), *_set(run.train)]
-    words += ["--init", str(init)] if run.init else []
-    seconds = _stage(words, place)
-    subnet, bundle = place / "subnet", bundle_of(out, run)
-    made = ["--corpus", str(corpus), "--out"]
-    supernet = str(place / "supernet")
-    _stage(["extract-subnet", supernet, "--budget", _BUDGET, *made, str(subnet)], place)
-    _stage(["export", str(subnet), "--target", "onnx", *made, str(bundle)], place)
+    with processes.locked(out) as lock:
+        corpus = _corpus(run, out, natural, lock=lock, progress=progress)
+    with processes.locked(place) as lock:
+        seconds = _train(run, place, corpus, lock=lock, init=init)
     found = evaluate.evaluate(request, progress=progress)
+    trained = artifact.load(place / _NET, kind="supernet")
     found["training"] = {
         "adds": run.adds,
         "prepare": list(run.prepare),
         "settings": list(run.train),
-        "updates": artifact.load(supernet, kind="supernet").metrics["updates"],
+        "updates": trained.metrics["updates"],
+        "artifact": trained.hash,
         "cpu_seconds": seconds,
-        "commit": commit(),
     }
     write(request.row, found)
     return found
+
+
+def _train(run: Run, place: Path, corpus: Path, *, lock: int, init: Path | None) -> float:
+    """From the corpus to the bundle; the CPU seconds of the training alone."""
+    words = ["train", str(corpus), "--config", data.RECIPE, "--out", str(place), *_set(run.train)]
+    seconds = _stage([*words, *(["--init", str(init)] if run.init else [])], place, lock)
+    net, subnet, bundle = place / _NET, place / "subnet", place / BUNDLE
+    made = ["--corpus", str(corpus), "--out"]
+    _stage(["extract-subnet", str(net), "--budget", _BUDGET, *made, str(subnet)], place, lock)
+    _stage(["export", str(subnet), "--target", "onnx", *made, str(bundle)], place, lock)
+    return seconds
 
 
 def _claim(place: Path, run: Run) -> None:
@@ -89,7 +93,7 @@ def _claim(place: Path, run: Run) -> None:
     write(place / _SETTINGS, wanted)
 
 
-def _corpus(run: Run, out: Path, natural: Path, progress: Progress) -> Path:
+def _corpus(run: Run, out: Path, natural: Path, *, lock: int, progress: Progress) -> Path:
     """The corpus of a run; runs with the same material and settings share it."""
     name = "natural" if run.natural else "espeak"
     material = data.Material(natural=natural if run.natural else None)
@@ -97,7 +101,7 @@ def _corpus(run: Run, out: Path, natural: Path, progress: Progress) -> Path:
     mark = hashlib.sha256(" ".join(run.prepare).encode()).hexdigest()[:8]
     corpus = out / f"corpus-{name}-{mark}"
     words = ["prepare", "--config", data.RECIPE, "--data", str(folder), "--out", str(corpus)]
-    _stage([*words, *_set(run.prepare)], out)
+    _stage([*words, *_set(run.prepare)], out, lock)
     return corpus
 
 
@@ -105,27 +109,23 @@ def _set(settings: Sequence[str]) -> list[str]:
     return [word for setting in settings for word in ("--set", setting)]
 
 
-def _stage(words: Sequence[str], place: Path) -> float:
+def _stage(words: Sequence[str], place: Path, lock: int) -> float:
     """Run a verb of todm, which goes on where it was; the CPU seconds that it took over all attempts.
 
     Raises:
         TrainingError: it failed.
     """
     log, kept = place / f"{words[0]}.log", place / f"{words[0]}-seconds.json"
-    before = _children()
-    with log.open("a") as file:
-        command = [sys.executable, "-m", "todm.cli.main", *words]
-        status = subprocess.run(command, stdout=file, stderr=subprocess.STDOUT).returncode
-    seconds = (read(kept) or 0.0) + _children() - before
-    write(kept, round(seconds, 1))
+    before = seconds = read(kept) or 0.0
+
+    def note(more: float, status: int | None) -> None:
+        nonlocal seconds
+        seconds = round(before + more, 1)
+        write(kept, seconds)
+
+    status = processes.run_verb(words, log, note=note, lock=lock)
     if status:
         raise TrainingError(
             f"todm {words[0]} ended with status {status}: see {log}, then run the same command again"
         )
-    return round(seconds, 1)
-
-
-def _children() -> float:
-    """CPU seconds of all processes that this one has waited for."""
-    usage = resource.getrusage(resource.RUSAGE_CHILDREN)
-    return usage.ru_utime + usage.ru_stime
+    return seconds

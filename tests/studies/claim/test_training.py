@@ -7,6 +7,7 @@ import time
 
 import pytest
 
+from benchmarks.studies import processes
 from benchmarks.studies.claim import __main__ as claim
 from benchmarks.studies.claim import rows, training
 from benchmarks.studies.claim.plan import plan
@@ -194,23 +195,11 @@ def test_a_training_that_fails_is_an_error_and_its_time_counts(
     assert not (tmp_path / "rows").exists()
 
 
-@pytest.mark.skipif(not training.Path("/proc/self/stat").exists(), reason="needs Linux's /proc")
-def test_time_is_noted_while_a_training_runs(monkeypatch):
-    monkeypatch.setattr(training, "_NOTE_EVERY", 0.3)
-    busy = "import time\nwhile time.process_time() < 1: pass"
-    process = training.subprocess.Popen([sys.executable, "-c", busy])
-    noted = list(training._cpu_seconds(process))
-    assert len(noted) > 1
-    assert noted == sorted(noted)
-    assert noted[-1] >= 1
-    assert process.returncode == 0
-
-
 def test_a_folder_is_trained_by_one_process_at_a_time(tmp_path, run, capsys, program, no_features):
     program("import time; time.sleep(60)")
     place = tmp_path / "out/short/supernet-1"
     place.mkdir(parents=True)
-    with training._lock(place):
+    with processes.locked(place):
         assert run("--seeds", "1", "--runs", "supernet") == 2
     assert f"another process is training {place}: wait" in _error_line(capsys)
 

@@ -56,7 +56,9 @@ def test_what_cannot_be_made_is_a_sentence_and_leaves_nothing(natural, tmp_path)
     out = tmp_path / "out"
     with pytest.raises(ConfigError, match="--renderings is -1: 0 or more"):
         Material(natural=natural, renderings=-1)
-    with pytest.raises(ConfigError, match=r"--dev-voices has 'zoe', which .*meta.tsv does not have"):
+    with pytest.raises(
+        ConfigError, match=r"--dev-voices has 'zoe', which .*meta.tsv does not have"
+    ):
         data.make(out, Material(natural=natural, dev_voices=["zoe"]))
     (natural / "meta.tsv").unlink()
     with pytest.raises(CorpusError, match=r"has no meta\.tsv: audio, voice and text by tabs"):
