@@ -6,13 +6,14 @@ import pytest
 import torch
 
 from todm.asr.backend import ASSETS, AsrBackend, AsrConfig
+from todm.asr.data.acoustics import AcousticsConfig
 from todm.asr.data.augment import AugmentConfig
 from todm.asr.data.batch import LoaderConfig
 from todm.asr.loading import same_outputs
 from todm.asr.model.encoder_config import EncoderConfig
 from todm.asr.model.transducer import RnntConfig
 from todm.asr.objective import ObjectiveConfig
-from todm.errors import ConfigError
+from todm.errors import ConfigError, CorpusError
 from todm.supernet.space import SpaceConfig
 
 CONFIG = AsrConfig(
@@ -298,6 +299,33 @@ def test_batches_say_what_they_amount_to(backend):
     assert worst.num_labels == int(worst.target_lens_B.sum())
     most = max(b.features_BTF[..., 0].numel() for b in epoch)
     assert worst.features_BTF[..., 0].numel() >= most
+
+
+def test_renderings_have_features_of_their_own(backend, tiny_corpus, tmp_path):
+    shutil.copytree(tiny_corpus, tmp_path / "corpus")
+    place = {"assets": tmp_path / "corpus", "corpus": tmp_path / "corpus"}
+    config = CONFIG.replace(acoustics=AcousticsConfig(renderings=2, rendered=1.0))
+    rendered = AsrBackend(config, **place)
+    plain, more = (b.preparation()[0] for b in (AsrBackend(CONFIG, **place), rendered))
+    assert more == pytest.approx(3 * plain, rel=1e-6)
+    rendered.prepare()
+    names = [path.name for path in (tmp_path / "corpus-features").iterdir()]
+    assert sum(name.startswith("train-1.0-r2-") for name in names) == 1
+    batch = next(iter(_batches(rendered)))
+    assert batch.ids == next(iter(_batches(backend))).ids
+    assert not batch.features_BTF.equal(next(iter(_batches(backend))).features_BTF)
+
+
+@pytest.mark.parametrize("setting", ["noise", "rirs"])
+def test_a_folder_that_cannot_be_used_is_known_before_features(tiny_corpus, tmp_path, setting):
+    shutil.copytree(tiny_corpus, tmp_path / "corpus")
+    nowhere = str(tmp_path / "nowhere")
+    acoustics = AcousticsConfig(renderings=1, rirs=nowhere)
+    config = {"noise": {"noise": nowhere}, "rirs": {"acoustics": acoustics}}[setting]
+    backend = AsrBackend(CONFIG.replace(**config), tmp_path / "corpus", corpus=tmp_path / "corpus")
+    with pytest.raises(CorpusError, match="nowhere is not a directory"):
+        backend.prepare()
+    assert not (tmp_path / "corpus-features").exists()
 
 
 def test_features_that_are_there_need_no_disk(backend, tiny_corpus, tmp_path):

@@ -12,6 +12,7 @@ from torch import nn
 from todm.artifact import Artifact
 from todm.asr import tokens
 from todm.asr.config import AsrConfig
+from todm.asr.data.acoustics import Acoustics
 from todm.asr.data.audio import cut_samples, cut_text
 from todm.asr.data.augment import Augmenter
 from todm.asr.data.batch import Batch, LoaderConfig, eval_batches
@@ -97,14 +98,15 @@ class AsrBackend:
 
     def prepare(self) -> None:
         """Features of the training data, or their statistics, before the first `build` of a training."""
+        if self.config.noise:  # first, so that a folder of no use is known before hours of features
+            noise_store(Path(self.config.noise), self._features("noise"))
         self._statistics = compute_features(
             self._cuts("train"),
             self._training_features,
             config=self.config.loader,
+            acoustics=self._acoustics,
             progress=self._report,
         )
-        if self.config.noise:
-            noise_store(Path(self.config.noise), self._features("noise"))
         if self.config.loader.feature_mode == "map":
             _warn_rejected("train", FeatureStore.open(self._training_features).rejected)
         self.store("dev")
@@ -118,7 +120,8 @@ class AsrBackend:
             return 0, place
         seconds = sum(cut.duration for cut in CutSet.from_jsonl_lazy(self._cuts("train")))
         per_second = NUM_BINS * 2 / FRAME_SHIFT
-        return round(seconds * per_second * sum(1 / speed for speed in loader.speeds)), place
+        copies = (self.config.acoustics.renderings + 1) * sum(1 / speed for speed in loader.speeds)
+        return round(seconds * per_second * copies), place
 
     def extract(self, model: nn.Module, subnet: Subnet) -> Rnnt:
         """A plain dense module whose outputs equal the supernet's with that subnet."""
@@ -141,9 +144,12 @@ class AsrBackend:
             noise_NF = noise_of_store(noise)
         mean_F = self._statistics.mean_F
         loader = Loader(
-            open_source(self._cuts("train"), self._training_features, self._loader),
+            open_source(
+                self._cuts("train"), self._training_features, self._loader, self._acoustics
+            ),
             self._encode,
             config=self._loader,
+            acoustics=self.config.acoustics,
             augment=Augmenter(
                 self.config.augment,
                 mean_F=mean_F,
@@ -346,10 +352,16 @@ class AsrBackend:
         corpus = self._cuts("train").parent
         return corpus.with_name(f"{corpus.name}-features") / name
 
+    @functools.cached_property
+    def _acoustics(self) -> Acoustics:
+        return Acoustics(self.config.acoustics)
+
     @property
     def _training_features(self) -> Path:
-        """Named after the speeds, so that runs with other speeds on the same corpus keep theirs."""
-        return self._features("-".join(["train", *map(str, self.config.loader.speeds)]))
+        """Named after speeds and renderings, so that runs with others on the same corpus keep theirs."""
+        names = ["train", *map(str, self.config.loader.speeds)]
+        renderings = [self._acoustics.mark] if self.config.acoustics.renderings else []
+        return self._features("-".join(names + renderings))
 
     @property
     def _loader(self) -> LoaderConfig:

@@ -5,6 +5,7 @@ from typing import Self
 
 from todm.artifact import Artifact
 from todm.asr.corpora.config import DataConfig
+from todm.asr.data.acoustics import AcousticsConfig
 from todm.asr.data.augment import AugmentConfig
 from todm.asr.data.batch import LoaderConfig
 from todm.asr.model.transducer import RnntConfig
@@ -24,6 +25,7 @@ class AsrConfig(Config):
     Attributes:
         data: the corpus.
         loader: batches.
+        acoustics: renderings of the training utterances in rooms, at levels and through lines.
         augment: augmentation of features.
         model: sizes that are not elastic; vocabulary and blocks are filled in.
         space: elastic sizes; the largest is the supernet.
@@ -39,6 +41,7 @@ class AsrConfig(Config):
 
     data: DataConfig = dataclasses.field(default_factory=DataConfig)
     loader: LoaderConfig = dataclasses.field(default_factory=LoaderConfig)
+    acoustics: AcousticsConfig = dataclasses.field(default_factory=AcousticsConfig)
     augment: AugmentConfig = dataclasses.field(default_factory=AugmentConfig)
     model: RnntConfig = dataclasses.field(default_factory=RnntConfig)
     space: SpaceConfig = dataclasses.field(

@@ -3,9 +3,10 @@ import dataclasses
 import pytest
 import torch
 
-from todm.asr.data.augment import AugmentConfig, Augmenter, mask, white_noise
+from todm.asr.data.augment import AugmentConfig, Augmenter, mask
 from todm.asr.data.batch import Batch, from_store, generator, join_pairs, pad_targets
 from todm.asr.data.features import PADDING, SILENCE_FLOOR, fbank
+from todm.asr.data.mixing import white_noise
 from todm.asr.data.noise import noise_of_store
 from todm.errors import ConfigError
 

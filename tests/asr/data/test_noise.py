@@ -46,6 +46,18 @@ def test_every_recording_is_heard_equally(tmp_path):
     assert powers.max() / powers.min() < 1.5
 
 
+def test_digital_silence_is_no_noise(tmp_path):
+    wave = np.zeros(16000)
+    soundfile.write(tmp_path / "silent.wav", wave, 16000)
+    wave[:4000] = 0.1 * np.random.default_rng(0).standard_normal(4000)
+    soundfile.write(tmp_path / "padded.wav", wave, 16000)
+    store = noise_store(tmp_path, tmp_path / "out")
+    assert len(noise_of_store(store)) == pytest.approx(26, abs=2)
+    (tmp_path / "padded.wav").unlink()
+    with pytest.raises(CorpusError, match="only digital silence"):
+        noise_of_store(noise_store(tmp_path, tmp_path / "out"))
+
+
 @pytest.mark.parametrize("name", ["empty", "nowhere"])
 def test_a_folder_without_noise_is_an_error(tmp_path, name):
     (tmp_path / "empty").mkdir()

@@ -48,7 +48,7 @@ def cut_samples(cut: Any) -> np.ndarray:  # noqa: ANN401 - a lhotse Cut
             wave_SC, rate = _read(source, cut, whole=cut.duration >= recording.duration)
             if wave_SC.shape[1] <= max(wanted):
                 raise CorpusError(f"the audio has {wave_SC.shape[1]} channels, not {max(wanted)}")
-            sums.append(_to_rate(wave_SC[:, wanted].sum(1), rate))
+            sums.append(resample(wave_SC[:, wanted].sum(1), rate))
             num += len(wanted)
     if not sums:
         raise CorpusError(f"the recording has no channel {sorted(channels)}")
@@ -57,13 +57,21 @@ def cut_samples(cut: Any) -> np.ndarray:  # noqa: ANN401 - a lhotse Cut
 
 
 def cut_features(cut: Any, speeds: Sequence[float]) -> list[Tensor]:  # noqa: ANN401 - a lhotse Cut
-    """[T, 80] features of a lhotse cut at each speed; the audio is read once.
-
-    The same as `fbank` of `cut.perturb_speed(speed)`, for which lhotse would decode the audio once
-    a speed.
+    """[T, 80] features of a lhotse cut at each speed.
 
     Raises:
         CorpusError: the audio cannot be read, is damaged or too short.
+    """
+    return [fbank(torch.from_numpy(wave_S)) for wave_S in cut_waves(cut, speeds)]
+
+
+def cut_waves(cut: Any, speeds: Sequence[float]) -> list[np.ndarray]:  # noqa: ANN401 - a lhotse Cut
+    """The sound of a lhotse cut at each speed, float32 (S,); the audio is read once.
+
+    The same as `cut.perturb_speed(speed)`, for which lhotse would decode the audio once a speed.
+
+    Raises:
+        CorpusError: the audio cannot be read or is damaged.
     """
     from lhotse.augmentation import Speed
 
@@ -71,7 +79,7 @@ def cut_features(cut: Any, speeds: Sequence[float]) -> list[Tensor]:  # noqa: AN
     if not np.isfinite(wave_1S).all():
         raise CorpusError("the audio holds values that are not numbers")
     waves = (wave_1S if s == 1.0 else Speed(factor=s)(wave_1S, SAMPLE_RATE) for s in speeds)
-    return [fbank(torch.from_numpy(w[0])) for w in waves]
+    return [np.asarray(wave[0]) for wave in waves]
 
 
 def frames_at(seconds_N: np.ndarray | float, speed: float) -> np.ndarray:
@@ -136,7 +144,8 @@ def _read(source: Any, cut: Any, *, whole: bool) -> tuple[np.ndarray, int]:  # n
     return wave_SC, rate
 
 
-def _to_rate(wave_S: np.ndarray, rate: int) -> np.ndarray:
+def resample(wave_S: np.ndarray, rate: int) -> np.ndarray:
+    """Samples at 16 kHz, (S,), of samples at another rate."""
     from lhotse.augmentation import Resample
 
     if rate == SAMPLE_RATE:

@@ -5,14 +5,13 @@ process audio. What is exact and what is an approximation:
 
 - Gain is exact (a constant in the log domain), except that bins at the floor stay there and that
   loud speech does not clip as samples above 1 would.
-- Noise is added in the power domain, log(exp(x) + exp(n)): the cross term of the two signals, zero
-  on average, is left out. A constant factor per bin stands for a filter of the noise.
+- Noise, and the colour of a microphone, see `todm.asr.data.mixing`.
 - A tail of the utterance's own noise is drawn frame by frame from its quietest frames: level and
   spectrum are right, the similarity of neighbouring frames is lost. It starts with a decay of the
   last frame, which stands for the room.
 - Two joined utterances meet at a frame border; no window covers both.
 
-Letters: B batch, T frames, F bins, M masks, N frames of noise.
+Letters: B batch, T frames, F bins, M masks.
 """
 
 import dataclasses
@@ -22,14 +21,21 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from todm.asr.data.batch import Batch, add_tail, generator, join_pairs, without_speech
-from todm.asr.data.features import NUM_BINS, PADDING, SAMPLE_RATE, SILENCE_FLOOR, fbank
+from todm.asr.data.batch import Batch, add_tail, join_pairs, without_speech
+from todm.asr.data.features import NUM_BINS, PADDING, SILENCE_FLOOR
+from todm.asr.data.mixing import (
+    NATS_PER_DB,
+    Draw,
+    NoiseKinds,
+    NoiseMixer,
+    microphones,
+    random_spectra,
+)
 from todm.asr.model.encoder_config import FRAMES_PER_SECOND, SUBSAMPLING
 from todm.asr.model.wait import Wait, loop_frames
 from todm.config import Config
 from todm.errors import ConfigError
 
-_NATS_PER_DB = math.log(10) / 10
 _AT_FLOOR = SILENCE_FLOOR + 1e-3
 _QUIET_SHARE = 0.1
 _DECAY_FRAMES = 40
@@ -43,6 +49,8 @@ class AugmentConfig(Config):
         gain_db: least and greatest gain, drawn uniformly per utterance.
         noise_prob: share of utterances that get noise.
         snr_db: least and greatest ratio of speech to noise, drawn uniformly.
+        noises: which noise that is.
+        colour_prob: share of utterances, noise included, that a microphone of random colour hears.
         max_tail: greatest silence after the speech, in frames.
         max_offset: greatest silence before the speech, in frames; one chunk of 640 ms is 64.
         digital_prob: share of silences that are digital; the others are the utterance's own noise.
@@ -68,6 +76,8 @@ class AugmentConfig(Config):
     gain_db: tuple[float, float] = (-15.0, 10.0)
     noise_prob: float = 0.5
     snr_db: tuple[float, float] = (5.0, 30.0)
+    noises: NoiseKinds = dataclasses.field(default_factory=NoiseKinds)
+    colour_prob: float = 0.0
     max_tail: int = 130
     max_offset: int = 64
     digital_prob: float = 0.5
@@ -86,7 +96,14 @@ class AugmentConfig(Config):
     context_reset: float = 0.0
 
     def __post_init__(self) -> None:
-        shares = ("noise_prob", "no_speech_prob", "digital_prob", "join_prob", "spec_prob")
+        shares = (
+            "noise_prob",
+            "colour_prob",
+            "no_speech_prob",
+            "digital_prob",
+            "join_prob",
+            "spec_prob",
+        )
         shares += ("time_mask_share", "device_from", "wait_prob", "context_reset")
         allowed = "a share from 0 to 1 is needed"
         self.check("augment", shares, holds=lambda v: 0 <= v <= 1, allowed=allowed)
@@ -125,10 +142,7 @@ class Augmenter:
         """
         self._config, self._mean_F = config, mean_F
         self._longest_loop = max(map(loop_frames, chunks)) * SUBSAMPLING if config.wait_prob else 0
-        # White noise gets a random colour; a user's own noise keeps its own.
-        self._shape_noise = noise_NF is None
-        # Kept as power, because it is added in the power domain.
-        self._noise_NF = (white_noise() if noise_NF is None else noise_NF).exp()
+        self._mixer = NoiseMixer(noise_NF, config.noises, config.snr_db)
 
     def __call__(
         self, batch: Batch, generator: torch.Generator, *, chunk: int = 0, progress: float = 1.0
@@ -142,7 +156,7 @@ class Augmenter:
                 wait, since they are no stream.
             progress: share of the planned updates done.
         """
-        config, draw = self._config, _Draw(generator)
+        config, draw = self._config, Draw(generator)
         if progress < config.device_from:
             config = config.replace(noise_prob=0.0, wait_prob=0.0, context_reset=0.0)
         features_BTF, speech_lens_B = batch.features_BTF, batch.feature_lens_B
@@ -160,12 +174,9 @@ class Augmenter:
         features_BTF, lens_B, digital = _add_silence(
             features_BTF, speech_lens_B, config, draw, least=loop * SUBSAMPLING
         )
-        noisy = torch.nonzero(draw.uniform(len(batch)) < config.noise_prob).flatten()
-        if len(noisy):
-            mixed = self._mix(features_BTF[noisy], lens_B[noisy], speech_lens_B[noisy], draw)
-            features_BTF[noisy] = mixed
-        gain_B = draw.uniform(len(batch), *config.gain_db) * _NATS_PER_DB
-        _apply_gain(features_BTF, gain_B)
+        self._mixer.mix(features_BTF, lens_B, speech_lens_B, draw, share=config.noise_prob)
+        gain_B1 = draw.uniform((len(batch), 1), *config.gain_db) * NATS_PER_DB
+        _apply_gain(features_BTF, gain_B1 + _colours(len(batch), config.colour_prob, draw))
         for row_TF, spans, end in zip(features_BTF, digital, lens_B.tolist(), strict=True):
             for span in spans:
                 row_TF[span] = SILENCE_FLOOR
@@ -181,7 +192,7 @@ class Augmenter:
             mask(batch.features_BTF, batch.feature_lens_B, **masks)
         return batch
 
-    def _waits(self, num: int, seconds: float, draw: "_Draw") -> Tensor:
+    def _waits(self, num: int, seconds: float, draw: Draw) -> Tensor:
         """How often each utterance heard a loop of so many seconds."""
         low, high = (math.log(limit) for limit in self._config.wait_seconds)
         return (draw.uniform(num, low, high).exp() / seconds).round().long()
@@ -203,61 +214,19 @@ class Augmenter:
             batch.wait = Wait(loop_frames(chunk), torch.ones(len(batch), dtype=torch.int64))
         return join_pairs(batch) if self.joins else batch
 
-    def _noise(self, num: int, num_frames: int, draw: "_Draw") -> Tensor:
+    def _noise(self, num: int, num_frames: int, draw: Draw) -> Tensor:
         """Noise of random colour at -75 to -20 dB, or digital silence: [num, num_frames, F]."""
-        rows = draw.integers(num, len(self._noise_NF))[:, None] + torch.arange(num_frames)
-        noise_BTF = self._noise_NF[rows % len(self._noise_NF)].log()
-        level_B = draw.uniform(num, -75.0, -20.0) * _NATS_PER_DB
+        noise_BTF = self._mixer.alone(num, num_frames, draw)
+        level_B = draw.uniform(num, -75.0, -20.0) * NATS_PER_DB
         level_B[draw.uniform(num) < self._config.digital_prob] = -100.0  # far below the floor
-        noise_BTF = noise_BTF + (_random_spectra(num, draw) + level_B[:, None])[:, None]
+        noise_BTF = noise_BTF + (random_spectra(num, draw) + level_B[:, None])[:, None]
         return noise_BTF.clamp_(min=SILENCE_FLOOR)
 
-    def _mix(
-        self, speech_BTF: Tensor, lens_B: Tensor, speech_lens_B: Tensor, draw: "_Draw"
-    ) -> Tensor:
-        """Speech with noise from random places, at random ratios; log-mel again."""
-        B, T, F = speech_BTF.shape
-        # Log-mel energies lie in [-16, 16): their powers cannot overflow.
-        speech_BTF = speech_BTF.exp()
-        inside_BT = torch.arange(T) < lens_B[:, None]
-        speech_B = (speech_BTF.sum(2) * inside_BT).sum(1) / speech_lens_B
-        rows_BT = draw.integers(B, len(self._noise_NF))[:, None] + torch.arange(T)
-        rows_BT %= len(self._noise_NF)
-        noise_BTF = self._noise_NF.index_select(0, rows_BT.flatten()).view(B, T, F)
-        scale_BF = _random_spectra(B, draw).exp() if self._shape_noise else torch.ones(B, F)
-        noise_B = (noise_BTF.mean(1) * scale_BF).sum(1)
-        snr_B = (draw.uniform(B, *self._config.snr_db) * _NATS_PER_DB).exp()
-        scale_BF *= (speech_B / (noise_B * snr_B))[:, None]
-        return speech_BTF.addcmul_(noise_BTF, scale_BF[:, None]).log_()
 
-
-class _Draw:
-    """Random numbers from one generator."""
-
-    def __init__(self, generator: torch.Generator) -> None:
-        self._generator = generator
-
-    def uniform(self, shape: int | tuple[int, ...], low: float = 0.0, high: float = 1.0) -> Tensor:
-        shape = (shape,) if isinstance(shape, int) else shape
-        return torch.rand(shape, generator=self._generator) * (high - low) + low
-
-    def integers(self, num: int, end: int) -> Tensor:
-        return torch.randint(end, (num,), generator=self._generator)
-
-    def chance(self, probability: float) -> bool:
-        return self.uniform(1).item() < probability
-
-
-def _resets(batch: Batch, share: float, draw: _Draw) -> Tensor | None:
+def _resets(batch: Batch, share: float, draw: Draw) -> Tensor | None:
     """Where the predictor's context starts again, [B, U + 1]."""
     B, U = batch.targets_BU.shape
     return draw.uniform((B, U + 1)) < share if share else None
-
-
-def white_noise(seconds: float = 40.0) -> Tensor:
-    """Features of white Gaussian noise at 0 dB per sample, [N, 80]; always the same."""
-    wave_S = torch.randn(int(seconds * SAMPLE_RATE), generator=generator(0))
-    return fbank(wave_S)
 
 
 def mask(
@@ -273,7 +242,7 @@ def mask(
     An utterance of n frames gets at most ceil(share * n / longest) masks over time, and each has at
     most share * n / number frames, so that together they never hide more than the share.
     """
-    draw, B = _Draw(generator), len(lens_B)
+    draw, B = Draw(generator), len(lens_B)
     room_B = config.time_mask_share * lens_B
     num_B = (room_B / config.time_mask_frames).ceil().clamp(1, max(config.num_time_masks, 1))
     longest_B1 = (room_B / num_B).clamp(max=config.time_mask_frames).floor()[:, None]
@@ -292,7 +261,7 @@ def mask(
             row_TF[:n, span] = mean_F[span]
 
 
-def _stripes(width_BM: Tensor, ends_B: Tensor, draw: _Draw) -> list[list[slice]]:
+def _stripes(width_BM: Tensor, ends_B: Tensor, draw: Draw) -> list[list[slice]]:
     """For each utterance, stripes of the given widths at random places before its end."""
     start_BM = (draw.uniform(tuple(width_BM.shape)) * (ends_B[:, None] - width_BM + 1)).long()
     stop_BM = start_BM + width_BM.long()
@@ -301,7 +270,7 @@ def _stripes(width_BM: Tensor, ends_B: Tensor, draw: _Draw) -> list[list[slice]]
 
 
 def _add_silence(
-    features_BTF: Tensor, lens_B: Tensor, config: AugmentConfig, draw: _Draw, *, least: int
+    features_BTF: Tensor, lens_B: Tensor, config: AugmentConfig, draw: Draw, *, least: int
 ) -> tuple[Tensor, Tensor, list[list[slice]]]:
     """Put silence before (`least` frames or more) and after the speech.
 
@@ -332,7 +301,7 @@ def _add_silence(
     return out_BTF, new_lens_B, spans
 
 
-def _quiet_frames(features_BTF: Tensor, lens_B: Tensor, num: int, draw: _Draw) -> Tensor:
+def _quiet_frames(features_BTF: Tensor, lens_B: Tensor, num: int, draw: Draw) -> Tensor:
     """[B, num] random frames among the quietest tenth (four at least) of each utterance."""
     B, T, _ = features_BTF.shape
     level_BT = features_BTF.mean(2).masked_fill_(_beyond(lens_B, T), math.inf)
@@ -342,34 +311,30 @@ def _quiet_frames(features_BTF: Tensor, lens_B: Tensor, num: int, draw: _Draw) -
 
 
 def _add_decay(
-    out_BTF: Tensor, start_B: Tensor, num_B: Tensor, last_BF: Tensor, draw: _Draw
+    out_BTF: Tensor, start_B: Tensor, num_B: Tensor, last_BF: Tensor, draw: Draw
 ) -> None:
     """Let the last frame die away over the tail, 60 dB in 0.1 to 0.6 s, in place."""
-    fall_B = 60 * _NATS_PER_DB / (draw.uniform(len(last_BF), 0.1, 0.6) * 100)
+    fall_B = 60 * NATS_PER_DB / (draw.uniform(len(last_BF), 0.1, 0.6) * 100)
     b, k = torch.nonzero(torch.arange(_DECAY_FRAMES) < num_B[:, None], as_tuple=True)
     t = start_B[b] + k
     decay_NF = last_BF[b] - (fall_B[b] * (k + 1))[:, None]
     out_BTF[b, t] = torch.logaddexp(out_BTF[b, t], decay_NF)
 
 
-def _random_spectra(num: int, draw: _Draw) -> Tensor:
-    """[num, F] smooth random colours: a tilt of -32 to 8 dB and three ripples of up to 6 dB."""
-    at_F = torch.linspace(0, 1, NUM_BINS)
-    tilt_B = draw.uniform(num, -32, 8) * _NATS_PER_DB
-    ripple_BM = draw.uniform((num, 3), -6, 6) * _NATS_PER_DB
-    phase_BM = draw.uniform((num, 3), 0, 2 * math.pi)
-    turns_M = torch.tensor([1.0, 2.0, 3.0]) * math.pi
-    waves_BMF = torch.cos(turns_M[:, None] * at_F + phase_BM[..., None])
-    return tilt_B[:, None] * at_F + (ripple_BM[..., None] * waves_BMF).sum(1)
+def _colours(num: int, share: float, draw: Draw) -> Tensor:
+    """[num, F] colours of microphones for a share of the utterances, 0 for the others."""
+    if not share:
+        return torch.zeros(1, 1)
+    return microphones(num, draw) * (draw.uniform((num, 1)) < share)
 
 
-def _apply_gain(features_BTF: Tensor, gain_B: Tensor) -> None:
+def _apply_gain(features_BTF: Tensor, gain_BF: Tensor) -> None:
     """Change the level in place; bins at the floor stay there, bins that fall below are lifted to it."""
     torch.threshold_(features_BTF, _AT_FLOOR, -math.inf)
-    features_BTF.add_(gain_B[:, None, None]).clamp_(min=SILENCE_FLOOR)
+    features_BTF.add_(gain_BF[:, None]).clamp_(min=SILENCE_FLOOR)
 
 
-def _warp(features_BTF: Tensor, lens_B: Tensor, most: int, draw: _Draw) -> Tensor:
+def _warp(features_BTF: Tensor, lens_B: Tensor, most: int, draw: Draw) -> Tensor:
     """Warp time about a random point of each utterance, which moves by up to `most` frames.
 
     Utterances of fewer than 2 * most + 2 frames are not changed. Frames are interpolated linearly,

@@ -1,7 +1,8 @@
 """Training batches: order, source, augmentation and chunk, with an exact state.
 
 The order (`todm.asr.data.order`) is a function of (seed, epoch), the random draws of augmentation of
-(seed, epoch, index, rank), the chunk of (seed, epoch, index). So the whole state is two numbers, the
+(seed, epoch, index, rank), the rendering of an utterance of (seed, epoch, its name), the chunk of (seed,
+epoch, index). So the whole state is two numbers, the
 epoch and the index of the next batch, the same on every process, and a resumed training sees
 exactly what an uninterrupted one would have seen.
 
@@ -11,6 +12,7 @@ batches that training has taken, however far ahead the processes are.
 """
 
 import dataclasses
+import functools
 import logging
 import random
 from collections.abc import Iterator, Sequence
@@ -21,6 +23,7 @@ import torch
 from torch import distributed
 
 from todm.asr.data import shar
+from todm.asr.data.acoustics import AS_IT_IS, Acoustics, AcousticsConfig, draw_rendering
 from todm.asr.data.augment import Augmenter
 from todm.asr.data.batch import (
     UNKNOWN,
@@ -44,13 +47,16 @@ _MOST_TRIES = 10
 """Batches in a row without any readable audio, after which the disk is assumed to be gone."""
 
 
-def open_source(cuts_path: Path, store_dir: Path, config: LoaderConfig) -> Source:
+def open_source(
+    cuts_path: Path, store_dir: Path, config: LoaderConfig, acoustics: Acoustics = AS_IT_IS
+) -> Source:
     """The utterances of the training split, after `compute_features`.
 
     Args:
         cuts_path: the manifest, or where it would lie if the split were not in shards.
         store_dir: the features, if they are mapped.
         config: how features are read, and at which speeds.
+        acoustics: the renderings that features are computed of, if they are not mapped.
 
     Raises:
         ArtifactError: the features were not computed.
@@ -61,8 +67,8 @@ def open_source(cuts_path: Path, store_dir: Path, config: LoaderConfig) -> Sourc
         shar.refuse_shards(cuts_path)
         return Listed.of_store(FeatureStore.open(store_dir))
     if (index := shar.index_of(cuts_path)) is not None:
-        return shar.Shards.open(index, config.speeds)
-    return Listed.of_manifest(cuts_path, config.speeds)
+        return shar.Shards.open(index, config.speeds, acoustics)
+    return Listed.of_manifest(cuts_path, config.speeds, acoustics)
 
 
 class Loader:
@@ -81,6 +87,7 @@ class Loader:
         encode: Encode,
         *,
         config: LoaderConfig,
+        acoustics: AcousticsConfig = AS_IT_IS.config,
         augment: Augmenter | None = None,
         chunks: Sequence[int] = (0,),
         schedule: Schedule = ALONE,
@@ -91,6 +98,7 @@ class Loader:
             source: the utterances.
             encode: transcript to token ids.
             config: batch size, order, seed.
+            acoustics: which renderings are taken.
             augment: applied to every batch.
             chunks: sizes that the chunk of a step is drawn from, the same on all processes.
             schedule: which batches this process takes.
@@ -99,7 +107,8 @@ class Loader:
             CorpusError: too few utterances are usable for a batch on every process.
         """
         self._source, self._encode, self._config = source, encode, config
-        self._augment, self._chunks, self._schedule = augment, chunks, schedule
+        self._acoustics, self._augment = acoustics, augment
+        self._chunks, self._schedule = chunks, schedule
         silence = 0 if augment is None else augment.silence
         lengths = Lengths.of(source.frames_N, source.labels_N(encode), config, silence=silence)
         self._lengths, self._order = lengths, source.order(lengths, config, schedule)
@@ -159,7 +168,10 @@ class Loader:
     def _job(self, epoch: int, index: int, items: list[Item]) -> "_Job":
         chunk = random.Random(f"{self._config.seed}/{epoch}/{index + 1}").choice(self._chunks)
         targets = [self._encode(item.text) for item in items]
-        return _Job(epoch, index, items, targets, chunk, self._progress(epoch, index))
+        progress = self._progress(epoch, index)
+        draw = functools.partial(draw_rendering, self._acoustics, seed=self._config.seed)
+        renderings = [draw(item.id, epoch=epoch, progress=progress) for item in items]
+        return _Job(epoch, index, items, targets, renderings, chunk, progress)
 
     def _progress(self, epoch: int, index: int) -> float:
         """The share of the planned updates before a batch; 1 if none are planned."""
@@ -254,6 +266,7 @@ class _Job(NamedTuple):
     number: int
     items: list[Item]
     targets: list[list[int]]
+    renderings: list[int]
     chunk: int
     progress: float
 
@@ -275,9 +288,10 @@ class _Maker(torch.utils.data.Dataset):
 
     def __getitem__(self, job: _Job) -> _Made:
         features, rows, rejected = [], [], {}
-        for item, targets in zip(job.items, job.targets, strict=True):
+        rows_of_job = zip(job.items, job.targets, job.renderings, strict=True)
+        for item, targets, rendering in rows_of_job:
             try:
-                features.append(item.load())
+                features.append(item.load(rendering))
                 rows.append((targets, item.id, item.text))
             except CorpusError as error:
                 rejected[item.id] = str(error)

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from todm.asr.data.audio import SUFFIXES
+from todm.asr.data.features import SILENCE_FLOOR
 from todm.asr.data.store import FeatureStore
 from todm.errors import CorpusError
 from todm.files import only_one
@@ -67,11 +68,21 @@ def noise_of_store(store: FeatureStore, *, max_frames: int = 360_000) -> Tensor:
     """Frames of noise recordings, [N, 80] float32, of at most an hour by default.
 
     Each recording gives as much as the others if it is long enough, and is normalised to the same
-    mean power, so that a quiet one counts as much as a loud one.
+    mean power, so that a quiet one counts as much as a loud one. Digital silence, which short clips are
+    often padded with, is left out.
+
+    Raises:
+        CorpusError: there is nothing else.
     """
     share = max_frames // max(len(store), 1) + 1
-    parts = [store.features(i)[:share] for i in range(len(store))]
-    return torch.cat([f - f.exp().sum(1).mean().log() for f in parts])[:max_frames]
+    parts = [_sounding(store.features(i))[:share] for i in range(len(store))]
+    if not sum(map(len, parts)):
+        raise CorpusError("the recordings of noise hold only digital silence: give others")
+    return torch.cat([f - f.exp().sum(1).mean().log() for f in parts if len(f)])[:max_frames]
+
+
+def _sounding(features_TF: Tensor) -> Tensor:
+    return features_TF[(features_TF > SILENCE_FLOOR + 1e-3).any(1)]
 
 
 def _parts(paths: list[Path], folder: Path, seconds: float, unreadable: list[str]) -> Iterator[Any]:

@@ -26,6 +26,7 @@ from typing import Any, NamedTuple, Self, cast
 
 import numpy as np
 
+from todm.asr.data.acoustics import AS_IT_IS, Acoustics
 from todm.asr.data.audio import cut_text, frames_at
 from todm.asr.data.batch import Encode, LoaderConfig
 from todm.asr.data.order import (
@@ -145,9 +146,11 @@ class Shards:
         seconds_M: np.ndarray,
         labels_M: np.ndarray,
         speeds: tuple[float, ...],
+        acoustics: Acoustics = AS_IT_IS,
     ) -> None:
-        """Arguments of `write_index`, and the speeds."""
+        """Arguments of `write_index`, the speeds, and the renderings."""
         self.shards, self.speeds, self._labels_M = list(shards), speeds, labels_M
+        self._acoustics = acoustics
         self.starts = np.cumsum([0, *(shard.num for shard in shards)])
         utterances, num = np.arange(len(labels_M)), len(speeds)
         frames = np.stack([frames_at(seconds_M.astype(np.float64), s) for s in speeds])
@@ -155,7 +158,7 @@ class Shards:
         self.frames_N = np.concatenate(passes)
 
     @classmethod
-    def open(cls, index: Path, speeds: tuple[float, ...]) -> Self:
+    def open(cls, index: Path, speeds: tuple[float, ...], acoustics: Acoustics = AS_IT_IS) -> Self:
         """The shards that an index names.
 
         Raises:
@@ -168,7 +171,7 @@ class Shards:
             shards = [Shard(*row) for row in rows]
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise CorpusError(f"{index} is damaged ({error}): run  todm prepare  again") from None
-        return cls(shards, seconds_M, labels_M, speeds)
+        return cls(shards, seconds_M, labels_M, speeds, acoustics)
 
     def labels_N(self, encode: Encode) -> np.ndarray:
         """Labels of every item, as counted when the corpus was prepared; `encode` is not used."""
@@ -227,7 +230,12 @@ class Shards:
         for batch in block.batches:
             places = [divmod(item, num) for item in batch.tolist()]
             yield [
-                cut_item(cuts[i], speeds[(i + turn) % len(speeds)], cut_text(cuts[i])[0])
+                cut_item(
+                    cuts[i],
+                    speeds[(i + turn) % len(speeds)],
+                    cut_text(cuts[i])[0],
+                    acoustics=self._acoustics,
+                )
                 for turn, i in places
                 if i in cuts
             ]

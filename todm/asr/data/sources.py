@@ -14,7 +14,8 @@ from typing import Any, NamedTuple, Protocol, Self
 import numpy as np
 from torch import Tensor
 
-from todm.asr.data.audio import cut_features, frames_at, json_text, speed_id
+from todm.asr.data.acoustics import AS_IT_IS, Acoustics
+from todm.asr.data.audio import frames_at, json_text, speed_id
 from todm.asr.data.batch import UNKNOWN, Encode, LoaderConfig
 from todm.asr.data.order import UNSPELLABLE, Lengths, MixedOrder, Order, Schedule
 from todm.asr.data.store import FeatureStore
@@ -27,12 +28,13 @@ class Item(NamedTuple):
     Attributes:
         id: its name, the speed included.
         text: its transcript.
-        load: gives its features, [T, F] float32; raises CorpusError if the audio cannot be used.
+        load: gives the features, [T, F] float32, of a rendering by its number; raises CorpusError if
+            the audio cannot be used.
     """
 
     id: str
     text: str
-    load: Callable[[], Tensor]
+    load: Callable[[int], Tensor]
 
 
 class Source(Protocol):
@@ -56,17 +58,23 @@ class Source(Protocol):
         ...
 
 
-def cut_item(cut: Any, speed: float, text: str) -> Item:  # noqa: ANN401 - a lhotse Cut or its JSON
+def cut_item(
+    cut: Any,  # noqa: ANN401 - a lhotse Cut or its JSON
+    speed: float,
+    text: str,
+    *,
+    acoustics: Acoustics,
+) -> Item:
     """An item whose features are computed from the audio of a cut."""
     name = cut["id"] if isinstance(cut, dict) else cut.id
-    return Item(speed_id(name, speed), text, functools.partial(_compute, cut, speed))
+    return Item(speed_id(name, speed), text, functools.partial(_compute, cut, speed, acoustics))
 
 
-def _compute(cut: Any, speed: float) -> Tensor:  # noqa: ANN401
+def _compute(cut: Any, speed: float, acoustics: Acoustics, rendering: int) -> Tensor:  # noqa: ANN401
     from lhotse.serialization import deserialize_item
 
     cut = deserialize_item(dict(cut)) if isinstance(cut, dict) else cut
-    return cut_features(cut, (speed,))[0]
+    return acoustics.features(cut, (speed,), [rendering])[0][0]
 
 
 class Listed:
@@ -90,7 +98,9 @@ class Listed:
         return cls(store.lens_N.numpy(), [u.text for u in rows], item)
 
     @classmethod
-    def of_manifest(cls, path: Path, speeds: Sequence[float]) -> Self:
+    def of_manifest(
+        cls, path: Path, speeds: Sequence[float], acoustics: Acoustics = AS_IT_IS
+    ) -> Self:
         """The utterances of a lhotse manifest, whose lines are held in memory.
 
         Raises:
@@ -111,7 +121,8 @@ class Listed:
 
         def item(number: int) -> Item:
             line, speed = divmod(number, len(speeds))
-            return cut_item(json.loads(lines[line]), speeds[speed], texts[number])
+            cut = json.loads(lines[line])
+            return cut_item(cut, speeds[speed], texts[number], acoustics=acoustics)
 
         return cls(frames_N, texts, item)
 

@@ -29,7 +29,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from todm.asr.data.audio import cut_features, cut_text, frames_at, speed_id
+from todm.asr.data.acoustics import AS_IT_IS, Acoustics
+from todm.asr.data.audio import cut_text, frames_at, speed_id
 from todm.asr.data.features import NUM_BINS
 from todm.asr.data.workers import Workers
 from todm.errors import ArtifactError, CorpusError
@@ -45,7 +46,7 @@ _JOURNAL, _DONE = "journal.jsonl", "done.json"
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
 class Utterance:
-    """Where one utterance at one speed lies in the store."""
+    """Where one utterance at one speed lies in the store; its renderings lie one behind the other."""
 
     id: str
     text: str
@@ -64,6 +65,7 @@ class FeatureStore:
         mean_F: mean of every bin over all frames, [80] float32.
         std_F: standard deviation of every bin, [80] float32.
         rejected: rows {id, reason} of the audio that was left out.
+        num_renderings: of every utterance, beside itself.
     """
 
     def __init__(
@@ -76,6 +78,7 @@ class FeatureStore:
         self.path = path
         self.utterances = utterances
         self.rejected = rejected
+        self.num_renderings = int(done.get("renderings", 0))
         self.mean_F = torch.tensor(done["mean"])
         self.std_F = torch.tensor(done["std"])
         # Mode "c": torch wants writable memory; nothing is ever written back.
@@ -88,13 +91,14 @@ class FeatureStore:
         out_dir: str | Path,
         *,
         speeds: Sequence[float] = (0.9, 1.0, 1.1),
+        acoustics: Acoustics = AS_IT_IS,
         num_jobs: int | None = None,
         label: str = "features",
         progress: Progress = no_progress,
     ) -> Self:
         """Compute the features of every cut at every speed; a finished store is only opened.
 
-        An interrupted build is resumed; a store of other cuts, other audio or other speeds is built
+        An interrupted build is resumed; a store of other cuts, audio, speeds or renderings is built
         anew. Audio that cannot be read or framed is left out, and listed in `rejected`. If several
         processes build the same store, one does the work and the others wait.
 
@@ -102,13 +106,15 @@ class FeatureStore:
             cuts_path: a lhotse CutSet (`cuts_train.jsonl.gz` of a corpus).
             out_dir: the store's directory, made if need be; anything else in it is an error.
             speeds: factors of tempo and pitch, by resampling; 1.0 is the audio as it is.
+            acoustics: renderings to hold beside the audio as it is.
             num_jobs: processes; the CPUs this process may use if None. Processes are spawned, so a
                 script that calls this needs its `if __name__ == "__main__"`.
             label: what `progress` calls the work.
             progress: called with the number of cuts done.
 
         Raises:
-            CorpusError: no cuts, none usable, no room on the disk, or a worker was killed.
+            CorpusError: no cuts, none usable, no room on the disk, a worker was killed, or a folder of
+                impulse responses cannot be used.
         """
         from lhotse import CutSet
 
@@ -118,13 +124,15 @@ class FeatureStore:
         cuts = list(CutSet.from_file(cuts_path))
         corpus = _fingerprint(cuts_path, cuts)
         settings = {"format": _FORMAT, "speeds": list(speeds), "corpus": corpus}
+        if acoustics.config.renderings:
+            settings["acoustics"] = acoustics.settings
         if not cuts:
             raise CorpusError(f"{cuts_path} holds no utterances: nothing to compute features of")
         with only_one(out_dir, f"the feature store {out_dir}"):
             if _read_done(out_dir).get("settings") != settings:
                 _start(out_dir, settings)
                 with _room(out_dir):
-                    parts = _plan(cuts, speeds)
+                    parts = _plan(cuts, speeds, acoustics)
                     for done in _fill(out_dir, parts, Workers(num_jobs)):
                         progress(label, done, len(cuts))
                     _finish(out_dir, settings)
@@ -154,10 +162,12 @@ class FeatureStore:
     def __len__(self) -> int:
         return len(self.utterances)
 
-    def features(self, index: int) -> Tensor:
-        """[T, 80] float32 of one utterance."""
+    def features(self, index: int, rendering: int = 0) -> Tensor:
+        """[T, 80] float32 of one utterance; rendering 0 is the utterance as it is."""
+        assert rendering <= self.num_renderings
         place = self.utterances[index]
-        frames_TF = self._frames_NF[place.offset : place.offset + place.num_frames]
+        start = place.offset + rendering * place.num_frames
+        frames_TF = self._frames_NF[start : start + place.num_frames]
         return torch.from_numpy(frames_TF) * (1 / STEPS_PER_UNIT)
 
     @property
@@ -174,18 +184,19 @@ class _Part:
     cuts: list[Any]
     places: list[list[tuple[int, int]]]
     speeds: tuple[float, ...]
+    acoustics: Acoustics
 
 
-def _plan(cuts: list[Any], speeds: Sequence[float]) -> list[_Part]:
+def _plan(cuts: list[Any], speeds: Sequence[float], acoustics: Acoustics) -> list[_Part]:
     """Give every utterance its place by its length in the manifest: parts are independent."""
-    parts, offset = [], 0
+    parts, offset, times = [], 0, acoustics.config.renderings + 1
     for start in range(0, len(cuts), _CUTS_PER_PART):
         group, places = cuts[start : start + _CUTS_PER_PART], []
         for cut in group:
-            rooms = [int(frames_at(cut.duration, speed)) for speed in speeds]
+            rooms = [times * int(frames_at(cut.duration, speed)) for speed in speeds]
             places.append([(offset + sum(rooms[:k]), room) for k, room in enumerate(rooms)])
             offset += sum(rooms)
-        parts.append(_Part(len(parts), group, places, tuple(speeds)))
+        parts.append(_Part(len(parts), group, places, tuple(speeds), acoustics))
     return parts
 
 
@@ -214,24 +225,28 @@ def _compute(file: Path, part: _Part) -> dict[str, Any]:
     """Write the features of one part, and return its entry in the journal."""
     if multiprocessing.parent_process() is not None:
         torch.set_num_threads(1)  # the other processes have the other CPUs
-    rows, rejected = [], []
+    rows, rejected, numbers = [], [], range(part.acoustics.config.renderings + 1)
     totals = np.zeros((2, NUM_BINS))
     with file.open("r+b") as out:
         for cut, places in zip(part.cuts, part.places, strict=True):
             try:
-                features = cut_features(cut, part.speeds)
+                features = part.acoustics.features(cut, part.speeds, numbers)
             except CorpusError as error:
                 rejected.append({"id": cut.id, "reason": str(error)})
                 continue
             text, speaker = cut_text(cut)
-            for speed, (offset, room), frames_TF in zip(part.speeds, places, features, strict=True):
-                values = frames_TF[:room].numpy()
+            for speed, (offset, room), renderings in zip(
+                part.speeds, places, features, strict=True
+            ):
+                num = min(len(renderings[0]), room // len(numbers))
                 # Not through a memory map: on a full disk a write raises, and a map crashes.
                 out.seek(offset * _FRAME_BYTES)
-                out.write(_quantise(values).tobytes())
-                wide = values.astype(np.float64)
-                totals += wide.sum(0), np.square(wide).sum(0)
-                rows.append([speed_id(cut.id, speed), text, speaker, speed, offset, len(values)])
+                for frames_TF in renderings:
+                    values = frames_TF[:num].numpy()
+                    out.write(_quantise(values).tobytes())
+                    wide = values.astype(np.float64)
+                    totals += wide.sum(0), np.square(wide).sum(0)
+                rows.append([speed_id(cut.id, speed), text, speaker, speed, offset, num])
     return {"part": part.number, "rows": rows, "rejected": rejected, "totals": totals.tolist()}
 
 
@@ -264,12 +279,15 @@ def _finish(out_dir: Path, settings: dict[str, Any]) -> None:
     if not rows:
         first = rejected[0]
         raise CorpusError(f"no audio could be used; the first: {first['id']}, {first['reason']}")
-    sums, squares = np.sum([e["totals"] for e in entries], 0) / sum(r["num_frames"] for r in rows)
+    renderings = settings.get("acoustics", {}).get("renderings", 0)
+    num_frames = (renderings + 1) * sum(r["num_frames"] for r in rows)
+    sums, squares = np.sum([e["totals"] for e in entries], 0) / num_frames
     sync_file(out_dir / _FEATURES)
     write_text(out_dir / _INDEX, "".join(json.dumps(r) + "\n" for r in rows))
     write_text(out_dir / _REJECTED, "".join(json.dumps(r) + "\n" for r in rejected))
     done = {
         "settings": settings,
+        "renderings": renderings,
         "num_utterances": len(rows),
         "num_frames": (out_dir / _FEATURES).stat().st_size // _FRAME_BYTES,
         "mean": sums.tolist(),
