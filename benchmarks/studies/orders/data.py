@@ -91,7 +91,9 @@ def make(out: Path, material: Material, *, progress: Progress = no_progress) -> 
     folder = out / FOLDER
     folder.mkdir(exist_ok=True)
     for split, rows in lines.items():
-        write_text(folder / f"{split}.jsonl", "".join(json.dumps(row) + "\n" for row in rows))
+        file, text = folder / f"{split}.jsonl", "".join(json.dumps(row) + "\n" for row in rows)
+        if not file.is_file() or file.read_text() != text:  # a corpus knows its files by their time
+            write_text(file, text)
     return folder
 
 

@@ -1,7 +1,7 @@
 """What the study trains: ingredients, each beside those before it, then all of them at full length."""
 
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 from todm.errors import ConfigError
 
@@ -16,13 +16,17 @@ class Ingredient:
     Attributes:
         adds: what it is.
         natural: whether natural voices are in the material from here on.
-        prepare: settings of `todm prepare`.
+        renderings: of each natural recording in the material from here on; as before if None.
+        material: settings of the corpus that is spoken of the grammar.
+        prepare: settings of the corpus made of the material.
         train: settings of `todm train`.
         init: whether the training starts from a pretrained net, which `--init` names.
     """
 
     adds: str
     natural: bool = False
+    renderings: int | None = None
+    material: tuple[str, ...] = ()
     prepare: tuple[str, ...] = ()
     train: tuple[str, ...] = ()
     init: bool = False
@@ -40,7 +44,9 @@ INGREDIENTS = {
         ),
     ),
     "natural": Ingredient(
-        adds="orders of natural voices, each in three renderings of rooms and noise", natural=True
+        adds="orders of natural voices, each in three renderings of rooms and noise",
+        natural=True,
+        renderings=3,
     ),
     "level": Ingredient(
         adds="levels, places in time and time steps of a wider range",
@@ -73,7 +79,9 @@ class Run:
     name: str
     adds: str
     natural: bool
+    renderings: int
     init: bool
+    material: tuple[str, ...]
     prepare: tuple[str, ...]
     train: tuple[str, ...]
 
@@ -106,17 +114,20 @@ def run_named(name: str, *, short: int = SHORT, full: int = FULL_LENGTH) -> Run:
 
 def _run(name: str, adds: str, parts: list[Ingredient], updates: int) -> Run:
     train = [setting for part in parts for setting in part.train]
+    renderings = [part.renderings for part in parts if part.renderings is not None]
     return Run(
         name=name,
         adds=adds,
         natural=any(part.natural for part in parts),
+        renderings=renderings[-1] if renderings else 0,
         init=any(part.init for part in parts),
+        material=_last(setting for part in parts for setting in part.material),
         prepare=_last(setting for part in parts for setting in part.prepare),
         train=_last([*train, f"train.num_updates={updates}"]),
     )
 
 
-def _last(settings: "Iterator[str] | list[str]") -> tuple[str, ...]:
+def _last(settings: Iterable[str]) -> tuple[str, ...]:
     """Settings of which a later one replaces an earlier one of the same name."""
     by_name = {setting.partition("=")[0]: setting for setting in settings}
     return tuple(by_name.values())

@@ -1,6 +1,8 @@
 """A row of the ingredients: material, corpus, training, bundle and figures, each kept once it is done."""
 
+import dataclasses
 import hashlib
+import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -58,9 +60,7 @@ def finish(
     found = evaluate.evaluate(request, progress=progress)
     trained = artifact.load(place / _NET, kind="supernet")
     found["training"] = {
-        "adds": run.adds,
-        "prepare": list(run.prepare),
-        "settings": list(run.train),
+        **dataclasses.asdict(run),
         "updates": trained.metrics["updates"],
         "artifact": trained.hash,
         "cpu_seconds": seconds,
@@ -86,7 +86,7 @@ def _claim(place: Path, run: Run) -> None:
     Raises:
         ConfigError: it holds a training with other settings.
     """
-    wanted = {"prepare": list(run.prepare), "train": list(run.train)}
+    wanted = json.loads(json.dumps({**dataclasses.asdict(run), "adds": None}))
     found = read(place / _SETTINGS)
     if found not in (None, wanted):
         raise ConfigError(f"{place} holds a training with other settings: choose another --out")
@@ -95,14 +95,19 @@ def _claim(place: Path, run: Run) -> None:
 
 def _corpus(run: Run, out: Path, natural: Path, *, lock: int, progress: Progress) -> Path:
     """The corpus of a run; runs with the same material and settings share it."""
-    name = "natural" if run.natural else "espeak"
-    material = data.Material(natural=natural if run.natural else None)
-    folder = data.make(out / f"material-{name}", material, progress=progress)
-    mark = hashlib.sha256(" ".join(run.prepare).encode()).hexdigest()[:8]
-    corpus = out / f"corpus-{name}-{mark}"
+    material = data.Material(
+        natural=natural if run.natural else None, renderings=run.renderings, settings=run.material
+    )
+    made_of = f"{'natural' if run.natural else 'espeak'}-{_mark(run.renderings, run.material)}"
+    folder = data.make(out / f"material-{made_of}", material, progress=progress)
+    corpus = out / f"corpus-{made_of}-{_mark(run.prepare)}"
     words = ["prepare", "--config", data.RECIPE, "--data", str(folder), "--out", str(corpus)]
     _stage([*words, *_set(run.prepare)], out, lock)
     return corpus
+
+
+def _mark(*settings: object) -> str:
+    return hashlib.sha256(repr(settings).encode()).hexdigest()[:8]
 
 
 def _set(settings: Sequence[str]) -> list[str]:

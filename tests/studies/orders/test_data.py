@@ -49,7 +49,9 @@ def test_material_has_both_voices_and_dev_has_voices_of_its_own(natural, tmp_pat
     assert all(-41 <= peak <= -2.9 for peak in peaks)
     with pytest.raises(ConfigError, match="made with other flags: choose another --out"):
         data.make(tmp_path / "out", Material(natural=natural, settings=SMALL))
+    before = [(file, file.stat().st_mtime_ns) for file in sorted(folder.iterdir())]
     assert data.make(tmp_path / "out", material) == folder
+    assert [(file, file.stat().st_mtime_ns) for file in sorted(folder.iterdir())] == before
 
 
 def test_what_cannot_be_made_is_a_sentence_and_leaves_nothing(natural, tmp_path):

@@ -35,7 +35,7 @@ def test_orders_after_a_wait_are_compared_with_those_without(monkeypatch, read):
 def test_speech_counts_every_segment_and_those_that_are_orders(monkeypatch, tmp_path):
     said = ["brew a latte", "brew a", "two"]
     words = [types.SimpleNamespace(confidence=0.5)]
-    segments = [types.SimpleNamespace(text=t, words=words, start=0.0) for t in said]
+    segments = [types.SimpleNamespace(text=t, words=words, start=0.0, confidence=1.0) for t in said]
     heard = []
 
     def fake(recognizer, blocks):

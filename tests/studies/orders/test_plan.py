@@ -23,7 +23,7 @@ def test_every_row_has_what_the_row_before_has():
 
 @pytest.mark.parametrize("run", list(runs()), ids=lambda run: run.name)
 def test_the_recipe_has_all_settings(run):
-    recipe = named(RECIPE).override([*run.prepare, *run.train])
+    recipe = named(RECIPE).override([*run.material, *run.prepare, *run.train])
     assert recipe.train.sandwich == (run.name in ("supernet", FULL))
 
 

@@ -1,5 +1,6 @@
 """A row from its material to its figures; the stages of todm are not run here."""
 
+import dataclasses
 import json
 
 import pytest
@@ -57,8 +58,8 @@ def test_a_row_has_its_settings_updates_and_time(stages, finish, tmp_path):
     assert called[-1][-1] == str(tmp_path / "out/natural/bundle")
     assert row["training"]["updates"] == 12
     assert row["training"]["cpu_seconds"] == 7.0
-    assert "train.num_updates=12" in row["training"]["settings"]
-    assert json.loads((tmp_path / "rows/row.json").read_text()) == row
+    assert "train.num_updates=12" in row["training"]["train"]
+    assert json.loads((tmp_path / "rows/row.json").read_text()) == json.loads(json.dumps(row))
     assert finish()["training"]["cpu_seconds"] == 14.0  # all attempts
 
 
@@ -77,7 +78,7 @@ def test_other_settings_in_the_same_folder_are_refused(stages, finish, tmp_path)
 
 
 def test_a_row_that_starts_from_a_net_asks_for_it(stages, finish, monkeypatch):
-    run = training.Run(name="x", adds="", natural=True, init=True, prepare=(), train=())
+    run = dataclasses.replace(run_named("natural"), init=True)
     monkeypatch.setitem(finish.__globals__, "run_named", lambda name, short: run)
     with pytest.raises(ConfigError, match="starts from a pretrained net: name it with --init"):
         finish()
