@@ -7,6 +7,8 @@ from todm.errors import ConfigError
 
 SHORT, FULL_LENGTH = 2400, 7000
 FULL = "full"
+SHARED = "SHARED"
+"""In settings: the folder of the shared data."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -56,6 +58,31 @@ INGREDIENTS = {
             "asr.model.encoder.step_range=[0.02,0.3]",
         ),
     ),
+    "rooms": Ingredient(
+        adds="four renderings of every utterance in real and simulated rooms, at levels and through lines, "
+        "instead of the recipe's rooms",
+        renderings=0,
+        material=("asr.data.room.clean=1",),
+        train=(
+            f"asr.acoustics.rirs={SHARED}/rirs",
+            "asr.acoustics.renderings=4",
+            "asr.acoustics.rendered_from=0.1",
+            "asr.augment.gain_db=[-10,4]",
+        ),
+    ),
+    "noise": Ingredient(
+        adds="recorded noise, babble of the batch, microphones",
+        train=(
+            f"asr.noise={SHARED}/noise/esc10",
+            "asr.augment.noise_prob=0.6",
+            "asr.augment.snr_db=[2,28]",
+            "asr.augment.noises.synthetic=0.2",
+            "asr.augment.noises.babble=0.25",
+            "asr.augment.noises.second=0.25",
+            "asr.augment.noises.burst=0.25",
+            "asr.augment.colour_prob=0.5",
+        ),
+    ),
     "supernet": Ingredient(
         adds="students of all sizes in the same training",
         train=(
@@ -68,7 +95,7 @@ INGREDIENTS = {
 }
 """In the order in which they are added. The last row, `full`, is all of them with all updates.
 
-Real rooms, recorded noise, other speech and pretraining are rows to be entered here as todm gets them.
+Other speech and pretraining are rows to be entered here as todm gets them.
 """
 
 

@@ -54,14 +54,16 @@ def conditions(noises: Sequence[str] = NOISES, snrs: Sequence[int] = SNRS) -> li
 
 
 def shared(*parts: str) -> Path:
-    """A folder of the shared data.
+    """A folder of the shared data, or all of it.
 
     Raises:
         CorpusError: the environment variable is not set, or there is no such folder.
     """
     root = os.environ.get(SHARED)
     if not root:
-        raise CorpusError(f"{SHARED} is not set: set it to the folder that holds {'/'.join(parts)}")
+        raise CorpusError(
+            f"{SHARED} is not set: set it to the folder that holds {'/'.join(parts) or 'the speech'}"
+        )
     place = Path(root, *parts)
     if not place.exists():
         raise CorpusError(f"{place} does not exist: {SHARED} is {root!r}, and it must hold it")

@@ -9,7 +9,8 @@ from typing import Any
 
 from benchmarks.studies import processes
 from benchmarks.studies.orders import data, evaluate
-from benchmarks.studies.orders.plan import Run
+from benchmarks.studies.orders.plan import SHARED, Run
+from benchmarks.studies.orders.recordings import shared
 from benchmarks.studies.results import read, write
 from todm import artifact
 from todm.errors import ConfigError, TrainingError
@@ -111,7 +112,7 @@ def _mark(*settings: object) -> str:
 
 
 def _set(settings: Sequence[str]) -> list[str]:
-    return [word for setting in settings for word in ("--set", setting)]
+    return [word for s in settings for word in ("--set", s.replace(SHARED, str(shared())))]
 
 
 def _stage(words: Sequence[str], place: Path, lock: int) -> float:

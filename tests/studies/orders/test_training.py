@@ -36,7 +36,9 @@ def stages(monkeypatch):
 
 
 @pytest.fixture
-def finish(tmp_path, spoken):
+def finish(tmp_path, spoken, monkeypatch):
+    monkeypatch.setenv("TODM_SHARED_DATA", str(tmp_path))
+
     def call(name="natural", **changes):
         run, out = run_named(name, short=12), tmp_path / "out"
         request = Request(
@@ -61,6 +63,13 @@ def test_a_row_has_its_settings_updates_and_time(stages, finish, tmp_path):
     assert "train.num_updates=12" in row["training"]["train"]
     assert json.loads((tmp_path / "rows/row.json").read_text()) == json.loads(json.dumps(row))
     assert finish()["training"]["cpu_seconds"] == 14.0  # all attempts
+
+
+def test_settings_name_folders_of_the_shared_data(stages, finish, tmp_path):
+    row = finish("noise")
+    train = next(words for words in stages[0] if words[0] == "train")
+    assert f"asr.noise={tmp_path}/noise/esc10" in train
+    assert "asr.noise=SHARED/noise/esc10" in row["training"]["train"]
 
 
 def test_a_stage_that_fails_names_its_log(stages, finish, tmp_path):
