@@ -31,6 +31,7 @@ from todm.asr.data.mixing import (
     microphones,
     random_spectra,
 )
+from todm.asr.data.warping import other_tracts, warp_time
 from todm.asr.model.encoder_config import FRAMES_PER_SECOND, SUBSAMPLING
 from todm.asr.model.wait import Wait, loop_frames
 from todm.config import Config
@@ -64,6 +65,8 @@ class AugmentConfig(Config):
         time_mask_frames: greatest length of each.
         time_mask_share: greatest share of an utterance's frames that they cover together.
         warp_frames: greatest shift of the point about which time is warped; 0 for no warping.
+        tract_prob: share of utterances whose formants are moved, as a longer or shorter vocal tract does.
+        tract: least and greatest factor of their frequencies.
         device_from: share of the planned updates before which there is no added noise, no wait and no
             reset: a net that does not yet hear words learns nothing from them (docs/log.md).
         wait_prob: share of batches whose utterances come after a wait, of which only the sound of a
@@ -90,6 +93,8 @@ class AugmentConfig(Config):
     time_mask_frames: int = 100
     time_mask_share: float = 0.15
     warp_frames: int = 0
+    tract_prob: float = 0.0
+    tract: tuple[float, float] = (0.85, 1.18)
     device_from: float = 0.0
     wait_prob: float = 0.0
     wait_seconds: tuple[float, float] = (0.5, 3600.0)
@@ -104,7 +109,7 @@ class AugmentConfig(Config):
             "join_prob",
             "spec_prob",
         )
-        shares += ("time_mask_share", "device_from", "wait_prob", "context_reset")
+        shares += ("tract_prob", "time_mask_share", "device_from", "wait_prob", "context_reset")
         allowed = "a share from 0 to 1 is needed"
         self.check("augment", shares, holds=lambda v: 0 <= v <= 1, allowed=allowed)
         ranges, allowed = ("gain_db", "snr_db", "wait_seconds"), "the lower value comes first"
@@ -113,6 +118,10 @@ class AugmentConfig(Config):
         self.check("augment", zeros, holds=lambda v: v >= 0, allowed="it must not be negative")
         waits, allowed = ("wait_seconds",), "more than 0 is needed"
         self.check("augment", waits, holds=lambda v: v[0] > 0, allowed=allowed)
+        tracts, allowed = ("tract",), "from 0.5 to 2, the lower value first"
+        self.check(
+            "augment", tracts, holds=lambda v: 0.5 <= v[0] <= v[1] <= 2, allowed=allowed
+        )
         if not 0 <= self.freq_mask_bins <= NUM_BINS:
             raise ConfigError(f"freq_mask_bins is {self.freq_mask_bins}: from 0 to {NUM_BINS}")
         if self.num_time_masks:
@@ -161,7 +170,9 @@ class Augmenter:
             config = config.replace(noise_prob=0.0, wait_prob=0.0, context_reset=0.0)
         features_BTF, speech_lens_B = batch.features_BTF, batch.feature_lens_B
         if config.warp_frames:
-            features_BTF = _warp(features_BTF, speech_lens_B, config.warp_frames, draw)
+            features_BTF = warp_time(features_BTF, speech_lens_B, config.warp_frames, draw)
+        if config.tract_prob:
+            features_BTF = other_tracts(features_BTF, config.tract, config.tract_prob, draw)
         removed = torch.nonzero(draw.uniform(len(batch)) < config.no_speech_prob).flatten()
         removed = removed[: len(batch) - 1]  # a loss per label needs one
         if len(removed):
@@ -332,32 +343,6 @@ def _apply_gain(features_BTF: Tensor, gain_BF: Tensor) -> None:
     """Change the level in place; bins at the floor stay there, bins that fall below are lifted to it."""
     torch.threshold_(features_BTF, _AT_FLOOR, -math.inf)
     features_BTF.add_(gain_BF[:, None]).clamp_(min=SILENCE_FLOOR)
-
-
-def _warp(features_BTF: Tensor, lens_B: Tensor, most: int, draw: Draw) -> Tensor:
-    """Warp time about a random point of each utterance, which moves by up to `most` frames.
-
-    Utterances of fewer than 2 * most + 2 frames are not changed. Frames are interpolated linearly,
-    in the log domain.
-    """
-    B, T, F = features_BTF.shape
-    wide_B = lens_B > 2 * most + 1
-    from_B = most + 1 + draw.uniform(B) * (lens_B - 2 * most - 2)
-    to_B = torch.where(wide_B, from_B + draw.uniform(B, -most, most), 1.0)
-    from_B = torch.where(wide_B, from_B, 1.0)
-    at_BT = torch.arange(T).expand(B, T).float()
-    end_B = (lens_B - 1).float()
-    left_BT = at_BT * (from_B / to_B)[:, None]
-    slope_B = (end_B - from_B) / (end_B - to_B)
-    right_BT = end_B[:, None] - (end_B[:, None] - at_BT) * slope_B[:, None]
-    source_BT = torch.where(at_BT < to_B[:, None], left_BT, right_BT)
-    source_BT = torch.where(_beyond(lens_B, T) | ~wide_B[:, None], at_BT, source_BT)
-    low_BT = source_BT.floor().long().clamp_(0, T - 1)
-    base_B1 = torch.arange(B)[:, None] * T
-    rows_N = (low_BT + base_B1).flatten()
-    next_N = ((low_BT + 1).minimum(lens_B[:, None] - 1) + base_B1).flatten()
-    flat_NF, part_N1 = features_BTF.reshape(B * T, F), (source_BT - low_BT).flatten()[:, None]
-    return torch.lerp(flat_NF[rows_N], flat_NF[next_N], part_N1).view(B, T, F)
 
 
 def _beyond(lens_B: Tensor, length: int) -> Tensor:

@@ -33,6 +33,8 @@ SILENCE_FLOOR = math.log(torch.finfo(torch.float32).eps)
 PADDING = math.log(1e-10)
 """Fills a batch beyond the end of an utterance, -23.0258509, as sherpa-onnx pads one."""
 
+LOWEST_HERTZ, HIGHEST_HERTZ = 20.0, 7600.0
+"""The ends of the mel filters."""
 
 Count = TypeVar("Count", int, np.ndarray)
 
@@ -63,6 +65,17 @@ def fbank(wave_S: Tensor, sample_rate: int = SAMPLE_RATE) -> Tensor:
         raise CorpusError(f"{wave_S.numel()} samples are too few: at least {MIN_SAMPLES} (25 ms)")
     with torch.no_grad():
         return _extractor()(wave_S.float()[None])[0]
+
+
+def mel(hertz: Tensor) -> Tensor:
+    """Frequencies on the mel scale, as Kaldi has it."""
+    return 1127.0 * torch.log1p(hertz / 700.0)
+
+
+def bin_hertz() -> Tensor:
+    """[F] the centre of each bin, in hertz."""
+    low, high = (float(mel(torch.tensor(end))) for end in (LOWEST_HERTZ, HIGHEST_HERTZ))
+    return 700.0 * torch.expm1(torch.linspace(low, high, NUM_BINS + 2)[1:-1] / 1127.0)
 
 
 def pad(features: Sequence[Tensor]) -> Tensor:

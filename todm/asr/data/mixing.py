@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from todm.asr.data.batch import generator
-from todm.asr.data.features import NUM_BINS, SAMPLE_RATE, fbank
+from todm.asr.data.features import NUM_BINS, SAMPLE_RATE, bin_hertz, fbank
 from todm.config import Config
 
 NATS_PER_DB = math.log(10) / 10
@@ -69,18 +69,13 @@ def microphones(num: int, draw: Draw) -> Tensor:
     A smooth curve (a tilt of 8 dB and ripples of 3 dB either way), for half of them a high-pass of second
     order at 50 to 400 Hz, and for half a low-pass of eighth order at 3 to 7.6 kHz.
     """
-    mel_F = torch.linspace(_mel(20.0), _mel(7600.0), NUM_BINS + 2)[1:-1]
-    hertz_F = 700 * ((mel_F / 1127).exp() - 1)
+    hertz_F = bin_hertz()
     colour_BF = random_spectra(num, draw, tilt=(-8, 8), ripple=3)
     high_B1 = draw.uniform((num, 1), math.log(50), math.log(400)).exp()
     low_B1 = draw.uniform((num, 1), math.log(3000), math.log(7600)).exp()
     cut_2B1 = draw.uniform((2, num, 1)) < 0.5
     colour_BF -= cut_2B1[0] * torch.log1p((high_B1 / hertz_F) ** 4)
     return colour_BF - cut_2B1[1] * torch.log1p((hertz_F / low_B1) ** 16)
-
-
-def _mel(hertz: float) -> float:
-    return 1127 * math.log1p(hertz / 700)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
