@@ -119,9 +119,7 @@ class AugmentConfig(Config):
         waits, allowed = ("wait_seconds",), "more than 0 is needed"
         self.check("augment", waits, holds=lambda v: v[0] > 0, allowed=allowed)
         tracts, allowed = ("tract",), "from 0.5 to 2, the lower value first"
-        self.check(
-            "augment", tracts, holds=lambda v: 0.5 <= v[0] <= v[1] <= 2, allowed=allowed
-        )
+        self.check("augment", tracts, holds=lambda v: 0.5 <= v[0] <= v[1] <= 2, allowed=allowed)
         if not 0 <= self.freq_mask_bins <= NUM_BINS:
             raise ConfigError(f"freq_mask_bins is {self.freq_mask_bins}: from 0 to {NUM_BINS}")
         if self.num_time_masks:
