@@ -26,6 +26,14 @@ def no_progress(what: str, done: int, total: int) -> None:
     """A `Progress` that shows nothing."""
 
 
+Announce = Callable[[str], None]
+"""Called before the work with a line that the user should read."""
+
+
+def no_announcement(line: str) -> None:
+    """An `Announce` that shows nothing."""
+
+
 def path_or_none(place: str | Path | None) -> Path | None:
     """A place as a path; None if there is none."""
     return Path(place) if place else None

@@ -15,7 +15,7 @@ from todm.cli.arguments import Flags, given, names, numbers
 from todm.errors import ConfigError
 
 STAGES = {
-    "prepare": ("prepare",),
+    "prepare": ("prepare", "write_samples"),
     "train": ("train", "dry_run"),
     "import": ("import_model",),
     "evaluate": ("evaluate", "count_false_accepts", "measure_after_silence"),
@@ -28,7 +28,7 @@ STAGES = {
     "report": ("report",),
     "bench": ("bench", "bench_kernels"),
 }
-CALLBACKS = {"progress", "show", "partial", "stream"}
+CALLBACKS = {"progress", "announce", "show", "partial", "stream"}
 """Parameters that no flag sets."""
 POSITIONAL = {
     ("count_false_accepts", "bundle"): "model",
@@ -36,7 +36,7 @@ POSITIONAL = {
     ("measure_after_silence", "bundle"): "model",
 }
 """Parameters that a positional argument of another name sets."""
-CHOOSE = {"dry_run", "analyse", "compare", "reject", "after_silence", "streaming"}
+CHOOSE = {"dry_run", "analyse", "compare", "reject", "after_silence", "streaming", "hear"}
 """Flags that choose the stage, or say what is so anyway."""
 OPTIONAL = {"pack", "table", "audio"}
 """Required by the one stage of a verb that they choose."""

@@ -1,11 +1,13 @@
 """`todm prepare --config NAME --out DIR`: speak a corpus, or read one from disk."""
 
 import argparse
+import sys
 from typing import TYPE_CHECKING
 
 from todm import stages
 from todm.cli.arguments import Flags, given
 from todm.cli.progress import progress_report
+from todm.errors import ConfigError
 
 if TYPE_CHECKING:
     from todm.artifact import Artifact
@@ -17,8 +19,14 @@ A grammar is a text file with a phrase or pattern a line:
   room = (kitchen|bedroom|living room)
   turn (on|off) the [<room>] lights
 
+  nguyen: win /wˈɪn/
+
 (a|b) is a choice, [a] may be left out, <name> is replaced by the line `name = ..`. Numbers are written in
-words. Every pattern is drawn equally often, and rare words more often.
+words. Every pattern is drawn equally often, and rare words more often. A line with a colon says how a word
+sounds, spelt for all voices and perhaps in IPA for those that read it.
+
+Voices are espeak, kokoro, hibari, piper and flite, as far as they are installed; no voice is in two splits.
+An engine that training does not hear speaks a test of its own, if it is fast.
 
 --data reads speech in five layouts, and says which one it found:
 
@@ -68,15 +76,32 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="A.B=C",
     )
 
+    parser.add_argument(
+        "--listen",
+        action="store_true",
+        dest="hear",
+        help="only write a sample of each phrase by each engine, to OUT-samples",
+    )
+
 
 def run(args: argparse.Namespace) -> int:
-    """Make the corpus, or say that it is there; print what it holds."""
+    """Make the corpus, or say that it is there; print what it holds. Or write samples."""
     with progress_report() as progress:
-        made = stages.prepare(**given(args, stages.prepare), progress=progress)
+        if args.hear:
+            if args.data:
+                raise ConfigError("--listen is for what is spoken here: leave --data out")
+            folder = stages.write_samples(**given(args, stages.write_samples), progress=progress)
+            print(f"samples: {folder}, listed in {folder / 'phrases.tsv'}")
+            return 0
+        made = stages.prepare(**given(args, stages.prepare), progress=progress, announce=_say)
     if made.existed:
         print(f"done already: {made.corpus.path}")
     _show(made.corpus)
     return 0
+
+
+def _say(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)
 
 
 def _show(corpus: "Artifact") -> None:
@@ -98,6 +123,8 @@ def _show(corpus: "Artifact") -> None:
             split, str(row["num"]), hours, str(row["speakers"]), str(row["words"]), unseen
         )
     console.print(table)
+    for name, row in corpus.info.get("unseen", {}).items():
+        console.print(f"a test by {name}, which training does not hear: {row['num']} utterances")
     rejected = corpus.info["rejected"]
     if rejected:
         left_out = Table("left out because", "number")

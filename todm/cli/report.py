@@ -16,7 +16,7 @@ def run(args: argparse.Namespace) -> int:
     from rich.console import Console
     from rich.table import Table
 
-    from todm.report.tables import HEADS
+    from todm.report.tables import HEADS, beside
 
     made = stages.report(**given(args, stages.report))
     shown = Table(*HEADS)
@@ -24,6 +24,8 @@ def run(args: argparse.Namespace) -> int:
         shown.add_row(*row.cells())
     Console().print(shown)
     print(f"WER on the {made.rows[0].words} words of the test split")
+    for line in beside(made.rows):
+        print(line)
     print(f"table: {made.table}\nplot: {made.plot}\npage: {made.page}")
     for path in dict.fromkeys(r.path for r in made.rows):
         print(f"bundle: {path}")

@@ -16,6 +16,21 @@ def show(rows: dict[str, dict[str, Any]], *, table: bool) -> None:
             f"{row['words']} words: "
             f"{row['insertions']} ins, {row['deletions']} del, {row['substitutions']} sub"
         )
+        for line in unseen_lines(row):
+            print(f"{name:6} {line}")
+
+
+def unseen_lines(row: dict[str, Any]) -> list[str]:
+    """What the voices of engines that training did not hear give, or that there is none; empty elsewhere."""
+    if "unseen" not in row:
+        return []
+    if not row["unseen"]:
+        return ["WER on a voice never heard: not measured: one engine (pip install hibari-tts)"]
+    return [
+        f"WER {found['error']:7.2%}  [{found['low']:.2%}, {found['high']:.2%}]  "
+        f"{found['words']} words, on a voice never heard ({engine})"
+        for engine, found in row["unseen"].items()
+    ]
 
 
 def _table(rows: dict[str, dict[str, Any]]) -> str:

@@ -116,6 +116,8 @@ def write_bundle(
         "subnet": _shipped(parent.info) if parent else {},
         "compressed": summary([graph.module for graph in graphs]),
     }
+    if parent and "provenance" in parent.info:
+        info["provenance"] = parent.info["provenance"]
     if decoding.endpoint_seconds is not None:
         info["endpoint_seconds"] = decoding.endpoint_seconds
     metrics: dict[str, Any] = {}

@@ -1,11 +1,12 @@
 """The card of a bundle: README.md, for people who put it on a device."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from todm.device.audio import SAMPLE_RATE
 from todm.device.bundle import Bundle, best_int8, graph_files
 from todm.export.decoding import chunk_table
+from todm.files import markdown_table
 
 _ROW = "| {precision} | {megabytes:.2f} | {p50:.2f} | {p95:.2f} | {rtf:.4f} | {speed:.2f} | {snr} |"
 
@@ -41,6 +42,13 @@ All tokens, timestamps and log-probabilities, per precision, are in `test_wavs/e
 Largest differences:
 
 {checks}
+{provenance}"""
+
+_PROVENANCE = """
+## What it learnt from
+With the licences as they were found; "not stated" is none.
+
+{table}
 """
 
 _REPLAY = 0.5  # seconds that the next stream hears again, no more than the pause
@@ -147,6 +155,18 @@ def card(
         text=expected["fp32"]["streaming"]["text"],
         reference=f" (reference: {reference!r})" if reference is not None else "",
         checks="\n".join(f"- {name}: {value:.2g}" for name, value in figures["checks"].items()),
+        provenance=provenance(bundle.info.get("provenance", [])),
+    )
+
+
+def provenance(sources: Sequence[Mapping[str, str]]) -> str:
+    """The section on engines, voices, noise, rooms and speech corpora; empty if they are not known."""
+    if not sources:
+        return ""
+    names = ("kind", "name", "licence", "detail")
+    heads = ("what", *names[1:])
+    return _PROVENANCE.format(
+        table=markdown_table(heads, [[source[name] for name in names] for source in sources])
     )
 
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from todm import artifact
 from todm.artifact import Artifact
 from todm.errors import ArtifactError, MissingExtra
-from todm.report.tables import HEADS, Row
+from todm.report.tables import HEADS, Row, beside
 
 if TYPE_CHECKING:
     import jinja2
@@ -58,6 +58,7 @@ def page(run: Path, rows: Sequence[Row]) -> str:
             found=found,
             verbs=VERBS,
             best=min(rows, key=lambda r: r.error),
+            beside=beside(rows),
             small=min(rows, key=lambda r: r.megabytes),
             bundle_heads=_BUNDLE_HEADS,
             bundle_cells=[(*r.cells()[:-1], f"{r.p50_ms:.2f}", r.cells()[-1]) for r in rows],

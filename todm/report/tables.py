@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ from todm.errors import ArtifactError
 from todm.files import markdown_table
 
 TABLE, PLOT = "report.md", "report.png"
+_UNSEEN = "WER on a voice never heard"
 HEADS = ("bundle", "precision", "parameters", "MB", "WER", "95 % interval", "real-time factor")
 
 
@@ -34,6 +36,8 @@ class Row:
     rtf: float
     p50_ms: float
     path: str
+    unseen: Mapping[str, float] | None = None
+    """WER by engines that training did not hear; None where the corpus does not say."""
 
     def cells(self) -> tuple[str, ...]:
         """The row as text, under `HEADS`."""
@@ -100,12 +104,37 @@ def _row(bundle: Artifact, precision: str, row: dict[str, Any]) -> Row:
         rtf=row["timing"]["rtf"],
         p50_ms=row["timing"]["p50_ms"],
         path=str(bundle.path),
+        unseen={name: found["error"] for name, found in row["unseen"].items()}
+        if "unseen" in row
+        else None,
     )
 
 
 def table(rows: list[Row]) -> str:
-    """The rows in Markdown."""
-    return markdown_table(HEADS, [row.cells() for row in rows]) + "\n"
+    """The rows in Markdown, and what the split does not say."""
+    lines = "".join(f"\n{line}\n" for line in beside(rows))
+    return markdown_table(HEADS, [row.cells() for row in rows]) + "\n" + lines
+
+
+def beside(rows: Sequence[Row]) -> list[str]:
+    """What WER on the test split leaves out, a line each: voices of a kind that training never heard."""
+    known = [row for row in rows if row.unseen is not None]
+    if not known:
+        return []
+    engines = dict.fromkeys(name for row in known for name in row.unseen or ())
+    if not engines:
+        return [
+            f"{_UNSEEN}: not measured: one engine; install another, as in  pip install hibari-tts"
+        ]
+    lines = []
+    for engine in engines:
+        rates = [
+            f"{row.name} {row.precision} {row.unseen[engine]:.1%}"
+            for row in known
+            if row.unseen and engine in row.unseen
+        ]
+        lines.append(f"{_UNSEEN} ({engine}): {', '.join(rates)}")
+    return lines
 
 
 def plot(rows: list[Row], out: Path) -> None:

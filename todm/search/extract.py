@@ -54,10 +54,21 @@ def write_subnet(
             "dev": backend.evaluate(plain, subnet=None, split="dev", limit=0),
             "difference": difference,
         },
-        info={**choice.to_json(), "corpus": found.info["corpus"], **_sparsity(found), **info},
+        info={
+            **choice.to_json(),
+            "corpus": found.info["corpus"],
+            **_provenance(found),
+            **_sparsity(found),
+            **info,
+        },
         tensors=plain.state_dict(),
         write=backend.write_assets,
     )
+
+
+def _provenance(found: Artifact) -> dict[str, object]:
+    """What the supernet learnt from; earlier versions do not say."""
+    return {name: found.info[name] for name in ("provenance",) if name in found.info}
 
 
 def _sparsity(found: Artifact) -> dict[str, object]:

@@ -34,6 +34,7 @@ _PLACES = {
     "train": "training",
     "transcribe": "transcription",
     "write_pack": "profiling",
+    "write_samples": "preparation",
 }
 __all__ = [*_PLACES]
 

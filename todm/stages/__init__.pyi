@@ -10,6 +10,7 @@ from todm.stages.extraction import extract_subnet as extract_subnet
 from todm.stages.false_accepts import count_false_accepts as count_false_accepts
 from todm.stages.importing import import_model as import_model
 from todm.stages.preparation import prepare as prepare
+from todm.stages.preparation import write_samples as write_samples
 from todm.stages.profiling import (
     keep_table as keep_table,
 )

@@ -58,6 +58,8 @@ class _Result:
     utterances: "list[Decoded]"
     clock: "Clock"
     cost: dict[str, Any] = dataclasses.field(default_factory=dict)
+    unseen: "dict[str, list[Decoded]] | None" = None
+    """By engines that training did not hear; None where the test is not of such a corpus."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -268,16 +270,22 @@ def _of_bundle(
     bundle = open_bundle(found.path)
     utterances = references(found, corpus, request.split, request.limit)
     timed = [u.samples() for u in utterances[:20]]
+    engines = corpus.info.get("unseen") if request.split == "test" else None
+    heard = {
+        engine: references(found, corpus, f"unseen_{engine}", request.limit)
+        for engine in engines or ()
+    }
     results = {}
     for precision in forms_here(bundle):
         what = f"{found.path.name} {precision}"
-        decoded = decode_bundle(
+        decode = functools.partial(
+            decode_bundle,
             bundle,
-            utterances,
             precision=precision,
             beam=_BEAM if request.search == "beam" else 1,
             progress=lambda done, total, what=what: progress(what, done, total),
         )
+        decoded = decode(utterances)
         timing = time_bundle(bundle, timed, precision=precision)
         cost = Runtime(timing=timing, megabytes=megabytes(bundle, precision), machine=machine())
         name = "compressed" if bundle.info.get("compressed") else precision.removesuffix(".rr")
@@ -286,7 +294,13 @@ def _of_bundle(
             endpoint_seconds=bundle.pause_seconds,
             tail_seconds=bundle.tail_seconds,
         )
-        results[name] = _Result(utterances=decoded, clock=clock, cost=dataclasses.asdict(cost))
+        by_engine = {engine: decode(part) for engine, part in heard.items()}
+        results[name] = _Result(
+            utterances=decoded,
+            clock=clock,
+            cost=dataclasses.asdict(cost),
+            unseen=None if engines is None else by_engine,
+        )
     return results
 
 
@@ -326,6 +340,8 @@ def _row(name: str, results: dict[str, _Result], ends: "dict[str, Timed] | None"
 
     result, first = results[name], next(iter(results))
     row = {**figures(score_all(result.utterances)), **result.cost, "chunk": result.clock.chunk}
+    if result.unseen is not None:
+        row["unseen"] = {e: figures(score_all(part)) for e, part in result.unseen.items()}
     if name != first:
         pair = paired(result.utterances, results[first].utterances)
         row["against_first"] = dataclasses.asdict(compare_errors(*pair))

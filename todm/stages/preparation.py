@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from todm.errors import ConfigError
-from todm.files import Progress, no_progress
+from todm.files import Announce, Progress, no_announcement, no_progress
 
 if TYPE_CHECKING:
     from todm.artifact import Artifact
@@ -40,6 +40,7 @@ def prepare(
     processes: int | None = None,
     settings: Sequence[str] = (),
     progress: Progress = no_progress,
+    announce: Announce = no_announcement,
 ) -> Prepared:
     """Speak a corpus, or read one from disk.
 
@@ -62,6 +63,7 @@ def prepare(
         processes: by default one a CPU.
         settings: changes to the recipe, such as `asr.data.num_train=500`.
         progress: called with (what, done, all).
+        announce: called before anything is spoken with lines on licences and cost, and warnings.
 
     Raises:
         TodmError: something given cannot be used; the message says what to do.
@@ -91,8 +93,56 @@ def prepare(
         changes["tokens"] = {**base.tokens.to_json(), "normalise": "auto"}
     made_with = base.from_json({**base.to_json(), **changes})
     existed = is_prepared(made_with, out)
-    made = prepare_corpus(made_with, out, progress=progress, processes=processes)
+    made = prepare_corpus(made_with, out, progress=progress, announce=announce, processes=processes)
     return Prepared(corpus=made, existed=existed)
+
+
+def write_samples(
+    out: str | Path,
+    *,
+    config: str = "commands",
+    corpus: Literal["commands", "sentences"] | None = None,
+    grammar: str | None = None,
+    text: str | None = None,
+    voices: str | None = None,
+    language: str | None = None,
+    settings: Sequence[str] = (),
+    progress: Progress = no_progress,
+) -> Path:
+    """Speak one sample of each phrase by each engine, to listen to before a corpus is made.
+
+        >>> stages.write_samples(run / "corpus", config="debug", settings=small).name
+        'corpus-samples'
+
+    Args:
+        out: directory of the planned corpus; the samples go to OUT-samples.
+        config: as for `prepare`, and so are the others.
+        corpus: what is spoken.
+        grammar: file of a command list.
+        text: file of sentences.
+        voices: engines that speak.
+        language: that espeak-ng speaks.
+        settings: changes to the recipe.
+        progress: called with (what, done, all).
+
+    Returns:
+        The directory of the samples; phrases.tsv in it lists them.
+
+    Raises:
+        TodmError: something given cannot be used; the message says what to do.
+    """
+    from todm.asr.corpora import samples
+    from todm.recipe import named
+
+    base = named(config).override(settings).asr.data
+    changes = _source(base, corpus, {"grammar": grammar, "text": text, "data": None}, None)
+    changes["speech"] = _speech(base, voices, language)
+    if language and not any(s.startswith(_RULE) for s in settings):
+        changes["tokens"] = {**base.tokens.to_json(), "normalise": "auto"}
+    place = Path(out).absolute()
+    folder = place.with_name(f"{place.name}-samples")
+    samples.write(base.from_json({**base.to_json(), **changes}), folder, progress)
+    return folder
 
 
 def _source(

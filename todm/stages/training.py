@@ -106,7 +106,7 @@ def train(
         run,
         recipe=_plain(recipe),
         parent=data.hash,
-        info={"corpus": str(data.path.absolute())},
+        info={"corpus": str(data.path.absolute()), "provenance": _provenance(data, recipe, start)},
         init=start,
         standard=standard,
     )
@@ -164,6 +164,19 @@ def _recipe(corpus: str | Path, config: str, settings: Sequence[str]) -> "tuple[
     found = artifact.load(corpus, kind="corpus")
     data = DataConfig.from_json(found.config, where="asr.data.")
     return recipe.replace(asr=recipe.asr.replace(data=data)), found
+
+
+def _provenance(corpus: "Artifact", recipe: "Recipe", init: Path | None) -> list[dict[str, Any]]:
+    """All that the net learns from: the corpus's sources, noise, and those of the net it begins from."""
+    from todm import artifact
+    from todm.asr.corpora.provenance import from_info, of_folder, to_json
+
+    sources = from_info(corpus.info)
+    if recipe.asr.noise:
+        sources.append(of_folder("noise", recipe.asr.noise))
+    if init is not None and (init / artifact.MANIFEST).is_file():
+        sources += from_info(artifact.load(init).info)
+    return to_json(sources)
 
 
 def _is_standalone() -> bool:

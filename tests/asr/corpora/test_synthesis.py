@@ -6,6 +6,7 @@ import soundfile
 
 from todm.asr.corpora import synthesis
 from todm.asr.corpora.config import DataConfig, SpeechConfig
+from todm.asr.corpora.script import Script
 from todm.asr.data.rooms import RoomConfig
 from todm.asr.data.workers import Workers
 from todm.errors import CorpusError
@@ -15,7 +16,7 @@ SENTENCES = {
     "dev": ["STOP"],
     "test": ["TURN OFF THE FAN", "STOP"],
 }
-SCRIPT = synthesis.Script(SENTENCES)
+SCRIPT = Script(SENTENCES)
 CONFIG = DataConfig(speech=SpeechConfig(train_voices=3, dev_voices=2, test_voices=2))
 
 
@@ -65,7 +66,7 @@ def test_the_times_of_words_include_the_silence_before_them(tmp_path):
     """In a clean room the speech begins and ends where they say."""
     config = CONFIG.replace(room=RoomConfig(clean=1.0))
     said = ["STOP", "PLAY NEXT SONG", "OPEN DOOR"]
-    synthesis.speak(config, synthesis.Script(dict.fromkeys(SENTENCES, said)), tmp_path, Workers(1))
+    synthesis.speak(config, Script(dict.fromkeys(SENTENCES, said)), tmp_path, Workers(1))
     times = synthesis.word_times(tmp_path)
     assert len(times) == 9
     for path in tmp_path.rglob("*.flac"):
@@ -91,7 +92,7 @@ def test_files_of_others_are_not_touched(tmp_path):
 
 def test_babble_comes_from_other_voices_of_the_split():
     for chapter in synthesis.plan(
-        DataConfig(), synthesis.Script({s: ["STOP"] * 50 for s in SENTENCES}), synthesis.Path()
+        DataConfig(), Script({s: ["STOP"] * 50 for s in SENTENCES}), synthesis.Path()
     ):
         assert chapter.voice not in chapter.talkers
         assert {t.speaker // 1000 for t in chapter.talkers} == {chapter.voice.speaker // 1000}

@@ -69,9 +69,10 @@ class Grammar:
         self.definitions = definitions
         self.pronunciations = pronunciations
 
-    def sample(self, rng: np.random.Generator) -> str:
-        """One sentence, with single spaces between words."""
-        pattern = self.patterns[int(rng.integers(len(self.patterns)))]
+    def sample(self, rng: np.random.Generator, number: int | None = None) -> str:
+        """One sentence, with single spaces between words; of any pattern, or of that of a number."""
+        which = int(rng.integers(len(self.patterns))) if number is None else number
+        pattern = self.patterns[which]
         return " ".join(self._words(pattern, rng))
 
     def words(self) -> set[str]:
@@ -79,6 +80,28 @@ class Grammar:
         nodes = [*self.patterns, *self.definitions.values()]
         leaves = (leaf for node in nodes for leaf in _leaves(node))
         return {leaf.text for leaf in leaves if isinstance(leaf, Words)}
+
+    def choices(self) -> Iterator[list[str]]:
+        """The phrases of every choice, and those patterns that are plain phrases: each set without repeats.
+
+        An alternative that holds a choice of its own is left out.
+        """
+        yield list(dict.fromkeys(filter(None, map(self._phrase, self.patterns))))
+        for node in [*self.patterns, *self.definitions.values()]:
+            for inner in _nodes(node):
+                if isinstance(inner, Choice):
+                    yield list(dict.fromkeys(filter(None, map(self._phrase, inner.options))))
+
+    def _phrase(self, node: Node) -> str:
+        """A node's words if it has one reading, else nothing."""
+        if isinstance(node, Words):
+            return node.text
+        if isinstance(node, Name):
+            return self._phrase(self.definitions[node.name])
+        if isinstance(node, Choice) or not node.parts:
+            return ""
+        parts = [self._phrase(part) for part in node.parts]
+        return " ".join(parts) if all(parts) else ""
 
     def _words(self, node: Node, rng: np.random.Generator) -> Iterator[str]:
         if isinstance(node, Words):
@@ -229,11 +252,16 @@ def _children(node: Node) -> tuple[Node, ...]:
     return node.options if isinstance(node, Choice) else ()
 
 
-def _leaves(node: Node) -> Iterator[Words | Name]:
-    if isinstance(node, (Words, Name)):
-        yield node
+def _nodes(node: Node) -> Iterator[Node]:
+    yield node
     for child in _children(node):
-        yield from _leaves(child)
+        yield from _nodes(child)
+
+
+def _leaves(node: Node) -> Iterator[Words | Name]:
+    for inner in _nodes(node):
+        if isinstance(inner, (Words, Name)):
+            yield inner
 
 
 def _names(node: Node) -> Iterator[str]:

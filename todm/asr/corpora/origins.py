@@ -22,7 +22,7 @@ def of_corpus(config: DataConfig) -> list[Source]:
 
 def of_engine(name: str, detail: str) -> list[Source]:
     """An engine, its phonemiser and its voices."""
-    licences = catalogue.licences(name)
+    licences = catalogue.CLASSES[name].licences
     program = f"{licences.engine}; phonemes: {licences.phonemiser}"
     return [
         Source(kind="engine", name=name, licence=program, detail=detail),

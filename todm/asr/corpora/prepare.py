@@ -18,12 +18,12 @@ from todm import artifact
 from todm.artifact import Artifact
 from todm.asr import tokens
 from todm.asr.corpora import (
+    announcement,
     commands,
-    grammar,
     manifests,
     origins,
     provenance,
-    sentences,
+    script,
     shards,
     sources,
     synthesis,
@@ -32,14 +32,13 @@ from todm.asr.corpora import (
 from todm.asr.corpora.config import SPLITS, DataConfig
 from todm.asr.corpora.sources import Found
 from todm.asr.corpora.utterances import Rejected, Utterance
-from todm.asr.corpora.voices import catalogue, lexicon
 from todm.asr.data import shar
 from todm.asr.data.audio import frames_at
 from todm.asr.data.order import LEFT_OUT
 from todm.asr.data.workers import Workers
 from todm.asr.model.encoder_config import SUBSAMPLING
 from todm.errors import ArtifactError, CorpusError
-from todm.files import Progress, no_progress, only_one
+from todm.files import Announce, Progress, no_announcement, no_progress, only_one
 
 KIND = "corpus"
 REJECTED = "rejected.jsonl"
@@ -50,6 +49,7 @@ def prepare(
     out: str | Path,
     *,
     progress: Progress = no_progress,
+    announce: Announce = no_announcement,
     processes: int | None = None,
 ) -> Artifact:
     """Make the corpus artifact `out`, or load it if it exists.
@@ -62,6 +62,7 @@ def prepare(
         config: the corpus.
         out: directory of the artifact; spoken audio goes to `OUT-audio`.
         progress: called while audio is spoken, checked or written.
+        announce: called before the work with a line on licences and cost, or a warning.
         processes: for speaking and checking audio; default all CPUs.
 
     Raises:
@@ -76,18 +77,23 @@ def prepare(
         if existing is not None:
             return existing
         workers = Workers(processes, progress)
-        config, found = _read(config, out, workers)
+        config, found = _read(config, out, workers, announce)
         if config.shar is not None:
             found = _in_shards(config, found, workers)
         return _save(config, out, mark=mark, found=found)
 
 
-def _read(config: DataConfig, out: Path, workers: Workers) -> tuple[DataConfig, Found]:
+def _read(
+    config: DataConfig, out: Path, workers: Workers, announce: Announce
+) -> tuple[DataConfig, Found]:
     """The speech, synthesised first if need be, and the configuration with nothing left `auto`."""
-    config, script, left_out = script_of(config)
+    config, spoken, left_out = script.script_of(config)
     root = Path(config.data or audio_folder(out))
-    if script is not None:
-        chapters = synthesis.speak(config, script, root, workers)
+    if spoken is not None:
+        synthesis.plan(config, spoken, root)  # refuses what cannot be spoken
+        for line in announcement.lines(config, spoken):
+            announce(line)
+        chapters = synthesis.speak(config, spoken, root, workers)
         found = _timed(sources.read(_trusting(config), root, workers=workers), root)
         found = found._replace(unseen=unseen.utterances(chapters))
     else:
@@ -128,40 +134,6 @@ def is_prepared(config: DataConfig, out: str | Path) -> bool:
         ArtifactError: `out` is not a corpus.
     """
     return _existing(config, Path(out).absolute(), _fingerprint(config)) is not None
-
-
-def script_of(
-    config: DataConfig,
-) -> tuple[DataConfig, synthesis.Script | None, list[Rejected]]:
-    """The config with its text rule, what to speak (None: audio exists), and lines left out.
-
-    Raises:
-        CorpusError: the grammar or the text cannot be read or used.
-    """
-    if not config.is_spoken:
-        return config, None, []
-    given = config.speech.pronunciations
-    said = lexicon.read(given) if given else {}
-    if config.source == "commands":
-        rules = grammar.read(config.grammar) if config.grammar else commands.commands()
-        config = _with_rule(config, sorted(rules.words()))
-        chosen, rejected = sentences.from_grammar(rules, config), list[Rejected]()
-        said = rules.pronunciations | said
-    else:
-        assert config.text is not None
-        path = str(Path(config.text).absolute())
-        lines = sentences.read_lines(config.text)
-        config = _with_rule(config, lines)
-        chosen, left_out = sentences.from_lines(lines, config)
-        rejected = [Rejected(f"line {n}", path, reason, line) for n, line, reason in left_out]
-    again = chosen["test"][: config.speech.num_unseen]
-    heard = dict.fromkeys(catalogue.unseen(config.speech), again)
-    return config, synthesis.Script(chosen, heard, said), rejected
-
-
-def _with_rule(config: DataConfig, texts: Sequence[str]) -> DataConfig:
-    rule = tokens.resolve(config.tokens.normalise, texts)
-    return config.replace(tokens=config.tokens.replace(normalise=rule))
 
 
 def _fingerprint(config: DataConfig) -> str:
@@ -242,7 +214,9 @@ def _save(config: DataConfig, out: Path, *, mark: str, found: Found) -> Artifact
             manifests.write_cuts(part, folder / unseen.CUTS.format(name))
         _write_rejected(rejected + untrainable, folder / REJECTED)
         info.update(_info(usable, rejected + untrainable), vocab_size=tokenizer.vocab_size)
-        info["unseen"] = {name: _figures(part, usable) for name, part in found.unseen.items()}
+        if config.is_spoken:
+            heard = found.unseen.items()
+            info["unseen"] = {name: _figures(part, usable) for name, part in heard}
         info["provenance"] = provenance.to_json(origins.of_corpus(config))
 
     _check_left(utterances, rejected)

@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any, Literal
 
 from todm.config import Config
-from todm.files import markdown_table
 
 NOT_STATED = "not stated"
 _PAGES = ("licence", "license", "copying", "notice", "readme")
@@ -72,9 +71,3 @@ def to_json(sources: Iterable[Source]) -> list[dict[str, Any]]:
 def from_info(info: dict[str, Any]) -> list[Source]:
     """Those that an artifact lists; none for artifacts of earlier versions."""
     return [Source.from_json(entry) for entry in info.get("provenance", [])]
-
-
-def table(sources: Iterable[Source]) -> str:
-    """As Markdown, a line each."""
-    rows = [(s.kind, s.name, s.licence, s.detail) for s in sources]
-    return markdown_table(("what", "name", "licence", "detail"), rows)

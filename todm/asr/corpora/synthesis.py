@@ -13,15 +13,16 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 
 from todm.asr.corpora.claim import claim
 from todm.asr.corpora.config import ENGINES, SPLITS, DataConfig, Split
+from todm.asr.corpora.script import Script
 from todm.asr.corpora.voices import catalogue, dry, shares
-from todm.asr.corpora.voices.engine import Engine, Lexicon, Manner, Setting, Voice
+from todm.asr.corpora.voices.engine import Engine, Manner, Setting, Voice
 from todm.asr.data import rooms
 from todm.asr.data.workers import ALL_CPUS, Workers
 from todm.errors import CorpusError
@@ -35,18 +36,6 @@ _NUM_TALKERS = 4
 _TIMES = ".times.txt"
 VERSION = 2
 """Changes whenever the same configuration would give other files than before."""
-
-
-@dataclasses.dataclass(frozen=True)
-class Script:
-    """What is spoken: sentences of every split, and those that each unseen engine speaks, by its name.
-
-    `lexicon` has the pronunciations given by hand.
-    """
-
-    sentences: Mapping[Split, Sequence[str]]
-    unseen: Mapping[str, Sequence[str]] = dataclasses.field(default_factory=dict)
-    lexicon: Lexicon = dataclasses.field(default_factory=dict)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -98,8 +87,6 @@ def speak(
     """
     studio = _Studio(config, catalogue.setting(config.speech, script.lexicon), _cache(config, root))
     chapters = plan(config, script, root)
-    for name in {chapter.voice.engine for chapter in chapters}:
-        catalogue.engine(name, studio.setting).check()
     foreign = "speech made with other settings"
     if claim(root, MARKER, fingerprint(config, script), foreign=foreign, flag="--out"):
         for leftover in root.glob("*/*/.*.tmp"):  # half a chapter, of a run that was killed
@@ -130,7 +117,8 @@ def plan(config: DataConfig, script: Script, root: Path) -> list[Chapter]:
     Each voice's share is cut into chapters.
 
     Raises:
-        CorpusError: the engines have no voice for a split.
+        CorpusError: an engine cannot speak here, or the engines have no voice for a split.
+        MissingExtra: an engine is not installed.
     """
     chapters: list[Chapter] = []
     setting = catalogue.setting(config.speech, script.lexicon)

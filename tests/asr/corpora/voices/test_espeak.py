@@ -88,7 +88,7 @@ def test_a_word_is_said_as_it_is_respelt_and_keeps_its_time():
     told, text = make(lexicon=lexicon), "CALL NGUYEN NOW"
     assert np.array_equal(say(told, text).samples_S, say(plain, "CALL WIN NOW").samples_S)
     assert say(told, text).word_times(text) == say(plain, "call win now").word_times("call win now")
-    assert told.phonemes("nguyen") == plain.phonemes("win") == "wˈɪn"
+    assert told.phonemes(["nguyen"]) == plain.phonemes(["win"]) == ["wˈɪn"]
 
 
 def test_other_languages_have_their_own_accents():
@@ -97,7 +97,7 @@ def test_other_languages_have_their_own_accents():
     english, german = say(make(), "licht an"), say(make("de"), "licht an", "de+m1")
     assert len(german.samples_S) > 0
     assert not np.array_equal(english.samples_S, german.samples_S)
-    assert make("de").phonemes("licht") == "lˈɪçt"
+    assert make("de").phonemes(["licht", ""]) == ["lˈɪçt", ""]
 
 
 def test_an_unknown_language_is_named_with_those_there_are():

@@ -5,7 +5,7 @@ import os
 from pathlib import Path
 
 from todm.asr.corpora.config import ENGINES, SpeechConfig
-from todm.asr.corpora.voices.engine import Engine, Lexicon, Licences, Setting
+from todm.asr.corpora.voices.engine import Engine, Lexicon, Setting
 from todm.asr.corpora.voices.espeak import Espeak
 from todm.asr.corpora.voices.flite import Flite
 from todm.asr.corpora.voices.hibari_tts import Hibari
@@ -13,8 +13,8 @@ from todm.asr.corpora.voices.kokoro import Kokoro
 from todm.asr.corpora.voices.piper_tts import Piper
 from todm.errors import CorpusError, MissingExtra
 
-_CLASSES: dict[str, type[Engine]] = {e.name: e for e in (Espeak, Kokoro, Hibari, Piper, Flite)}
-assert set(_CLASSES) == set(ENGINES)
+CLASSES: dict[str, type[Engine]] = {e.name: e for e in (Espeak, Kokoro, Hibari, Piper, Flite)}
+assert set(CLASSES) == set(ENGINES)
 FAST = 5.0
 """Seconds of audio a CPU second, from which on an engine speaks a test without being asked to."""
 
@@ -37,12 +37,7 @@ def weights_folder(speech: SpeechConfig) -> Path:
 @functools.cache
 def engine(name: str, made_with: Setting) -> Engine:
     """An engine, one for each process; nothing is loaded before it speaks."""
-    return _CLASSES[name](made_with)  # pyright: ignore[reportCallIssue]
-
-
-def licences(name: str) -> Licences:
-    """The licences of an engine."""
-    return _CLASSES[name].licences
+    return CLASSES[name](made_with)  # pyright: ignore[reportCallIssue]
 
 
 def unseen(speech: SpeechConfig) -> tuple[str, ...]:
@@ -54,17 +49,17 @@ def unseen(speech: SpeechConfig) -> tuple[str, ...]:
         CorpusError: one that is set is of a trained family.
         TodmError: one that is set cannot speak here.
     """
-    trained = {_CLASSES[name].family for name in speech.voices}
+    trained = {CLASSES[name].family for name in speech.voices}
     if speech.unseen is not None:
         for name in speech.unseen:
-            if _CLASSES[name].family in trained:
+            if CLASSES[name].family in trained:
                 raise CorpusError(
-                    f"{name} is of the family {_CLASSES[name].family!r}, which training hears too:"
+                    f"{name} is of the family {CLASSES[name].family!r}, which training hears too:"
                     " its test would not be of a voice never heard"
                 )
             engine(name, setting(speech)).check()
         return speech.unseen
-    fast = [n for n, e in _CLASSES.items() if e.speed >= FAST and e.family not in trained]
+    fast = [n for n, e in CLASSES.items() if e.speed >= FAST and e.family not in trained]
     return tuple(name for name in fast if _speaks(engine(name, setting(speech))))
 
 

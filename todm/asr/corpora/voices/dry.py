@@ -40,16 +40,16 @@ def speech(
     if not spoken.samples_S.size:
         name = "espeak-ng" if engine.name == "espeak" else engine.name
         raise CorpusError(f"{name} says nothing for {text!r}: leave the sentence out")
-    return resample(spoken.samples_S, spoken.rate, voice.shift), spoken.word_times(text)
+    return resampled(spoken, voice), spoken.word_times(text)
 
 
-def resample(samples_S: np.ndarray, rate: int, shift: float = 1.0) -> np.ndarray:
-    """Samples at 16 kHz, with pitch and formants raised by a factor."""
+def resampled(spoken: Spoken, voice: Voice) -> np.ndarray:
+    """The samples at 16 kHz, with pitch and formants raised by the shift of the voice."""
     from scipy.signal import resample_poly
 
-    ratio = (
-        Fraction(SAMPLE_RATE, rate) / Fraction(shift).limit_denominator(100)
-    ).limit_denominator(1000)
+    samples_S = spoken.samples_S
+    ratio = Fraction(SAMPLE_RATE, spoken.rate) / Fraction(voice.shift).limit_denominator(100)
+    ratio = ratio.limit_denominator(1000)
     if ratio == 1:
         return samples_S.astype(np.float32)
     window = _low_pass(max(ratio.numerator, ratio.denominator))

@@ -9,8 +9,10 @@ import contextlib
 import ctypes
 import functools
 import os
+import re
 import tempfile
 import zlib
+from collections.abc import Sequence
 from importlib import metadata
 from pathlib import Path
 from typing import Any, ClassVar, final
@@ -52,6 +54,8 @@ SAMPLE_RATE = 22_050
 _LONGEST_DATA_PATH = 140
 """espeak-ng keeps the path of its data in a buffer of 160 bytes."""
 
+_OTHER_LANGUAGE = re.compile(r"\([\w-]+\)")
+"""What espeak-ng writes around a word that it says in another language."""
 _SYNCHRONOUS, _DONT_EXIT, _UTF8, _IPA = 2, 0x8000, 1, 2
 _RATE, _PITCH, _RANGE = 1, 3, 4
 _NO_MORE, _WORD = 0, 1
@@ -145,21 +149,17 @@ class Espeak(Engine):
         begins = lexicon.begins_of(text.lower(), said, self._begins)
         return Spoken(joined.astype(np.float32) / 32768, SAMPLE_RATE, begins)
 
-    def phonemes(self, text: str) -> str:
-        """The text in IPA, as the first accent of the language says it; empty if it says nothing.
+    def phonemes(self, texts: Sequence[str]) -> list[str]:
+        """Texts in IPA, as the first accent of the language says them; empty for one that says nothing.
 
         Raises:
             CorpusError: the library does not start.
         """
-        said = ctypes.c_char_p(lexicon.respell(text.lower(), self._lexicon).encode())
-        parts, accent = list[str](), self._accents[0]
+        accent = self._accents[0]
         with self._loaded() as library:
             _set_voice(library, accent)
             library.espeak_TextToPhonemes.restype = ctypes.c_char_p
-            while said.value:  # the library moves it to the next clause, and to null at the end
-                found = library.espeak_TextToPhonemes(ctypes.byref(said), _UTF8, _IPA)
-                parts.append((found or b"").decode())
-        return " ".join(" ".join(parts).split())
+            return [_phonemes(library, lexicon.respell(t.lower(), self._lexicon)) for t in texts]
 
     @functools.cached_property
     def _paths(self) -> tuple[str, str]:
@@ -220,6 +220,15 @@ class Espeak(Engine):
 def _set_voice(library: ctypes.CDLL, name: str) -> None:
     if library.espeak_SetVoiceByName(name.encode()) != 0:
         raise CorpusError(f"espeak-ng has no voice {name!r}: reinstall espeakng-loader")
+
+
+def _phonemes(library: ctypes.CDLL, text: str) -> str:
+    """The phonemes of all clauses of a text."""
+    left, parts = ctypes.c_char_p(text.encode()), list[str]()
+    while left.value:  # the library moves it to the next clause, and to null at the end
+        found = library.espeak_TextToPhonemes(ctypes.byref(left), _UTF8, _IPA)
+        parts.append((found or b"").decode())
+    return " ".join(_OTHER_LANGUAGE.sub("", " ".join(parts)).split())
 
 
 def _languages(library: ctypes.CDLL) -> list[str]:
