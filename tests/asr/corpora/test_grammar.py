@@ -66,3 +66,17 @@ def test_built_in_grammar_is_rich_enough():
     assert min(lens) >= 2
     assert max(lens) <= 9
     assert 3.5 < np.mean(lens) < 7
+
+
+def test_a_line_with_a_colon_says_how_a_word_is_pronounced():
+    found = grammar.parse("call (nguyen|bob)\nNguyen: win /wˈɪn/\n")
+    assert found.pronunciations["nguyen"].respelling == "win"
+    assert found.pronunciations["nguyen"].ipa == "wˈɪn"
+    assert len(found.patterns) == 1
+    with pytest.raises(CorpusError, match="how 'anna' is pronounced, and no pattern has that word"):
+        grammar.parse("call bob\nanna: ah na")
+
+
+def test_phrases_between_which_one_chooses():
+    found = grammar.parse("n = (one|two)\nlights on\nstop [now] (<n>|all (a|b))")
+    assert list(found.choices()) == [["lights on"], ["now"], [], ["a", "b"], ["one", "two"]]

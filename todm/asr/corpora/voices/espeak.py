@@ -99,7 +99,7 @@ class Espeak(Engine):
 
     name, family, natural = "espeak", "espeak", False
     licences = Licences("GPL-3.0-or-later", "GPL-3.0-or-later", "GPL-3.0-or-later (its own)")
-    speed = 500.0
+    speed = 200.0
 
     def __init__(self, setting: Setting) -> None:
         self.setting = setting

@@ -34,7 +34,7 @@ class Hibari(Engine):
     licences = Licences(
         "Apache-2.0", "Apache-2.0 (distilled from Kokoro-82M, Apache-2.0)", "Apache-2.0 (its own)"
     )
-    speed = 40.0
+    speed = 50.0
 
     def __init__(self, setting: Setting) -> None:
         self.setting = setting

@@ -62,7 +62,7 @@ class Kokoro(Engine):
     licences = Licences(
         "MIT (kokoro-onnx)", "Apache-2.0 (Kokoro-82M)", "GPL-3.0 (phonemizer, espeak-ng)"
     )
-    speed = 1.0
+    speed = 0.8
 
     def __init__(self, setting: Setting) -> None:
         self.setting = setting

@@ -39,7 +39,7 @@ class Piper(Engine):
         "CC0 by its card (joe; fine-tuned from lessac, whose terms are not confirmed)",
         "GPL-3.0-or-later (espeak-ng)",
     )
-    speed = 6.0
+    speed = 6.5
 
     def __init__(self, setting: Setting) -> None:
         self.setting = setting
