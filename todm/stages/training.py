@@ -167,13 +167,15 @@ def _recipe(corpus: str | Path, config: str, settings: Sequence[str]) -> "tuple[
 
 
 def _provenance(corpus: "Artifact", recipe: "Recipe", init: Path | None) -> list[dict[str, Any]]:
-    """All that the net learns from: the corpus's sources, noise, and those of the net it begins from."""
+    """All that the net learns from: the corpus's sources, noise, rooms, and those of the first net."""
     from todm import artifact
     from todm.asr.corpora.provenance import from_info, of_folder, to_json
 
     sources = from_info(corpus.info)
     if recipe.asr.noise:
         sources.append(of_folder("noise", recipe.asr.noise))
+    if recipe.asr.acoustics.rirs:
+        sources.append(of_folder("room", recipe.asr.acoustics.rirs))
     if init is not None and (init / artifact.MANIFEST).is_file():
         sources += from_info(artifact.load(init).info)
     return to_json(sources)

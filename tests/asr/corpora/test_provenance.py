@@ -29,6 +29,14 @@ def test_a_file_has_the_licence_of_its_folder(tmp_path):
     assert (found.name, found.licence) == ("a.jsonl", "MIT (by its LICENSE)")
 
 
+def test_a_folder_of_folders_has_their_licences(tmp_path):
+    for name, text in (("a", "MIT License"), ("b", "CC BY"), ("c", "MIT License"), ("d", "")):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "LICENSE").write_text(text)
+    licences = "MIT (by its LICENSE); CC BY (by its LICENSE); see its LICENSE"
+    assert provenance.licence_in(tmp_path) == licences
+
+
 def test_there_and_back_and_each_once():
     one = Source(kind="room", name="a")
     found = provenance.to_json([one, Source(kind="noise", name="b", licence="MIT"), one])

@@ -8,17 +8,23 @@ from typing import Any, Literal
 from todm.config import Config
 
 NOT_STATED = "not stated"
+_MOST = 5
+"""Licences of folders within a folder that are listed."""
 _PAGES = ("licence", "license", "copying", "notice", "readme")
 _LICENCES = (
-    ("CC0", "cc0"),
-    ("CC BY-SA", "cc by-sa"), ("CC BY-SA", "cc-by-sa"), ("CC BY-SA", "attribution-sharealike"),
-    ("CC BY-NC", "cc by-nc"), ("CC BY-NC", "cc-by-nc"), ("CC BY-NC", "attribution-noncommercial"),
-    ("CC BY", "cc by"), ("CC BY", "cc-by"), ("CC BY", "creative commons attribution"),
-    ("Apache-2.0", "apache license"), ("Apache-2.0", "apache-2.0"),
-    ("MIT", "mit license"), ("MIT", "permission is hereby granted, free of charge, to any person"),
-    ("GPL", "gnu general public license"), ("public domain", "public domain"),
-)  # fmt: skip
-"""Names by a phrase of the text; the first that occurs wins, so the stricter stand before the freer."""
+    (
+        "CC BY-NC",
+        ("cc by-nc", "cc-by-nc", "attribution-noncommercial", "attribution-non-commercial"),
+    ),
+    ("CC BY-SA", ("cc by-sa", "cc-by-sa", "attribution-sharealike")),
+    ("GPL", ("gnu general public license",)),
+    ("CC BY", ("cc by", "cc-by", "creative commons attribution")),
+    ("Apache-2.0", ("apache license", "apache-2.0")),
+    ("MIT", ("mit license", "permission is hereby granted, free of charge, to any person")),
+    ("CC0", ("cc0",)),
+    ("public domain", ("public domain",)),
+)
+"""Names by phrases of the text; the first that occurs wins, so the stricter stand before the freer."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -48,19 +54,28 @@ def of_folder(
 
 
 def licence_in(folder: Path) -> str:
-    """The licence that a page in the folder names, by file; "not stated" where none does.
+    """The licence that a page in the folder names, by file; else those of the folders in it.
 
-    A page that names none of the licences known here is quoted by its name.
+    A licence page that names none of the licences known here is quoted by its name.
     """
+    own = _licence_here(folder)
+    if own is not None:
+        return own
+    below = (_licence_here(inner) for inner in sorted(folder.iterdir()) if inner.is_dir())
+    found = dict.fromkeys(licence for licence in below if licence is not None)
+    return "; ".join(list(found)[:_MOST]) or NOT_STATED
+
+
+def _licence_here(folder: Path) -> str | None:
     files = sorted(path for path in folder.iterdir() if path.is_file())
     pages = [page for start in _PAGES for page in files if page.name.lower().startswith(start)]
     for page in pages:
         text = page.read_text(encoding="utf-8", errors="replace").lower()
-        named = next((name for name, phrase in _LICENCES if phrase in text), None)
+        named = next((n for n, phrases in _LICENCES if any(p in text for p in phrases)), None)
         if named:
             return f"{named} (by its {page.name})"
     own = [page for page in pages if not page.name.lower().startswith("readme")]
-    return f"see its {own[0].name}" if own else NOT_STATED
+    return f"see its {own[0].name}" if own else None
 
 
 def to_json(sources: Iterable[Source]) -> list[dict[str, Any]]:
