@@ -2,11 +2,13 @@
 //
 //   g++ -O2 -std=c++17 run.cc -I ORT/include -L ORT/lib -lonnxruntime -Wl,-rpath,ORT/lib -o run
 //   ./run BUNDLE a.wav [b.wav ...] [--precision fp32|int8|int8.rr|int8.block|int4]
+//       [--threshold CONFIDENCE]
 //   arecord -t raw -f S16_LE -r 16000 -c 1 | ./run BUNDLE -
 //
 // Prints a line per recording (wav, 16 kHz, 16 bits): its path, a tab, its transcript. `-` is standard input,
 // raw mono samples or a wav: a line per segment as soon as it has ended, its start and end in seconds and its
-// text, in memory that does not grow with the stream. Every file it loads is held against the manifest first
+// text, in memory that does not grow with the stream. A segment of less confidence than the threshold (that of the
+// bundle; 0 keeps all) gives no text. Every file it loads is held against the manifest first
 // (manifest.h). Needs the C++ standard library and onnxruntime 1.12 or newer.
 
 #include <onnxruntime_c_api.h>
@@ -23,6 +25,7 @@
 #include <vector>
 
 #include "manifest.h"
+#include "segments.h"
 
 constexpr int kRate = 16000, kBins = 80, kShift = 160, kWindow = 400, kFft = 512, kBlank = 0;
 constexpr double kPi = 3.14159265358979323846;
@@ -237,16 +240,12 @@ struct Graph {  // lives as long as the program
   std::vector<char*> inputs_, outputs_;
 };
 
-struct Symbol {
-  int64_t id, frame;
-};
-
 struct Model {
   Graph encoder, decoder, joiner;
   std::vector<std::string> tokens;
-  double tail;    // seconds of silence that let the last words out
-  int64_t pause;  // frames without a symbol that end a segment ...
-  bool restarts;  // ... and start the decoder's context again; not in bundles of earlier versions
+  double tail;  // seconds of silence that let the last words out
+  Cut cut;
+  bool restarts;  // whether a pause starts the decoder's context again; not in bundles of earlier versions
 };
 
 // One stream, greedy, at most one symbol a frame; the encoder's two states are carried from chunk to chunk.
@@ -291,7 +290,7 @@ class Stream {
     }
   }
   void search(const Floats& encoded) {
-    if (model_.restarts && context_ != start_ && now - last_ > model_.pause) {
+    if (model_.restarts && context_ != start_ && now - last_ > model_.cut.pause) {
       context_ = start_;
       predicted_ = at_start_;
     }
@@ -299,7 +298,7 @@ class Stream {
     const Floats logits = model_.joiner.run({{{1, width}, encoded, {}}, {{1, width}, predicted_, {}}}, 1)[0];
     const int64_t best = std::max_element(logits.begin(), logits.end()) - logits.begin();
     if (best != kBlank && model_.tokens.at(best) != "<unk>") {
-      symbols.push_back({best, now});
+      symbols.push_back({best, now, log_prob(logits, best)});
       last_ = now;
       context_.erase(context_.begin());
       context_.push_back(best);
@@ -317,37 +316,19 @@ class Stream {
   int64_t last_ = 0;  // the frame of the last symbol
 };
 
-double seconds(int64_t frame) { return frame / 25.0; }
-
-// The number of symbols in the first segment, 0 if it is not complete: a pause ends it, or a word after 20 s.
-size_t first_segment(const Model& model, const std::vector<Symbol>& symbols, int64_t now) {
-  size_t word = 0;  // the last that began
-  for (size_t i = 0; i < symbols.size(); ++i) {
-    if (model.tokens.at(symbols[i].id).compare(0, 3, "\u2581") == 0) word = i;
-    if (seconds(symbols[i].frame) - seconds(symbols[0].frame) >= 20) return word ? word : i;
-    const int64_t following = i + 1 < symbols.size() ? symbols[i + 1].frame : now;
-    if (following - symbols[i].frame > model.pause) return i + 1;
-  }
-  return 0;
-}
-
-std::string text_of(const Model& model, const std::vector<Symbol>& symbols, size_t count) {
-  std::string text;
-  for (size_t i = 0; i < count; ++i) text += model.tokens.at(symbols[i].id);
-  for (size_t at; (at = text.find("\u2581")) != std::string::npos;) text.replace(at, 3, " ");
-  text.erase(0, text.find_first_not_of(' '));
-  text.erase(text.find_last_not_of(' ') + 1);
-  return text;
-}
-
 void print_segments(const Model& model, std::vector<Symbol>& symbols, int64_t now) {
-  while (const size_t count = first_segment(model, symbols, now)) {
-    const std::string text = text_of(model, symbols, count);
-    const double start = seconds(symbols[0].frame), end = seconds(symbols[count - 1].frame + 1);
-    if (!text.empty()) std::printf("%.2f\t%.2f\t%s\n", start, end, text.c_str());
-    symbols.erase(symbols.begin(), symbols.begin() + count);
-  }
+  take_segments(model.cut, model.tokens, symbols, now, [](double start, double end, const std::string& text) {
+    std::printf("%.2f\t%.2f\t%s\n", start, end, text.c_str());
+  });
   std::fflush(stdout);
+}
+
+std::string whole_text(const Model& model, std::vector<Symbol>& symbols) {
+  if (model.cut.threshold <= 0) return text_of(model.tokens, symbols, symbols.size());
+  std::string whole;
+  take_segments(model.cut, model.tokens, symbols, INT64_MAX,
+                [&](double, double, const std::string& text) { whole += (whole.empty() ? "" : " ") + text; });
+  return whole;
 }
 
 void transcribe(const Model& model, const std::string& path) {
@@ -360,14 +341,22 @@ void transcribe(const Model& model, const std::string& path) {
   }
   stream.finish();
   if (live) return print_segments(model, stream.symbols, INT64_MAX);
-  std::printf("%s\t%s\n", path.c_str(), text_of(model, stream.symbols, stream.symbols.size()).c_str());
+  std::printf("%s\t%s\n", path.c_str(), whole_text(model, stream.symbols).c_str());
+}
+
+std::string option(std::vector<std::string>& given, const std::string& name) {  // its value, taken out; or nothing
+  const auto flag = std::find(given.begin(), given.end(), name);
+  if (flag == given.end() || flag + 1 == given.end()) return "";
+  const std::string value = flag[1];
+  given.erase(flag, flag + 2);
+  return value;
 }
 
 void run(std::vector<std::string> given) {
-  std::string precision = "fp32";
-  const auto flag = std::find(given.begin(), given.end(), "--precision");
-  if (flag != given.end() && flag + 1 != given.end()) precision = flag[1], given.erase(flag, flag + 2);
-  if (given.size() < 2) fail("usage: run BUNDLE a.wav [b.wav ...] | - [--precision fp32|int8|...]");
+  std::string precision = option(given, "--precision");
+  if (precision.empty()) precision = "fp32";
+  const std::string asked = option(given, "--threshold");
+  if (given.size() < 2) fail("usage: run BUNDLE a.wav [b.wav ...] | - [--precision fp32|int8|...] [--threshold 0..1]");
   if (!api) fail("this onnxruntime is older than 1.12");
   const std::string& bundle = given[0];
   const std::string manifest = read_file(bundle + "/manifest.json");
@@ -376,6 +365,8 @@ void run(std::vector<std::string> given) {
   const bool exact = precision == "fp32", restarts = has(manifest, {"info", "endpoint_seconds"});
   const double tail = seconds_of(manifest, "tail_seconds");
   const double pause = restarts ? seconds_of(manifest, "endpoint_seconds") : 0.8;
+  const bool decides = asked.empty() && has(manifest, {"info", "decision_threshold"});
+  const double threshold = share_of(decides ? lookup(manifest, {"info", "decision_threshold"}) : asked);
   OrtEnv* env;
   check(api->CreateEnv(ORT_LOGGING_LEVEL_FATAL, "run", &env));
   const auto graph = [&](const std::string& stem, const std::string& form) {
@@ -383,7 +374,7 @@ void run(std::vector<std::string> given) {
   };
   // All smaller encoders share the int8 decoder and joiner.
   Model model{graph("encoder", precision), graph("decoder", "int8"), graph("joiner", "int8"), {}, tail,
-              int64_t(std::floor(pause / 0.04 + 0.5)), restarts};
+              {int64_t(std::floor(pause / 0.04 + 0.5)), threshold}, restarts};
   std::istringstream lines(checked(bundle, manifest, "tokens.txt"));  // "symbol id"; an id alone is a space
   for (std::string line; std::getline(lines, line);)
     model.tokens.push_back(line.find(' ') == std::string::npos ? " " : line.substr(0, line.rfind(' ')));

@@ -7,10 +7,13 @@ arecord -t raw -f S16_LE -r 16000 -c 1 | python run.py BUNDLE -            (as l
 
 import argparse
 import hashlib
+import inspect
+import itertools
 import json
+import math
 import platform
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -22,6 +25,7 @@ ENDPOINT = 0.8  # seconds without a symbol that end a segment, where the bundle 
 FRESH = 2.4  # and, where a stream has heard none yet, those after which a new one begins
 REPLAY = 0.5  # seconds that the new one hears again: a word may have begun
 NEVER = 1e9
+CERTAIN = -math.log1p(math.exp(-8))  # the log-probability of the most that a symbol counts for
 FORMS = ("fp32", "int8", "int8.rr", "int8.block", "int4")
 
 
@@ -33,7 +37,14 @@ def main() -> None:
     parser.add_argument("--precision", choices=(*FORMS, "auto"), default="fp32")
     parser.add_argument("--offline", action="store_true")
     parser.add_argument("--beam", type=int, default=1, help="hypotheses; 1 (default) is greedy")
+    parser.add_argument(
+        "--threshold",
+        type=float,
+        help="confidence below which a segment gives no text, 0 to 1 (default: the bundle's)",
+    )
     args = parser.parse_args()
+    if args.threshold is not None and not 0 <= args.threshold <= 1:
+        parser.error(f"--threshold is {args.threshold}: a confidence from 0 to 1")
     if args.precision == "auto":
         args.precision = best_int8()
     if args.audio == ["-"]:
@@ -68,6 +79,7 @@ def checked(bundle: Path, name: str) -> str:
         size, digest = (bundle / name).stat().st_size, entry["sha256"]
         seconds = manifest["info"]["tail_seconds"], manifest["info"].get("endpoint_seconds", 1)
         whole = manifest["kind"] == "bundle" and size == entry["bytes"]
+        whole = whole and 0 <= manifest["info"].get("decision_threshold", 0) <= 1
         if not whole or not all(0 <= s <= 100 for s in seconds):
             raise ValueError(name)
         data = (bundle / name).read_bytes()
@@ -106,11 +118,15 @@ def info(bundle: Path) -> dict:
 
 def streaming(args: argparse.Namespace):  # noqa: ANN201 - a function
     """A function from samples and their rate to text, chunk by chunk."""
-    # model_type saves one load of the encoder.
+    graphs = options(args.bundle, args.precision, beam=args.beam)  # checks the manifest first
+    threshold = threshold_of(args)
     recognizer = sherpa_onnx.OnlineRecognizer.from_transducer(
-        **options(args.bundle, args.precision, beam=args.beam), model_type="lstm"
+        **graphs,
+        model_type="lstm",  # saves one load of the encoder
+        **scores(threshold),
     )
     tail_seconds = info(args.bundle)["tail_seconds"]
+    pause = info(args.bundle).get("endpoint_seconds", ENDPOINT)
 
     def transcribe(samples: np.ndarray, rate: int) -> str:
         stream = recognizer.create_stream()
@@ -122,9 +138,49 @@ def streaming(args: argparse.Namespace):  # noqa: ANN201 - a function
         stream.input_finished()
         while recognizer.is_ready(stream):
             recognizer.decode_stream(stream)
-        return recognizer.get_result(stream).strip()
+        if not threshold:
+            return recognizer.get_result(stream).strip()
+        kept = [
+            "".join(recognizer.tokens(stream)[start:end]).strip()
+            for start, end in spans(recognizer.timestamps(stream), pause)
+            if confidence(recognizer.ys_probs(stream)[start:end]) >= threshold
+        ]
+        return " ".join(filter(None, kept))
 
     return transcribe
+
+
+def threshold_of(args: argparse.Namespace) -> float:
+    """The confidence below which a segment gives no text: the one given, or the bundle's, or 0."""
+    given = args.threshold
+    return info(args.bundle).get("decision_threshold", 0.0) if given is None else given
+
+
+def scores(threshold: float) -> dict:
+    """The option with which `ys_probs` are those of the graphs; nothing where no threshold needs them."""
+    if not threshold:
+        return {}
+    known = inspect.signature(sherpa_onnx.OnlineRecognizer.from_transducer).parameters
+    if "temperature_scale" not in known or not hasattr(sherpa_onnx.OnlineRecognizer, "ys_probs"):
+        raise SystemExit(
+            "this sherpa-onnx gives no probabilities, which the bundle's threshold of confidence needs: "
+            "take a newer one (2.0.1 has them), or --threshold 0"
+        )
+    return {"temperature_scale": 1.0}
+
+
+def confidence(log_probs: Sequence[float]) -> float:
+    """How sure the recogniser is of a segment, 0 to 1, as todm computes it (todm/device/decision.py)."""
+    capped = [min(value, CERTAIN) for value in log_probs]
+    odds = sum(value - math.log1p(-math.exp(value)) for value in capped) / (len(capped) + 1)
+    return (1 + math.tanh(odds / 2)) / 2
+
+
+def spans(times: Sequence[float], pause: float) -> list[tuple[int, int]]:
+    """Where segments begin and end among symbols, by the seconds of these: at pauses."""
+    frames, longest = [round(25 * t) for t in times], math.floor(25 * pause + 0.5)
+    begins = [i for i, at in enumerate(frames) if not i or at - frames[i - 1] > longest]
+    return list(itertools.pairwise([*begins, len(frames)]))
 
 
 def offline(args: argparse.Namespace):  # noqa: ANN201 - a function
@@ -150,6 +206,7 @@ def recogniser(
     rule1: float = NEVER,
     rule2: float | None = None,
     reset_encoder: bool = False,
+    threshold: float = 0.0,
 ) -> sherpa_onnx.OnlineRecognizer:
     """A streaming recogniser with endpoints.
 
@@ -160,12 +217,14 @@ def recogniser(
         rule1: seconds without a symbol that are an endpoint where there was none before.
         rule2: seconds without a symbol after the last one that are an endpoint; the bundle's if None.
         reset_encoder: see README.md.
+        threshold: confidence below which a segment is to give no text; see `Listener`.
     """
     graphs = options(bundle, precision, beam=beam)  # checks the manifest first
     pause = info(bundle).get("endpoint_seconds", ENDPOINT) if rule2 is None else rule2
     return sherpa_onnx.OnlineRecognizer.from_transducer(
         **graphs,
         model_type="lstm",
+        **scores(threshold),
         enable_endpoint_detection=True,
         rule1_min_trailing_silence=rule1,
         rule2_min_trailing_silence=float(pause),
@@ -183,8 +242,10 @@ class Listener:
         *,
         fresh: bool = True,
         replay: float = REPLAY,
+        threshold: float = 0.0,
     ) -> None:
         """Start; not `fresh` goes on with the same stream and sherpa-onnx's own `reset`."""
+        self._threshold = threshold
         self._recognizer, self._fresh = recognizer, fresh
         self._replay = round(replay * RATE)
         self._stream = recognizer.create_stream()
@@ -216,9 +277,14 @@ class Listener:
 
     def _segment(self) -> Iterator[tuple[float, float, str]]:
         times = self._recognizer.timestamps(self._stream)
-        if self.text:
+        if self.text and self._is_sure():
             start = self.began / RATE + self._recognizer.start_time(self._stream)
             yield start + times[0], start + times[-1] + 0.04, self.text
+
+    def _is_sure(self) -> bool:
+        if not self._threshold:
+            return True
+        return confidence(self._recognizer.ys_probs(self._stream)) >= self._threshold
 
     def _restart(self) -> None:
         if not self._fresh:
@@ -231,10 +297,14 @@ class Listener:
 
 def listen(args: argparse.Namespace) -> None:
     """Print start, end and text of every segment of standard input: raw 16-bit samples, 16 kHz, mono."""
-    recognizer = recogniser(args.bundle, args.precision, beam=args.beam, rule1=FRESH)
+    checked(args.bundle, "tokens.txt")
+    threshold = threshold_of(args)
+    recognizer = recogniser(
+        args.bundle, args.precision, beam=args.beam, rule1=FRESH, threshold=threshold
+    )
     # No more than the pause, or the new stream would hear the last word again.
     replay = min(REPLAY, info(args.bundle).get("endpoint_seconds", ENDPOINT))
-    listener = Listener(recognizer, replay=replay)
+    listener = Listener(recognizer, replay=replay, threshold=threshold)
     for data in pieces():
         samples = np.frombuffer(data[: len(data) // 2 * 2], "<i2").astype(np.float32) / 2**15
         for start, end, text in listener.accept(samples):

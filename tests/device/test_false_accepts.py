@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import types
 
 import numpy as np
 import pytest
@@ -40,7 +41,14 @@ def segment(text, start, *confidences):
         for w, c in zip(text.split(), confidences, strict=True)
     )
     return Segment(
-        text=text, start=start, end=start, words=words, tokens=(), timestamps=(), log_probs=()
+        text=text,
+        start=start,
+        end=start,
+        confidence=min(confidences),
+        words=words,
+        tokens=(),
+        timestamps=(),
+        log_probs=(),
     )
 
 
@@ -51,6 +59,14 @@ def test_counting():
     assert figures.per_hour == 6.0
     assert figures.common == [("a b", 2), ("c", 1)]
     assert figures.low < 6 < figures.high
+
+
+def test_below_the_threshold_is_no_accept():
+    found = [segment("a", 0, 0.95), segment("b", 9, 0.8), segment("b", 20, 0.8)]
+    figures = false_accepts.count(found, 30.0, threshold=0.9, thresholds=[0.0, 0.8, 0.9, 1.0])
+    assert (figures.accepts, figures.words, figures.per_hour) == (1, 1, 2.0)
+    assert figures.common == [("a", 1)]
+    assert [point["per_hour"] for point in figures.curve] == [6.0, 6.0, 2.0, 0.0]
 
 
 @pytest.mark.parametrize("kind", false_accepts.noises())
@@ -79,12 +95,15 @@ def test_colours_fall_by_so_many_decibels_an_octave(kind, slope):
 def test_levels_are_those_of_the_clips(monkeypatch):
     heard = []
 
-    def transcribe(recognizer, blocks):
+    def transcribe(recognizer, blocks, *, threshold):
+        assert threshold == 0
         heard.extend(blocks)
-        return [segment("x", 25.0, 1.0), segment("x", 5.0, 1.0), segment("x", 59.9, 1.0)]
+        found = [segment("x", 25.0, 1.0), segment("x", 5.0, 1.0), segment("x", 59.9, 1.0)]
+        return [*found, segment("x", 15.0, 0.4)]  # which is below the threshold
 
     monkeypatch.setattr(false_accepts, "transcribe_blocks", transcribe)
-    figures = false_accepts.score_noise(None, "white noise", minutes=0.9)
+    recognizer = types.SimpleNamespace(threshold=0.5)
+    figures = false_accepts.score_noise(recognizer, "white noise", minutes=0.9)
     assert figures.levels == {"-55": 1, "-40": 0, "-25": 2}
     assert figures.minutes == 1.0
     loud = [20 * np.log10(np.sqrt(np.mean(clip**2))) for clip in heard]

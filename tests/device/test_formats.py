@@ -12,7 +12,7 @@ from todm.device.segments import Segment, Word
 def segment(text, start, end):
     word = Word(text=text, start=start, end=end, confidence=0.5)
     return Segment(
-        text=text, start=start, end=end, words=(word,),
+        text=text, start=start, end=end, confidence=0.5, words=(word,),
         tokens=(f"▁{text}",), timestamps=(start,), log_probs=(-0.69,),
     )  # fmt: skip
 

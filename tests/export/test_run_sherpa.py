@@ -1,5 +1,6 @@
 """export/sherpa_onnx/run.py: a bundle in sherpa-onnx alone."""
 
+import importlib
 import json
 import subprocess
 import sys
@@ -48,3 +49,42 @@ def test_a_runner_needs_no_todm(repo, target):
         line.split()[1] for line in source.splitlines() if line.startswith(("import ", "from "))
     ]
     assert not {"todm", "torch"} & {name.partition(".")[0] for name in imports}
+
+
+@pytest.fixture
+def script(repo, monkeypatch):
+    """export/sherpa_onnx/run.py as a module."""
+    pytest.importorskip("sherpa_onnx")
+    monkeypatch.syspath_prepend(str(repo / "export" / "sherpa_onnx"))
+    return importlib.import_module("run")
+
+
+def test_confidence_equals_the_devices(script, repo):
+    for vector in json.loads((repo / "tests" / "device" / "confidences.json").read_text()):
+        found = script.confidence(vector["log_probs"])
+        assert found == pytest.approx(vector["confidence"], abs=1e-8), vector["name"]
+
+
+@pytest.mark.parametrize(
+    ("times", "expected"),
+    [
+        ([], []),
+        ([0.0], [(0, 1)]),
+        ([0.4, 1.0, 1.64], [(0, 2), (2, 3)]),
+        ([0.0, 9.0], [(0, 1), (1, 2)]),
+    ],
+)
+def test_a_pause_ends_a_segment(script, times, expected):
+    assert script.spans(times, 0.6) == expected
+
+
+@pytest.mark.runtime
+@pytest.mark.parametrize(("threshold", "kept"), [(0.0, True), (1.0, False)])
+def test_segments_below_the_threshold_give_no_text(repo, toy_bundle, tmp_path, threshold, kept):
+    wav = toy_bundle / "test_wavs" / "0.wav"
+    expected = json.loads((toy_bundle / "test_wavs" / "expected.json").read_text())
+    text = expected["fp32"]["streaming"]["text"]
+    runner = repo / "export" / "sherpa_onnx" / "run.py"
+    command = [sys.executable, runner, toy_bundle, wav, "--threshold", str(threshold)]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path)
+    assert done.stdout == f"{wav}\t{text if kept else ''}\n", done.stderr

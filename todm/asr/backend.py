@@ -2,6 +2,7 @@
 
 import functools
 import logging
+import math
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -25,8 +26,7 @@ from todm.asr.data.store import FeatureStore
 from todm.asr.decode.dev_scorer import ALTERED_SPEEDS, dev_score
 from todm.asr.decode.evaluate import decode_model
 from todm.asr.decode.search import Search, greedy_search
-from todm.asr.decode.utterances import Decoded, score_all
-from todm.asr.decode.wer import figures
+from todm.asr.decode.utterances import Decoded, figures_of
 from todm.asr.model import graph_parts, init_from
 from todm.asr.model.costs import work_and_state
 from todm.asr.model.streaming import StreamingEncoder
@@ -167,8 +167,8 @@ class AsrBackend:
     def evaluate(
         self, model: nn.Module, *, subnet: Subnet | None, split: str, limit: int = 0
     ) -> dict[str, Any]:
-        """WER of greedy search as `error`, with its bootstrap interval and counts; see `recognise`."""
-        return figures(score_all(self.recognise(model, subnet=subnet, split=split, limit=limit)))
+        """WER of greedy search as `error`, its interval, counts, and false accepts; see `figures_of`."""
+        return figures_of(self.recognise(model, subnet=subnet, split=split, limit=limit))
 
     def recognise(
         self,
@@ -329,6 +329,8 @@ class AsrBackend:
     def example(self, split: str, *, seconds: float) -> tuple[Samples, str]:
         """Audio at 16 kHz and transcript of the first utterance of at least `seconds`, else of the last one.
 
+        Speech without a transcript is no example.
+
         Raises:
             CorpusError: the audio cannot be read.
             ConfigError: the corpus has no such split.
@@ -336,12 +338,20 @@ class AsrBackend:
         from lhotse import CutSet
 
         cut = None
-        for cut in CutSet.from_file(self._cuts(split)):
+        for cut in (c for c in CutSet.from_file(self._cuts(split)) if cut_text(c)[0]):
             if cut.duration >= seconds:
                 break
         if cut is None:
             raise ConfigError(f"{self.corpus} has no {split} utterances")
         return cut_samples(cut), self.tokenizer.normalise(cut_text(cut)[0])
+
+    def recordings(self, split: str, most: int) -> "list[tuple[str, Callable[[], Samples]]]":
+        """Transcript and audio (float32 [S] at 16 kHz, read when called) of utterances all over a split."""
+        from lhotse import CutSet
+
+        cuts, spell = list(CutSet.from_file(self._cuts(split))), self.tokenizer.normalise
+        some = cuts[:: max(1, math.ceil(len(cuts) / most))]
+        return [(spell(cut_text(c)[0]), functools.partial(cut_samples, c)) for c in some]
 
     def _cuts(self, split: str) -> Path:
         if self.corpus is None:

@@ -7,8 +7,7 @@ from torch import nn
 
 from todm.asr.backend import AsrBackend
 from todm.asr.decode.latency import Clock, measure
-from todm.asr.decode.utterances import score_all
-from todm.asr.decode.wer import figures
+from todm.asr.decode.utterances import figures_of
 from todm.files import Progress, no_progress
 
 _SPLIT, _MOST = "dev", 200
@@ -26,7 +25,7 @@ def by_chunk(
 
     Returns:
         For each chunk size, ascending: `chunk` in frames of 40 ms, `split`, the figures of
-        `todm.asr.decode.wer.figures`, and `latency` (`todm.asr.decode.latency.Latency`), None where
+        `todm.asr.decode.utterances.figures_of`, and `latency` (`todm.asr.decode.latency.Latency`), None where
         the corpus does not say when words end.
     """
     config, ends, rows = backend.config, backend.known_ends(_SPLIT), list[dict[str, Any]]()
@@ -39,7 +38,7 @@ def by_chunk(
             {
                 "chunk": chunk,
                 "split": _SPLIT,
-                **figures(score_all(found)),
+                **figures_of(found),
                 "latency": delays and dataclasses.asdict(delays),
             }
         )

@@ -41,6 +41,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "of the test utterance, and of the card's figures by chunk size (default: the corpus trained on; "
         "none with --sample)",
     )
+    flag(
+        "--max-lost",
+        "share of the commands that the threshold of confidence may cost, below which a segment gives no "
+        "text: 0 for none (default: 0.03 for a grammar and a corpus with speech that is no command)",
+    )
 
 
 def run(args: argparse.Namespace) -> int:

@@ -125,6 +125,11 @@ def _show(corpus: "Artifact") -> None:
     console.print(table)
     for name, row in corpus.info.get("unseen", {}).items():
         console.print(f"a test by {name}, which training does not hear: {row['num']} utterances")
+    if others := {
+        s: n for s, row in corpus.info["splits"].items() if (n := row.get("other_speech"))
+    }:
+        counts = ", ".join(f"{num} in {split}" for split, num in others.items())
+        console.print(f"speech that is no command: {counts} of these utterances", highlight=False)
     rejected = corpus.info["rejected"]
     if rejected:
         left_out = Table("left out because", "number")

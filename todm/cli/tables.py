@@ -15,6 +15,7 @@ def show(rows: dict[str, dict[str, Any]], *, table: bool) -> None:
             f"{name:6} WER {row['error']:7.2%}  [{row['low']:.2%}, {row['high']:.2%}]  "
             f"{row['words']} words: "
             f"{row['insertions']} ins, {row['deletions']} del, {row['substitutions']} sub"
+            f"{other_speech(row)}"
         )
         for line in unseen_lines(row):
             print(f"{name:6} {line}")
@@ -31,6 +32,19 @@ def unseen_lines(row: dict[str, Any]) -> list[str]:
         f"{found['words']} words, on a voice never heard ({engine})"
         for engine, found in row["unseen"].items()
     ]
+
+
+def other_speech(row: dict[str, Any]) -> str:
+    """What was recognised in speech that is no command, and what a threshold makes of it."""
+    told, others, decision = "", row.get("other_speech"), row.get("decision")
+    if others:
+        told = (
+            f"; words in {others['accepts']} of {others['utterances']} utterances of other speech"
+        )
+    if decision:
+        told += f"; its threshold loses {decision['lost']:.1%} of {decision['exact']} right ones"
+        told += f" and leaves words in {decision['accepts']}" if others else ""
+    return told
 
 
 def _table(rows: dict[str, dict[str, Any]]) -> str:

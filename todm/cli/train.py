@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 from todm import stages
 from todm.cli.arguments import Flags, given
 from todm.cli.progress import progress_report
+from todm.cli.tables import other_speech
 
 if TYPE_CHECKING:
     from todm.stages.training import Trained
@@ -60,7 +61,9 @@ def _show(made: "Trained") -> None:
         return
     metrics = made.supernet.metrics
     for name, row in metrics["dev"].items():
-        print(f"{name}: dev WER {row['error']:.2%} [{row['low']:.2%}, {row['high']:.2%}]")
+        print(
+            f"{name}: dev WER {row['error']:.2%} [{row['low']:.2%}, {row['high']:.2%}]{other_speech(row)}"
+        )
     if (rate := metrics.get("audio_hours_per_hour")) is not None:
         each = metrics["audio_hours_per_hour_per_process"]
         print(f"throughput: {rate:.4g} h of audio an hour, {each:.4g} a process")

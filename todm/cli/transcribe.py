@@ -61,6 +61,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--int8", action="store_const", const="int8", dest="precision", help="as --precision int8"
     )
     flag("--beam", "hypotheses kept; 1 (default) is greedy")
+    flag(
+        "--threshold",
+        "confidence below which a segment gives no text, 0 to 1; 0 keeps all (default: the bundle's)",
+    )
     flag("--threads", "threads of onnxruntime (default %(default)s)")
 
 

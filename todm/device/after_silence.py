@@ -19,7 +19,7 @@ from todm.device.audio import SAMPLE_RATE, Samples
 from todm.device.decode import FRAME_SECONDS
 from todm.device.features import FRAMES_PER_SECOND
 from todm.device.recognizer import Stream, StreamingRecognizer, detokenize
-from todm.device.segments import transcribe_blocks
+from todm.device.segments import final_text, transcribe_blocks
 from todm.device.sounds import Sound, speech_level
 
 MARGIN = 15.0
@@ -118,7 +118,7 @@ def after_waits(
                 fork.finish()
             while recognizer.step(forks):
                 pass
-            texts += [recognizer.result(fork).text.strip() for fork in forks]
+            texts += [final_text(recognizer, recognizer.result(fork)) for fork in forks]
         right = tuple(t == command.text for t, command in zip(texts, commands, strict=True))
         heard.append(Heard(seconds=wait, texts=tuple(texts), right=right, words=words))
         report()
@@ -197,7 +197,7 @@ def busy_hour(
     for command in commands:
         audio = np.concatenate([_quiet(_LEAD), command.samples_S])
         found = recognizer.transcribe(audio + sound.part(0, len(audio)))
-        alone.append(found.text == command.text)
+        alone.append(final_text(recognizer, found) == command.text)
     return alone, among
 
 

@@ -64,6 +64,11 @@ class Bundle:
         """Seconds without a symbol that end a segment: the endpoint, 0.8 in bundles that state none."""
         return _PAUSE if self.endpoint_seconds is None else self.endpoint_seconds
 
+    @property
+    def threshold(self) -> float:
+        """The confidence below which a segment gives no text; 0, which keeps all, in bundles without one."""
+        return float(self.info.get("decision_threshold", 0.0))
+
     def has_offline(self) -> bool:
         """Whether it has an encoder for whole recordings."""
         return (self.path / "offline" / "encoder.onnx").is_file()

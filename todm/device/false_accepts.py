@@ -1,8 +1,8 @@
 """False accepts per hour: what a bundle recognises when nobody spoke to it.
 
 Silence, noises and speech outside its grammar run through the streaming recogniser, each as one long
-recording, as from a microphone that is always open. A false accept is a segment with any word: a bundle
-of commands acts on whatever it recognises.
+recording, as from a microphone that is always open. A false accept is a segment with any word whose
+confidence is not below the threshold: a bundle of commands acts on whatever it gives out.
 
 Letters: S samples.
 """
@@ -11,7 +11,7 @@ import dataclasses
 import math
 import os
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -49,12 +49,13 @@ class FalseAccepts:
 
     Attributes:
         minutes: duration of the sound.
-        accepts: segments with any word.
+        accepts: segments with any word that are not below the bundle's threshold.
         words: words in all of them.
         sure: segments of which every word has a confidence of `SURE` or more.
         per_hour: accepts per hour; `low` and `high` are its 95 % interval (Poisson, exact).
         levels: accepts by the level of the noise, if it has levels.
         common: the most frequent texts, and their counts.
+        curve: at each of some thresholds, ascending, the accepts per hour: `threshold`, `per_hour`.
     """
 
     minutes: float
@@ -66,6 +67,7 @@ class FalseAccepts:
     high: float
     levels: dict[str, int]
     common: list[tuple[str, int]]
+    curve: list[dict[str, float]] = dataclasses.field(default_factory=list)
 
 
 def noises() -> dict[str, Noise]:
@@ -76,12 +78,18 @@ def noises() -> dict[str, Noise]:
         "brown noise": lambda rng, num: _coloured(rng, num, 1.0),
         "mains hum": _hum,
         "clicks": _clicks,
+        "taps and doors": _taps_and_doors,
         "tones": _tones,
     }
 
 
 def score_noise(
-    recognizer: StreamingRecognizer, kind: str, *, minutes: float, progress: Progress | None = None
+    recognizer: StreamingRecognizer,
+    kind: str,
+    *,
+    minutes: float,
+    thresholds: Sequence[float] = (),
+    progress: Progress | None = None,
 ) -> FalseAccepts:
     """False accepts in silence or a kind of noise, at the levels of `LEVELS` in turn.
 
@@ -89,6 +97,7 @@ def score_noise(
         recognizer: the bundle's.
         kind: `silence`, or one of `noises()`.
         minutes: duration of the sound.
+        thresholds: of the curve, ascending.
         progress: called with clips done and clips in all.
     """
     num = math.ceil(60 * minutes / _CLIP_SECONDS)
@@ -102,10 +111,16 @@ def score_noise(
             if progress:
                 progress(number + 1, num)
 
-    segments = list(transcribe_blocks(recognizer, clips()))
-    levels = Counter(f"{_level(int(s.start) // _CLIP_SECONDS):.0f}" for s in segments)
-    by_level = {} if make is None else {f"{x:.0f}": levels[f"{x:.0f}"] for x in LEVELS}
-    return count(segments, num * _CLIP_SECONDS / 60, levels=by_level)
+    segments = list(transcribe_blocks(recognizer, clips(), threshold=0.0))
+    found = count(
+        segments, num * _CLIP_SECONDS / 60, threshold=recognizer.threshold, thresholds=thresholds
+    )
+    if make is None:
+        return found
+    accepted = [s for s in segments if s.confidence >= recognizer.threshold]
+    levels = Counter(f"{_level(int(s.start) // _CLIP_SECONDS):.0f}" for s in accepted)
+    by_level = {f"{x:.0f}": levels[f"{x:.0f}"] for x in LEVELS}
+    return dataclasses.replace(found, levels=by_level)
 
 
 def score_speech(
@@ -113,9 +128,17 @@ def score_speech(
     utterances: Iterable[Samples],
     *,
     minutes: float,
+    thresholds: Sequence[float] = (),
     progress: Progress | None = None,
 ) -> FalseAccepts:
     """False accepts in speech, one utterance after another until the minutes are full.
+
+    Args:
+        recognizer: the bundle's.
+        utterances: recordings, each float32 [S] at 16 kHz.
+        minutes: of speech.
+        thresholds: of the curve, ascending.
+        progress: called with seconds done and in all.
 
     Raises:
         CorpusError: an utterance cannot be read, or there is no utterance.
@@ -133,17 +156,24 @@ def score_speech(
             if num_samples >= most * SAMPLE_RATE:
                 return
 
-    segments = list(transcribe_blocks(recognizer, blocks()))
+    segments = list(transcribe_blocks(recognizer, blocks(), threshold=0.0))
     if not num_samples:
         raise CorpusError("there is no speech to score with: name a folder of recordings")
-    return count(segments, num_samples / SAMPLE_RATE / 60)
+    minutes = num_samples / SAMPLE_RATE / 60
+    return count(segments, minutes, threshold=recognizer.threshold, thresholds=thresholds)
 
 
 def count(
-    segments: list[Segment], minutes: float, *, levels: dict[str, int] | None = None
+    everything: Sequence[Segment],
+    minutes: float,
+    *,
+    threshold: float = 0.0,
+    thresholds: Sequence[float] = (),
 ) -> FalseAccepts:
-    """The figures of the segments recognised in a number of minutes."""
+    """The figures of the segments recognised in a number of minutes, whatever their confidence."""
+    segments = [s for s in everything if s.confidence >= threshold]
     hours, accepts = minutes / 60, len(segments)
+    curve = [(t, sum(s.confidence >= t for s in everything) / hours) for t in thresholds]
     low, high = poisson_interval(accepts)
     return FalseAccepts(
         minutes=round(minutes, 2),
@@ -153,8 +183,9 @@ def count(
         per_hour=accepts / hours,
         low=low / hours,
         high=high / hours,
-        levels=levels or {},
+        levels={},
         common=Counter(s.text for s in segments).most_common(3),
+        curve=[{"threshold": t, "per_hour": rate} for t, rate in curve],
     )
 
 
@@ -252,6 +283,25 @@ def _clicks(rng: np.random.Generator, num: int) -> Samples:
         ring = np.sin(2 * np.pi * pitch * time / SAMPLE_RATE) + rng.normal(size=length)
         out[at : at + length] += rng.uniform(0.2, 1) * ring * np.exp(-5 * time / length)
     return out
+
+
+def _taps_and_doors(rng: np.random.Generator, num: int) -> Samples:
+    """Fingers on a table, knocks and doors that shut: thuds, alone or a few in a row."""
+    out, at = np.zeros(num, np.float32), 0
+    while True:
+        at += int(rng.uniform(0.1, 1.5) * SAMPLE_RATE)
+        length = int(rng.uniform(0.05, 0.5) * SAMPLE_RATE)
+        every = int(rng.uniform(0.08, 0.3) * SAMPLE_RATE)
+        times = int(rng.integers(1, 6))
+        if at + times * every + length >= num:
+            return out
+        thud = _coloured(rng, length, rng.uniform(0.3, 1.2)) * np.exp(
+            -8 * np.arange(length) / length
+        )
+        thud /= np.abs(thud).max()
+        for _ in range(times):
+            out[at : at + length] += rng.uniform(0.3, 1) * thud
+            at += every
 
 
 def _tones(rng: np.random.Generator, num: int) -> Samples:

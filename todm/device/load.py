@@ -43,9 +43,16 @@ class Recognizer:
     """A loaded bundle; transcribes any number of recordings."""
 
     def __init__(
-        self, bundle: Bundle, *, precision: str = "fp32", beam: int = 1, threads: int = 1
+        self,
+        bundle: Bundle,
+        *,
+        precision: str = "fp32",
+        beam: int = 1,
+        threads: int = 1,
+        threshold: float | None = None,
     ) -> None:
         """Load the graphs; see `load`."""
+        self._threshold = threshold
         self._streaming = StreamingRecognizer(
             bundle, precision=form_of(bundle, precision), num_threads=threads, beam=beam
         )
@@ -77,7 +84,7 @@ class Recognizer:
         return _collected(self._decoded([_samples(audio, rate)]))
 
     def _decoded(self, blocks: Iterable[Samples]) -> Iterator[Segment]:
-        return transcribe_blocks(self._streaming, blocks)
+        return transcribe_blocks(self._streaming, blocks, threshold=self._threshold)
 
 
 def load(
@@ -86,6 +93,7 @@ def load(
     precision: Literal["fp32", "int8", "int8.block", "int4"] = "fp32",
     beam: int = 1,
     threads: int = 1,
+    threshold: float | None = None,
 ) -> Recognizer:
     """Load a bundle for transcription. Needs no torch.
 
@@ -98,15 +106,27 @@ def load(
         precision: which graphs; int8 is the one of its two forms that is for this processor.
         beam: hypotheses kept; 1 is greedy.
         threads: of onnxruntime.
+        threshold: confidence from 0 to 1 below which a segment gives no text; the bundle's by default.
 
     Raises:
         BundleError: the bundle is damaged, or has no such graphs.
-        ConfigError: a number below 1.
+        ConfigError: a number below 1, or a threshold that is none.
     """
     for name, value in (("beam", beam), ("threads", threads)):
         if value < 1:
             raise ConfigError(f"{name} is {value}: it must be at least 1")
-    return Recognizer(open_bundle(bundle), precision=precision, beam=beam, threads=threads)
+    check_threshold(threshold)
+    return Recognizer(
+        open_bundle(bundle), precision=precision, beam=beam, threads=threads, threshold=threshold
+    )
+
+
+def check_threshold(threshold: float | None) -> None:
+    """Raise ConfigError if a threshold is given and is no confidence."""
+    if threshold is not None and not 0 <= threshold <= 1:  # false for NaN too
+        raise ConfigError(
+            f"threshold is {threshold:g}: a confidence from 0 (all segments) to 1 is needed"
+        )
 
 
 def form_of(bundle: Bundle, precision: str) -> Precision:

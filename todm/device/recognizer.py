@@ -98,6 +98,11 @@ class StreamingRecognizer:
         """Seconds without a symbol that end a segment."""
         return self._bundle.pause_seconds
 
+    @property
+    def threshold(self) -> float:
+        """The bundle's confidence below which a segment gives no text."""
+        return self._bundle.threshold
+
     def create_stream(self) -> Stream:
         """A new stream, with states at zero."""
         return Stream(zero_states(self.spec, 1), self._decoder.start())
@@ -186,6 +191,11 @@ class OfflineRecognizer:
     def pause_seconds(self) -> float:
         """Seconds without a symbol that end a segment."""
         return self._bundle.pause_seconds
+
+    @property
+    def threshold(self) -> float:
+        """The bundle's confidence below which a segment gives no text."""
+        return self._bundle.threshold
 
     def transcribe(self, samples_S: Samples) -> Transcript:
         """Transcribe one recording: float32 [S] at 16 kHz."""

@@ -1,7 +1,8 @@
 """Words and segments of a transcript, with times and confidences.
 
 Times are those at which symbols were emitted, in frames of 40 ms: a transducer emits a word near its
-end, so a word of one symbol starts and ends within one frame. The confidence of a word is the geometric
+end, so a word of one symbol starts and ends within one frame. A segment of too little confidence
+(todm/device/decision.py) gives no text. The confidence of a word is the geometric
 mean of its symbols' probabilities at the frames that emitted them, in competition with blank. It is not
 calibrated: words with 0.9 are not right nine times out of ten.
 """
@@ -14,6 +15,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 import numpy as np
 
 from todm.device.audio import SAMPLE_RATE, Samples
+from todm.device.decision import confidence
 from todm.device.decode import FRAME_SECONDS, endpoint_frames
 from todm.device.recognizer import (
     OfflineRecognizer,
@@ -39,11 +41,15 @@ class Word:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Segment:
-    """Words between two pauses; times in seconds from the start of the recording."""
+    """Words between two pauses; times in seconds from the start of the recording.
+
+    `confidence` is that of the whole, see `todm.device.decision`.
+    """
 
     text: str
     start: float
     end: float
+    confidence: float
     words: tuple[Word, ...]
     tokens: tuple[str, ...]
     timestamps: tuple[float, ...]
@@ -76,16 +82,19 @@ def transcribe_blocks(
     blocks: Iterable[Samples],
     *,
     pauses: Pauses | None = None,
+    threshold: float | None = None,
     partial: Callable[[str], None] | None = None,
 ) -> Iterator[Segment]:
     """Transcribe audio of any length in constant memory.
 
-    Greedy search gives the same words as `StreamingRecognizer.transcribe` on the whole recording.
+    Greedy search and a threshold of 0 give the same words as `StreamingRecognizer.transcribe` on the whole
+    recording.
 
     Args:
         recognizer: decodes; its tail of silence is added.
         blocks: consecutive audio, each float32 [S] at 16 kHz.
         pauses: where segments end; the bundle's if None.
+        threshold: confidence below which a segment is left out; the bundle's if None.
         partial: called with the text of the incomplete segment whenever it may have changed.
 
     Yields:
@@ -95,6 +104,18 @@ def transcribe_blocks(
         CorpusError: raised by `blocks`, after everything before it was yielded.
     """
     pauses = pauses or Pauses.of(recognizer)
+    threshold = recognizer.threshold if threshold is None else threshold
+    found = _segments(recognizer, blocks, pauses, partial)
+    yield from (one for one in found if one.confidence >= threshold)
+
+
+def _segments(
+    recognizer: StreamingRecognizer,
+    blocks: Iterable[Samples],
+    pauses: Pauses,
+    partial: Callable[[str], None] | None,
+) -> Iterator[Segment]:
+    """All segments, whatever their confidence."""
     stream, source, damage = recognizer.create_stream(), iter(blocks), None
     while True:
         try:
@@ -114,8 +135,16 @@ def transcribe_blocks(
         raise damage
 
 
-def split(transcript: Transcript, *, pauses: Pauses) -> list[Segment]:
-    """Split a whole transcript into segments."""
+def final_text(recognizer: StreamingRecognizer | OfflineRecognizer, transcript: Transcript) -> str:
+    """The text of a whole transcript without the segments that are below the bundle's threshold."""
+    if not recognizer.threshold:
+        return transcript.text.strip()
+    found = split(transcript, pauses=Pauses.of(recognizer), threshold=recognizer.threshold)
+    return " ".join(segment.text for segment in found)
+
+
+def split(transcript: Transcript, *, pauses: Pauses, threshold: float = 0.0) -> list[Segment]:
+    """Split a whole transcript into segments, without those of a confidence below the threshold."""
     segments, start = [], 0
     while start < len(transcript.tokens):
         rest = slice(start, None)
@@ -124,7 +153,7 @@ def split(transcript: Transcript, *, pauses: Pauses) -> list[Segment]:
         )
         segments.append(segment(transcript, start, start + num))
         start += num
-    return [s for s in segments if s.text]
+    return [s for s in segments if s.text and s.confidence >= threshold]
 
 
 def first_segment(
@@ -160,6 +189,7 @@ def segment(transcript: Transcript, start: int, end: int) -> Segment:
         text=detokenize(tokens),
         start=timestamps[0],
         end=round(timestamps[-1] + FRAME_SECONDS, 2),
+        confidence=confidence(log_probs),
         words=tuple(words(tokens, timestamps, log_probs)),
         tokens=tokens,
         timestamps=timestamps,

@@ -93,6 +93,10 @@ def check_info(path: Path, info: Mapping[str, Any]) -> None:
             raise _damaged(path, name)
         if not 0 <= seconds <= _MOST_SECONDS:  # false for NaN too
             raise _damaged(path, name)
+    threshold = info.get("decision_threshold", 0.0)
+    is_number = isinstance(threshold, int | float) and not isinstance(threshold, bool)
+    if not is_number or not 0 <= threshold <= 1:
+        raise _damaged(path, "decision_threshold")
     if not all(isinstance(info.get(name, {}), dict) for name in _TABLES):
         raise _damaged(path, " or ".join(_TABLES))
     if not isinstance(info.get("target", ""), str):

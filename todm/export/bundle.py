@@ -13,12 +13,13 @@ from todm import __version__, artifact
 from todm.artifact import Artifact
 from todm.backend import Graph
 from todm.config import Config
-from todm.device.bundle import KIND, Bundle, Precision, graph_name, read_tokens
+from todm.device.bundle import KIND, Bundle, Precision, forms_here, graph_name, read_tokens
 from todm.device.contract import STREAMING_MODEL_TYPE
 from todm.device.features import FRAMES_PER_SECOND
 from todm.device.recognizer import OfflineRecognizer, StreamingRecognizer
 from todm.device.timing import time_bundle
 from todm.errors import BundleError, ConfigError
+from todm.export.calibration import Calibration, calibrate
 from todm.export.card import card
 from todm.export.compressed import summary
 from todm.export.decoding import Decoding
@@ -54,11 +55,13 @@ class ExportConfig(Config):
             with 7-bit weights for other x86, `int8.block` (8 bits in blocks of 32) if int8 costs too many
             errors, `int4` if bytes matter most.
         tail_seconds: silence fed after speech; see `tail_for`.
+        max_lost: share of commands that the threshold of confidence may cost; None for the usual one.
     """
 
     target: Literal["onnx", "sherpa-onnx", "web"] = "sherpa-onnx"
     precisions: tuple[Precision, ...] = ("fp32", "int8", "int8.rr")
     tail_seconds: float | None = None
+    max_lost: float | None = None
 
     def __post_init__(self) -> None:
         if self.precisions[:1] != ("fp32",) or len(set(self.precisions)) < len(self.precisions):
@@ -153,8 +156,11 @@ class _Job:
         self.chunk_seconds = graphs["encoder"].inputs[0].example.shape[1] / FRAMES_PER_SECOND
         self.tail_seconds = tail_for(self.chunk_seconds, config.tail_seconds)
 
-    def fill(self, folder: Path, info: Mapping[str, Any]) -> dict[str, Any]:
-        """Write all files into a directory that has the assets; returns the measured figures."""
+    def fill(self, folder: Path, info: dict[str, Any]) -> dict[str, Any]:
+        """Write all files into a directory that has the assets; returns the measured figures.
+
+        The threshold of confidence goes into `info`.
+        """
         bundle = Bundle(path=folder, info=info)
         in_sherpa = self._config.target == "sherpa-onnx"
         check_assets(folder, self._graphs["joiner"])
@@ -164,6 +170,7 @@ class _Job:
             lambda: self._write_graphs(folder),
             lambda: self._write_forms(folder),
             lambda: self._write_offline(folder),
+            lambda: self._calibrate(bundle, info),
             lambda: verify(
                 list(self._graphs.values()), bundle, self._sample.samples_S, in_sherpa=in_sherpa
             ),
@@ -174,16 +181,21 @@ class _Job:
         for done, step in enumerate(steps):
             self._progress(what, done, len(steps))
             results.append(step())
-        report: Report = results[3]
+        calibration: Calibration | None = results[3]
+        report: Report = results[4]
         if self._config.target == "web":
-            check_page(report, bundle, results[5])
+            check_page(report, bundle, results[6])
         figures = {
             "checks": report.figures,
-            "runtime": results[4],
+            "runtime": results[5],
             "bytes": {p.name: p.stat().st_size for p in sorted(folder.glob("*.onnx"))},
             "chunk_sizes": list(self._decoding.chunk_sizes),
         }
-        text = card(bundle, figures, results[5], reference=self._sample.reference)
+        if calibration is not None:
+            figures["decision"] = dataclasses.asdict(calibration)
+        text = card(
+            bundle, figures, results[6], reference=self._sample.reference, calibration=calibration
+        )
         (folder / "README.md").write_text(text, encoding="utf-8")
         self._progress(what, len(steps), len(steps))
         return figures
@@ -213,6 +225,22 @@ class _Job:
         for precision in self._config.precisions:
             name = graph_name("encoder", precision)
             wrap_in_scan(folder / name, folder / "offline" / name, tail_frames=tail_frames)
+
+    def _calibrate(self, bundle: Bundle, info: dict[str, Any]) -> Calibration | None:
+        """Find the threshold, if there is speech to find it with, on the forms of this processor."""
+        if not self._decoding.calibrate_on:
+            return None
+        found = calibrate(
+            bundle,
+            [form for form in forms_here(bundle) if form in ("fp32", "int8", "int8.rr")],
+            self._decoding.calibrate_on,
+            max_lost=self._decoding.max_lost,
+            progress=lambda done, total: self._progress("threshold of confidence", done, total),
+        )
+        if not any(row["exact"] for row in found.forms.values()):  # it has not learnt anything yet
+            return None
+        info["decision_threshold"] = found.threshold
+        return found
 
     def _time(self, bundle: Bundle) -> dict[str, Any]:
         samples = self._sample.samples_S[: int(_TIMED_SECONDS * 16_000)]

@@ -5,7 +5,8 @@ from typing import Any
 
 from todm.device.audio import SAMPLE_RATE
 from todm.device.bundle import Bundle, best_int8, graph_files
-from todm.export.decoding import chunk_table
+from todm.export.calibration import Calibration
+from todm.export.decoding import chunk_table, threshold_line
 from todm.files import markdown_table
 
 _ROW = "| {precision} | {megabytes:.2f} | {p50:.2f} | {p95:.2f} | {rtf:.4f} | {speed:.2f} | {snr} |"
@@ -27,7 +28,8 @@ machine that made the bundle. {choice}
   incomplete chunk is never decoded, and symbols may come after their sound. {offline_tail}
 - **Batches**: in int8 a stream's result depends slightly on the other streams of its batch; decode
   one at a time.
-{endpoint}- **Search**: greedy, or modified beam search (hotwords with `modeling-unit=bpe` and bpe.vocab).
+{endpoint}{threshold}\
+- **Search**: greedy, or modified beam search (hotwords with `modeling-unit=bpe` and bpe.vocab).
 
 {chunk_sizes}## Run it
 ```
@@ -124,6 +126,7 @@ def card(
     expected: Mapping[str, Any],
     *,
     reference: str | None,
+    calibration: Calibration | None = None,
 ) -> str:
     """The text of a bundle's README.md.
 
@@ -132,6 +135,7 @@ def card(
         figures: `checks`, `runtime`, `bytes` and `chunk_sizes`, as they go into the manifest.
         expected: the transcript of the test recording by each precision.
         reference: the correct transcript, if known.
+        calibration: of the threshold of confidence, if it has one.
     """
     best = best_int8(bundle) if "int8" in figures["runtime"] else "fp32"
     offline, target = bundle.has_offline(), bundle.info["target"]
@@ -145,6 +149,7 @@ def card(
         compressed=_compressed(bundle.info.get("compressed") or {}),
         tail=bundle.tail_seconds,
         endpoint=endpoint(bundle.endpoint_seconds),
+        threshold=threshold_line(calibration),
         offline_tail="The offline encoder adds the tail itself." if offline else "",
         runtime=how.format(
             tail=bundle.tail_seconds,

@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from todm.device.decode import FRAME_SECONDS
+from todm.export.calibration import Calibration, Spoken
 from todm.files import markdown_table
 
 _SECTION = """\
@@ -31,10 +32,14 @@ class Decoding:
     Attributes:
         endpoint_seconds: see `todm.device.bundle.Bundle.endpoint_seconds`.
         chunk_sizes: errors and delays by chunk size, see `todm.asr.chunk_sizes.by_chunk`; may be empty.
+        calibrate_on: commands of the dev split and other speech; none for a bundle without a threshold.
+        max_lost: the share of the commands that the threshold may cost.
     """
 
     endpoint_seconds: float | None = None
     chunk_sizes: Sequence[Mapping[str, Any]] = ()
+    calibrate_on: Sequence[Spoken] = ()
+    max_lost: float = 0.0
 
 
 def chunk_table(rows: Sequence[Mapping[str, Any]], chunk: int) -> str:
@@ -63,3 +68,25 @@ def _line(row: Mapping[str, Any], *, marked: bool) -> list[str]:
         delay = (row["latency"] or {}).get(name)
         cells += [f"{delay[key]:.2f}" if delay else "" for key in ("p50", "p90")]
     return [f"**{cell}**" if marked and cell else cell for cell in cells]
+
+
+def threshold_line(found: Calibration | None) -> str:
+    """The line of a card on the threshold; nothing for a bundle without one."""
+    if found is None:
+        return ""
+    forms = ";\n  ".join(_of_form(form, row) for form, row in found.forms.items())
+    return (
+        f"- **Threshold**: a segment of a confidence below {found.threshold:g} gives no text, in todm, in\n"
+        "  the page and in the runners of export/onnx and export/sherpa_onnx (sherpa-onnx itself has no\n"
+        f"  such thing). {forms};\n"
+        f"  {found.max_lost:.1%} were allowed. `todm evaluate BUNDLE --reject --card` adds what it holds\n"
+        "  back.\n"
+    )
+
+
+def _of_form(form: str, row: Mapping[str, Any]) -> str:
+    lost = f"{form} loses {row['lost']:.1%} of {row['exact']} commands of the dev split"
+    if not row["other_hours"]:
+        return lost
+    minutes = 60 * row["other_hours"]
+    return f"{lost}, and accepts {row['accepts']} segments in {minutes:.1f} minutes of other speech"

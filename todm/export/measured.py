@@ -2,7 +2,7 @@
 
 import re
 import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +10,14 @@ from todm import artifact
 from todm.device.bundle import KIND, open_bundle
 
 
-def add_section(path: Path, head: str, text: str, metrics: Mapping[str, Any]) -> None:
+def add_section(
+    path: Path,
+    head: str,
+    text: str,
+    metrics: Mapping[str, Any],
+    *,
+    files: Mapping[str, Callable[[Path], None]] | None = None,
+) -> None:
     """Put a section into a bundle's card and figures into its manifest, replacing earlier ones.
 
     Args:
@@ -18,6 +25,7 @@ def add_section(path: Path, head: str, text: str, metrics: Mapping[str, Any]) ->
         head: the section's heading, as in the card.
         text: the section, which begins with its heading.
         metrics: figures by name.
+        files: what else belongs to the section: a name in the bundle, and what writes the file.
 
     Raises:
         BundleError: the bundle is damaged.
@@ -32,6 +40,8 @@ def add_section(path: Path, head: str, text: str, metrics: Mapping[str, Any]) ->
         readme = folder / "README.md"
         old = readme.read_text(encoding="utf-8") if readme.is_file() else ""
         readme.write_text(with_section(old, head, text), encoding="utf-8")
+        for name, draw in (files or {}).items():
+            draw(folder / name)
 
     artifact.save(
         path,

@@ -334,14 +334,13 @@ def _word_ends(
 
 def _row(name: str, results: dict[str, _Result], ends: "dict[str, Timed] | None") -> dict[str, Any]:
     """The figures of a result, compared with the first."""
-    from todm.asr.decode.utterances import paired, score_all
+    from todm.asr.decode.utterances import figures_of, paired
     from todm.asr.decode.wer import compare as compare_errors
-    from todm.asr.decode.wer import figures
 
     result, first = results[name], next(iter(results))
-    row = {**figures(score_all(result.utterances)), **result.cost, "chunk": result.clock.chunk}
+    row = {**figures_of(result.utterances), **result.cost, "chunk": result.clock.chunk}
     if result.unseen is not None:
-        row["unseen"] = {e: figures(score_all(part)) for e, part in result.unseen.items()}
+        row["unseen"] = {e: figures_of(part) for e, part in result.unseen.items()}
     if name != first:
         pair = paired(result.utterances, results[first].utterances)
         row["against_first"] = dataclasses.asdict(compare_errors(*pair))

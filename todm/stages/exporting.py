@@ -10,7 +10,9 @@ from todm.files import Progress, no_progress, path_or_none
 
 if TYPE_CHECKING:
     from todm.artifact import Artifact
+    from todm.asr.backend import AsrBackend
     from todm.backend import Graph
+    from todm.export.calibration import Spoken
 
 Target = Literal["onnx", "sherpa-onnx", "web", "executorch", "awq"]
 Kind = Literal["bundle", "programs", "model", "checkpoint"]
@@ -21,6 +23,8 @@ _TARGETS: dict[str, tuple[Target, ...]] = {
     "multimodal": ("onnx",),
 }
 """By modality, the default first."""
+_MAX_LOST = 0.03
+_MOST_CALIBRATED = 1000  # recordings
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -50,6 +54,7 @@ def export(
     tail: float | None = None,
     sample: str | Path | None = None,
     corpus: str | Path | None = None,
+    max_lost: float | None = None,
     progress: Progress = no_progress,
 ) -> Exported:
     """Export a model, and verify it in its runtime.
@@ -72,6 +77,9 @@ def export(
         sample: recording that travels with a bundle; by default a test utterance.
         corpus: of the test utterance and of the figures by chunk size; by default the one the model was
             trained on, none with a sample.
+        max_lost: share of commands that the threshold of confidence of a bundle may cost, found on the dev
+            split of the corpus: 0 for no threshold. By default 0.03 for the commands of a grammar and for a
+            corpus that has speech that is no command, and 0 for all other speech.
         progress: called with (what, done, all).
 
     Raises:
@@ -89,6 +97,8 @@ def export(
         )
     if name != "asr" and not (chunk is None and tail is None):
         raise ConfigError(f"--chunk and --tail are for recognisers of speech: {found.path} is none")
+    if max_lost is not None:
+        _check_max_lost(max_lost, name, target)
     if target == "awq":
         return _checkpoint(found, Path(out))
     if name != "asr":
@@ -102,6 +112,7 @@ def export(
         tail=tail,
         sample=path_or_none(sample),
         corpus=path_or_none(corpus),
+        max_lost=max_lost,
         progress=progress,
     )
     return _programs(request) if target == "executorch" else _bundle(request)
@@ -120,6 +131,7 @@ class _Request:
     tail: float | None
     sample: Path | None
     corpus: Path | None
+    max_lost: float | None
     progress: Progress
 
     def existing(self, kind: str, config: dict[str, Any]) -> "Artifact | None":
@@ -161,22 +173,50 @@ class _Request:
             recording = Sample.read(self.sample)
         model = load_model(self.found, backend)
         rows = by_chunk(backend, model, progress=self.progress) if with_data else []
+        max_lost, recordings = self._calibration(backend) if with_data else (0.0, [])
         options = {
             "write_assets": backend.write_assets,
             "sample": recording,
             "parent": self.found,
             "decoding": Decoding(
-                endpoint_seconds=backend.config.endpoint_seconds, chunk_sizes=rows
+                endpoint_seconds=backend.config.endpoint_seconds,
+                chunk_sizes=rows,
+                calibrate_on=recordings,
+                max_lost=max_lost,
             ),
         }
         return backend.graphs(model), options
+
+    def _calibration(self, backend: "AsrBackend") -> "tuple[float, list[Spoken]]":
+        """The share of commands that the threshold may cost, and what it is found with; nothing for none."""
+        from todm.export.calibration import Spoken
+
+        recordings = [
+            Spoken(text, read) for text, read in backend.recordings("dev", _MOST_CALIBRATED)
+        ]
+        share = self.max_lost
+        if share is None:
+            is_commands = backend.config.data.source == "commands"
+            share = _MAX_LOST if is_commands or any(not r.text for r in recordings) else 0.0
+        return share, recordings if share else []
+
+
+def _check_max_lost(share: float, modality: str, target: Target) -> None:
+    if not 0 <= share <= 0.5:  # false for NaN too
+        raise ConfigError(f"--max-lost is {share:g}: a share of the commands from 0 to 0.5")
+    if modality != "asr" or target == "executorch":
+        raise ConfigError("--max-lost is for bundles of a recogniser of speech: leave it out")
 
 
 def _bundle(request: _Request) -> Exported:
     """Encoder, decoder and joiner of a recogniser."""
     from todm.export.bundle import ExportConfig, write_bundle
 
-    wanted: dict[str, object] = {"target": request.target, "tail_seconds": request.tail}
+    wanted: dict[str, object] = {
+        "target": request.target,
+        "tail_seconds": request.tail,
+        "max_lost": request.max_lost,
+    }
     if request.precisions:
         wanted["precisions"] = list(request.precisions)
     elif request.found.kind == "compressed":  # has its one form; others are made of float32 graphs

@@ -3,7 +3,7 @@
 import dataclasses
 import hashlib
 import json
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from todm.device.recognizer import StreamingRecognizer
 
 _FIGURES = "false_accepts.json"
+_THRESHOLDS = (0.0, 0.5, 0.7, 0.8, 0.85, 0.9, 0.925, 0.95, 0.96, 0.97, 0.98, 0.985, 0.99)
 
 
 def count_false_accepts(
@@ -31,6 +32,9 @@ def count_false_accepts(
     progress: Progress = no_progress,
 ) -> dict[str, dict[str, Any]]:
     """Count false accepts: how often a bundle writes a word when nobody spoke to it.
+
+    The segments below the bundle's threshold (`decision_threshold` of its manifest) do not count; the curve
+    has what every other threshold would give.
 
     Args:
         bundle: what  todm export  wrote.
@@ -55,13 +59,20 @@ def count_false_accepts(
         raise ConfigError(f"--minutes is {minutes}: it must be above 0")
     opened = open_bundle(bundle)
     file = Path(out) / _FIGURES if out else None
-    asked = {"reject": _key(opened), "speech": str(speech or ""), "minutes": minutes}
+    asked = {
+        "reject": _key(opened),
+        "speech": str(speech or ""),
+        "minutes": minutes,
+        "threshold": opened.threshold,
+    }
+    losses = _losses(opened)
     found = read_json(file) if file else {}
     if found.get("asked") != asked:
         results = {}
         for precision in forms_here(opened):
             recognizer = StreamingRecognizer(opened, precision=precision)
-            results[precision] = _score(recognizer, precision, minutes, speech, progress)
+            score = _Scorer(recognizer, precision, minutes, list(losses))
+            results[precision] = score(speech, progress)
         found = {"asked": asked, "sure": false_accepts.SURE, "results": results}
         if file:
             file.parent.mkdir(parents=True, exist_ok=True)
@@ -69,36 +80,48 @@ def count_false_accepts(
     if card:
         from todm.export.false_accepts import write_false_accepts
 
-        write_false_accepts(opened.path, found["results"], sure=found["sure"])
+        write_false_accepts(opened.path, found["results"], sure=found["sure"], losses=losses)
     return found["results"]
 
 
-def _score(
-    recognizer: "StreamingRecognizer",
-    precision: str,
-    minutes: float,
-    speech: str | Path | None,
-    progress: Progress,
-) -> dict[str, Any]:
-    """Every kind of sound through one form of the bundle."""
-    from todm.device import false_accepts
+def _losses(bundle: "Bundle") -> dict[float, float | None]:
+    """The share of commands lost by threshold, ascending; None in bundles that were not calibrated."""
+    from todm import artifact
+    from todm.device.bundle import KIND
 
-    results = {}
-    for kind in ("silence", *false_accepts.noises()):
-        results[kind] = false_accepts.score_noise(
-            recognizer,
-            kind,
-            minutes=minutes,
-            progress=lambda done, total, kind=kind: progress(f"{precision} {kind}", done, total),
+    decision = artifact.load(bundle.path, kind=KIND).metrics.get("decision", {})
+    rows = {row["threshold"]: row["lost"] for row in decision.get("curve", ())}
+    return dict(sorted((rows or dict.fromkeys(_THRESHOLDS)).items()))
+
+
+@dataclasses.dataclass(frozen=True)
+class _Scorer:
+    """Scores every kind of sound through one form of a bundle."""
+
+    recognizer: "StreamingRecognizer"
+    precision: str
+    minutes: float
+    thresholds: "list[float]"
+
+    def __call__(self, speech: str | Path | None, progress: Progress) -> dict[str, Any]:
+        from todm.device import false_accepts
+
+        settings: dict[str, Any] = {"minutes": self.minutes, "thresholds": self.thresholds}
+        results = {}
+        for kind in ("silence", *false_accepts.noises()):
+            told = self._told(kind, progress)
+            results[kind] = false_accepts.score_noise(
+                self.recognizer, kind, progress=told, **settings
+            )
+        name, utterances = _speech(speech)
+        told = self._told(f"{name} (s)", progress)
+        results[name] = false_accepts.score_speech(
+            self.recognizer, utterances, progress=told, **settings
         )
-    name, utterances = _speech(speech)
-    results[name] = false_accepts.score_speech(
-        recognizer,
-        utterances,
-        minutes=minutes,
-        progress=lambda done, total: progress(f"{precision} {name} (s)", done, total),
-    )
-    return {kind: dataclasses.asdict(found) for kind, found in results.items()}
+        return {kind: dataclasses.asdict(found) for kind, found in results.items()}
+
+    def _told(self, kind: str, progress: Progress) -> Callable[[int, int], None]:
+        return lambda done, total: progress(f"{self.precision} {kind}", done, total)
 
 
 def _speech(given: str | Path | None) -> "tuple[str, Iterable[Samples]]":

@@ -14,7 +14,7 @@ from todm.device.audio import AudioReader, Samples
 from todm.device.bundle import open_bundle
 from todm.device.capture import Capture, Pipe, open_microphone
 from todm.device.formats import Format, Writer, open_writer
-from todm.device.load import form_of
+from todm.device.load import check_threshold, form_of
 from todm.device.recognizer import OfflineRecognizer, StreamingRecognizer
 from todm.device.segments import Pauses, Segment, split, transcribe_blocks
 from todm.errors import BundleError, ConfigError, CorpusError
@@ -51,6 +51,7 @@ def transcribe(
     precision: Precision = "fp32",
     beam: int = 1,
     threads: int = 1,
+    threshold: float | None = None,
     stream: TextIO | None = None,
     progress: Progress = no_progress,
 ) -> Iterator[Transcribed]:
@@ -71,6 +72,7 @@ def transcribe(
         precision: which graphs; int8 is the one of its two forms that is for this processor.
         beam: hypotheses kept; 1 is greedy.
         threads: of onnxruntime.
+        threshold: confidence from 0 to 1 below which a segment gives no text; the bundle's by default.
         stream: where text goes if there is no `out`; nowhere by default.
         progress: called with (recording, seconds done, seconds in all).
 
@@ -79,11 +81,13 @@ def transcribe(
 
     Raises:
         BundleError: the bundle cannot be used.
-        ConfigError: a number below 1, or outputs that would overwrite each other.
+        ConfigError: a number below 1, a threshold that is none, or outputs that would overwrite each
+            other.
     """
     place = path_or_none(out)
     paths = [str(path) for path in audio]
     _check_numbers(beam=beam, threads=threads)
+    check_threshold(threshold)
     _check_outputs(paths, form, place)
     opened = open_bundle(bundle)
     kind = OfflineRecognizer if offline else StreamingRecognizer
@@ -93,7 +97,8 @@ def transcribe(
             "--target sherpa-onnx"
         )
     decode = _decoder(
-        kind(opened, precision=form_of(opened, precision), num_threads=threads, beam=beam)
+        kind(opened, precision=form_of(opened, precision), num_threads=threads, beam=beam),
+        opened.threshold if threshold is None else threshold,
     )
     if place:
         place.mkdir(parents=True, exist_ok=True)
@@ -108,6 +113,7 @@ def listen(
     precision: Precision = "fp32",
     beam: int = 1,
     threads: int = 1,
+    threshold: float | None = None,
     partial: Callable[[str], None] | None = None,
 ) -> tuple[Capture, Iterator[Segment]]:
     """Transcribe a microphone, or 16-bit 16 kHz PCM from standard input, as it is said.
@@ -119,6 +125,7 @@ def listen(
         precision: see `transcribe`.
         beam: see `transcribe`.
         threads: see `transcribe`.
+        threshold: see `transcribe`.
         partial: called with the text of the segment that is not complete, when it may have changed.
 
     Returns:
@@ -126,16 +133,18 @@ def listen(
 
     Raises:
         BundleError: the bundle cannot be used.
-        ConfigError: a number below 1.
+        ConfigError: a number below 1, or a threshold that is none.
     """
     _check_numbers(beam=beam, threads=threads)
+    check_threshold(threshold)
     opened = open_bundle(bundle)
     recognizer = StreamingRecognizer(
         opened, precision=form_of(opened, precision), num_threads=threads, beam=beam
     )
     source = open_microphone(device) if mic else Pipe(sys.stdin.buffer, "standard input")
     capture = Capture(source)
-    return capture, transcribe_blocks(recognizer, capture, partial=partial)
+    segments = transcribe_blocks(recognizer, capture, threshold=threshold, partial=partial)
+    return capture, segments
 
 
 def _check_numbers(**values: int) -> None:
@@ -155,20 +164,23 @@ def _check_outputs(paths: list[str], form: Format, out: Path | None) -> None:
         )
 
 
-def _decoder(recognizer: OfflineRecognizer | StreamingRecognizer) -> Decode:
+def _decoder(recognizer: OfflineRecognizer | StreamingRecognizer, threshold: float) -> Decode:
     if isinstance(recognizer, StreamingRecognizer):
-        return lambda blocks: transcribe_blocks(recognizer, blocks)
-    return lambda blocks: _whole(recognizer, blocks)
+        return lambda blocks: transcribe_blocks(recognizer, blocks, threshold=threshold)
+    return lambda blocks: _whole(recognizer, blocks, threshold)
 
 
-def _whole(recognizer: OfflineRecognizer, blocks: Iterable[Samples]) -> Iterator[Segment]:
+def _whole(
+    recognizer: OfflineRecognizer, blocks: Iterable[Samples], threshold: float
+) -> Iterator[Segment]:
     """All blocks in one call; of damaged audio those before the damage."""
     read, damage = [np.empty(0, np.float32)], None
     try:
         read.extend(blocks)
     except CorpusError as error:
         damage = error
-    yield from split(recognizer.transcribe(np.concatenate(read)), pauses=Pauses.of(recognizer))
+    transcript, pauses = recognizer.transcribe(np.concatenate(read)), Pauses.of(recognizer)
+    yield from split(transcript, pauses=pauses, threshold=threshold)
     if damage is not None:
         raise damage
 

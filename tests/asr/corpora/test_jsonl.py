@@ -123,3 +123,11 @@ def test_a_damaged_gzip_is_named(corpus, read):
     (corpus / "train.jsonl.gz").write_bytes(packed)
     with pytest.raises(CorpusError, match=r"train\.jsonl\.gz cannot be read: Error -3"):
         read(corpus, source="jsonl")
+
+
+def test_speech_that_is_no_command_has_an_empty_text(corpus, read):
+    add(corpus, {"audio": "train.wav", "text": "", "id": "other"})
+    add(corpus, {"audio": "train.wav", "text": "\ufeff", "id": "marks"})
+    usable, rejected = read(corpus, keep_empty=True)
+    assert usable["other"].text == ""
+    assert rejected == {"marks": "empty transcript"}

@@ -298,3 +298,26 @@ def test_training_audio_goes_to_shards(german, tmp_path, monkeypatch):
     monkeypatch.setattr("todm.asr.corpora.shards._write_files", _must_not_run)
     other = config.replace(tokens=TokensConfig(vocab_size=50, normalise="none"))
     assert prepare(other, tmp_path / "out", processes=1).info["vocab_size"] <= 50
+
+
+def test_other_speech_has_empty_transcripts_and_leaves_the_commands_as_they_are(spoken, tmp_path):
+    config = SMALL.replace(negatives=0.2)
+    made = prepare(config, tmp_path / "corpus", processes=1)
+    splits = made.info["splits"]
+    assert {s: (row["num"], row["other_speech"]) for s, row in splits.items()} == {
+        "train": (50, 10),
+        "dev": (5, 1),
+        "test": (8, 2),
+    }
+    for split in ("train", "dev"):
+        texts = [cut.supervisions[0].text for cut in _cuts(made, split)]
+        assert sorted(filter(None, texts)) == sorted(
+            cut.supervisions[0].text for cut in _cuts(spoken, split)
+        )
+        empty = [c for c in _cuts(made, split) if not c.supervisions[0].text]
+        assert len(empty) == splits[split]["other_speech"]
+        assert not any(manifest_ends(cut) for cut in empty)
+    kept = (made.path / "tokens.txt").read_bytes()
+    assert kept == (spoken.path / "tokens.txt").read_bytes()
+    assert is_prepared(config, made.path)
+    assert not is_prepared(config.replace(negatives=0.3), made.path)

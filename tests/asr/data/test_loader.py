@@ -5,6 +5,7 @@ import pytest
 
 from todm.asr.data.augment import AugmentConfig, Augmenter
 from todm.asr.data.batch import Batch, LoaderConfig
+from todm.asr.data.features import FRAME_SHIFT
 from todm.asr.data.loader import Loader, open_source
 from todm.asr.data.order import Schedule
 from todm.asr.data.sources import Listed
@@ -129,20 +130,37 @@ def test_short_utterances_come_first(tiny_store, encode):
 
 def test_what_cannot_be_trained_on_is_counted(tiny_store):
     def encode(text):
-        return {"ON ON": [], "OFF OFF": [5, 2], "UP UP": [3] * 1000}.get(text, [3, 4])
+        return {"OFF OFF": [5, 2], "UP UP": [3] * 1000}.get(text, [3, 4])
 
     batches = stream(tiny_store, encode)
     texts = [u.text for u in tiny_store.utterances]
     assert batches.dropped == {
         reason: texts.count(text)
         for reason, text in {
-            "empty transcript": "ON ON",
             "characters that the tokenizer cannot spell": "OFF OFF",
             "fewer frames than labels": "UP UP",
         }.items()
         if text in texts
     }
     assert batches.dropped.total() == 120 - batches.num_utterances > 0
+
+
+def test_speech_without_labels_counts_in_the_unit_of_the_loss(tiny_store):
+    def encode(text):
+        return [3, 4] if text.startswith("ON") else []
+
+    batches = take(stream(tiny_store, encode, batch_size=4), 20)
+    for batch in batches:
+        empty_B = batch.target_lens_B == 0
+        seconds = float(batch.feature_lens_B[empty_B].sum()) * FRAME_SHIFT
+        assert batch.num_labels == pytest.approx(int(batch.target_lens_B.sum()) + 2 * seconds)
+    assert any(0 < int((b.target_lens_B == 0).sum()) < 4 for b in batches)
+
+
+def test_a_batch_of_other_speech_alone_has_a_place_for_a_label(tiny_store):
+    batch = next(iter(stream(tiny_store, lambda _: [])))
+    assert batch.targets_BU.shape == (len(batch), 1)
+    assert batch.num_labels > 1
 
 
 def test_too_few_utterances_are_an_error(tiny_store, encode):

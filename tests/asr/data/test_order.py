@@ -32,7 +32,7 @@ def test_a_chopped_sequence_is_whole():
         (11, 3, True, "fewer frames than labels"),
         (11, 3, False, None),
         (3, 1, False, "too short for a frame of the encoder"),
-        (40, 0, True, "empty transcript"),
+        (40, 0, True, None),
         (40, UNSPELLABLE, True, "characters that the tokenizer cannot spell"),
         (40, LEFT_OUT, True, "left out by  todm prepare"),
         (101, 2, True, "longer than max_frames"),

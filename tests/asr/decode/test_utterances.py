@@ -4,7 +4,13 @@ import json
 
 import pytest
 
-from todm.asr.decode.utterances import Decoded, paired, read_utterances, write_utterances
+from todm.asr.decode.utterances import (
+    Decoded,
+    figures_of,
+    paired,
+    read_utterances,
+    write_utterances,
+)
 from todm.errors import ConfigError
 
 
@@ -46,3 +52,18 @@ def test_pairs_are_by_id():
 def test_other_utterances_are_refused(other, words):
     with pytest.raises(ConfigError, match=words):
         paired([utterance("a", "GO", "GO")], other)
+
+
+def test_words_in_other_speech_are_counted_beside_the_error_rate():
+    commands = [Decoded(id="a", reference="ONE TWO", hypothesis="ONE")]
+    others = [
+        Decoded(id="b", reference="", hypothesis="TWO TWO TWO"),
+        Decoded(id="c", reference="", hypothesis=""),
+    ]
+    found = figures_of([*commands, *others])
+    assert found["error"] == 0.5
+    assert found["other_speech"] == {"utterances": 2, "accepts": 1}
+    assert "other_speech" not in figures_of(commands)
+    ours, theirs = paired([*commands, *others], [*others, *commands])
+    assert ours.words == theirs.words == 2
+    assert ours.errors == 1

@@ -129,6 +129,72 @@ def test_a_stream_has_the_segments_of_the_device(program, endpoint_bundle, burst
     assert _pipe(program, endpoint_bundle, _raw(bursts), sizes) == wanted
 
 
+@pytest.fixture
+def vector_program(repo, tmp_path):
+    """Prints the confidence of each line of log-probabilities; needs no onnxruntime."""
+    if shutil.which("g++") is None:
+        pytest.skip("needs g++: apt-get install g++")
+    source = """
+    #include <iostream>
+    #include <sstream>
+    #include "segments.h"
+    int main() {
+      for (std::string line; std::getline(std::cin, line);) {
+        std::istringstream values(line);
+        std::vector<Symbol> symbols;
+        for (double value; values >> value;) symbols.push_back({3, 0, value});
+        std::printf("%.12f\\n", confidence(symbols, symbols.size()));
+      }
+    }
+    """
+    (tmp_path / "vectors.cc").write_text(source)
+    command = ["g++", "-std=c++17", "-I", repo / "export" / "onnx", "vectors.cc", "-o", "vectors"]
+    subprocess.run(command, cwd=tmp_path, check=True)
+    return tmp_path / "vectors"
+
+
+def test_confidence_equals_the_devices(vector_program, repo):
+    vectors = json.loads((repo / "tests" / "device" / "confidences.json").read_text())
+    lines = "".join(" ".join(map(repr, v["log_probs"])) + "\n" for v in vectors)
+    done = subprocess.run([vector_program], input=lines, capture_output=True, text=True, check=True)
+    found = [float(line) for line in done.stdout.splitlines()]
+    assert found == pytest.approx([v["confidence"] for v in vectors], abs=1e-8)
+
+
+@pytest.mark.parametrize("given", [True, False], ids=["flag", "manifest"])
+def test_a_segment_below_the_threshold_gives_no_text(
+    program, endpoint_bundle, bursts, tmp_path, given
+):
+    segments = list(transcribe_blocks(StreamingRecognizer(open_bundle(endpoint_bundle)), [bursts]))
+    sure = sorted(s.confidence for s in segments)
+    threshold = (sure[0] + sure[-1]) / 2
+    folder, flags = endpoint_bundle, ["--threshold", str(threshold)]
+    if not given:
+        folder, flags = shutil.copytree(endpoint_bundle, tmp_path / "bundle"), []
+        manifest = json.loads((folder / MANIFEST).read_text())
+        manifest["info"]["decision_threshold"] = threshold
+        (folder / MANIFEST).write_text(json.dumps(manifest, indent=1))
+    wav = tmp_path / "a.wav"
+    write_wav(wav, bursts)
+    wanted = [s for s in segments if s.confidence >= threshold]
+    assert 0 < len(wanted) < len(segments)
+    done = _run(program, folder, wav, *flags)
+    assert done.stdout == f"{wav}\t{' '.join(s.text for s in wanted)}\n", done.stderr
+    with wav.open("rb") as audio:
+        done = subprocess.run([program, folder, "-", *flags], stdin=audio, capture_output=True)
+    assert done.stdout.decode().splitlines() == [
+        f"{s.start:.2f}\t{s.end:.2f}\t{s.text}" for s in wanted
+    ]
+
+
+@pytest.mark.parametrize("wrong", ["2", "-1", "much"])
+def test_a_wrong_threshold_is_refused(program, golden_bundle, wrong):
+    wav = golden_bundle / "test_wavs" / "0.wav"
+    done = _run(program, golden_bundle, wav, "--threshold", wrong)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert "a confidence from 0 to 1 is needed" in done.stderr
+
+
 def test_older_bundles_have_segments_too(program, golden_bundle, bursts):
     assert _pipe(program, golden_bundle, _raw(bursts)) == _segments(golden_bundle, bursts)
 
@@ -226,5 +292,5 @@ def test_other_audio_is_refused(program, golden_bundle, tmp_path):
 
 
 def test_it_is_short(repo):
-    for name in ("run.cc", "manifest.h", "run.py"):
+    for name in ("run.cc", "segments.h", "manifest.h", "run.py"):
         assert len((repo / "export" / "onnx" / name).read_text().splitlines()) <= 400

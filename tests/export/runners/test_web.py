@@ -142,6 +142,41 @@ def test_transcript_in_node_equals_the_devices(site, golden_bundle, precision):
         np.testing.assert_allclose(found.log_probs, wanted.log_probs, atol=web.TOLERANCE)
 
 
+def test_confidence_equals_the_devices(in_node, repo):
+    vectors = json.loads((repo / "tests" / "device" / "confidences.json").read_text())
+    page = (repo / "todm" / "export" / "page").as_uri()
+    found = in_node(
+        np.zeros(1),
+        f"""
+        const {{ confidence }} = await import("{page}/recognizer.js");
+        const vectors = {json.dumps([v["log_probs"] for v in vectors])};
+        out = Float32Array.from(vectors, confidence);
+        """,
+    )
+    np.testing.assert_allclose(found, [v["confidence"] for v in vectors], atol=1e-7)
+
+
+@pytest.mark.parametrize("share", [0.0, 0.5, 1.0])
+def test_lines_below_the_threshold_are_left_out(
+    node, endpoint_site, endpoint_bundle, paused, tmp_path, share
+):
+    """As on the device; the threshold is between the confidences of the segments."""
+    recognizer = StreamingRecognizer(open_bundle(endpoint_bundle))
+    segments = list(transcribe_blocks(recognizer, [read_audio(paused)]))
+    sure = sorted(s.confidence for s in segments)
+    threshold = (sure[0] + sure[-1]) / 2 if share == 0.5 else share
+    folder = shutil.copytree(endpoint_site, tmp_path / "bundle")
+    manifest = json.loads((folder / MANIFEST).read_text())
+    manifest["info"]["decision_threshold"] = threshold
+    (folder / MANIFEST).write_text(json.dumps(manifest, indent=1))
+    done = subprocess.run(
+        [node, "page/run.mjs", ".", paused], cwd=folder, capture_output=True, text=True, check=True
+    )
+    wanted = [s.text for s in segments if s.confidence >= threshold]
+    assert json.loads(done.stdout)["lines"] == wanted
+    assert (len(wanted) < len(segments)) == (share > 0)
+
+
 @pytest.fixture(scope="module")
 def endpoint_site(npm_packages, endpoint_bundle, tmp_path_factory):
     """The bundle with an endpoint, and its page."""
@@ -289,6 +324,17 @@ def test_a_reader_sees_lines_that_end_at_pauses(endpoint_site, endpoint_bundle, 
     _, shown = browse(endpoint_site, "open", f"choose={paused}")
     assert shown["lines"] == wanted
     assert shown["open"] == 0
+    assert shown["problems"] == []
+
+
+def test_a_reader_sees_no_line_of_little_confidence(endpoint_site, paused, browse, tmp_path):
+    folder = shutil.copytree(endpoint_site, tmp_path / "bundle")
+    manifest = json.loads((folder / MANIFEST).read_text())
+    manifest["info"]["decision_threshold"] = 1.0
+    (folder / MANIFEST).write_text(json.dumps(manifest, indent=1))
+    _, shown = browse(folder, "open", f"choose={paused}")
+    assert shown["lines"] == []
+    assert shown["status"].startswith("No words were recognised")
     assert shown["problems"] == []
 
 

@@ -14,6 +14,8 @@ ENGINES = ("espeak", "kokoro", "hibari", "piper", "flite")
 """What can speak a corpus; see `voices/`."""
 _NEWER = ("voices", "unseen", "num_unseen", "language", "pronunciations")
 _PLACES = ("weights", "cache")
+_NEGATIVES = ("negatives", "negative_text", "keep_empty")
+_MOST_NEGATIVES = 0.9
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -88,6 +90,11 @@ class DataConfig(Config):
         num_dev: spoken sentences of this split.
         num_test: spoken sentences of this split.
         hours: training speech from `text`, instead of `num_train`.
+        negatives: share of the utterances of every split that are no commands: other sentences and near
+            misses, spoken by the same voices, with an empty transcript. They come on top of `num_train`.
+        negative_text: file of such sentences, one a line; built-in English ones without it.
+        keep_empty: an utterance of `data` with an empty transcript is speech that is no command, instead
+            of being left out.
         seed: of speech, and of the order in shards.
         min_seconds: shortest utterance to train on.
         max_seconds: longest utterance to train on.
@@ -115,6 +122,9 @@ class DataConfig(Config):
     num_dev: int = 300
     num_test: int = 700
     hours: float | None = None
+    negatives: float = 0.0
+    negative_text: str | None = None
+    keep_empty: bool = False
     seed: int = 0
     min_seconds: float = 0.3
     max_seconds: float = 20.0
@@ -150,6 +160,9 @@ class DataConfig(Config):
         a corpus of an earlier version stays valid.
         """
         known = self.to_json()
+        for name in _NEGATIVES:
+            if not known[name]:
+                del known[name]
         plain = SpeechConfig().to_json()
         known["speech"] = {
             name: value
@@ -170,10 +183,30 @@ class DataConfig(Config):
         for name in ("grammar", "text", "data"):
             if name != used and getattr(self, name) is not None:
                 raise ConfigError(f"{name!r} is not used by source {self.source!r}: leave it out")
+        self._check_negatives()
         if self.hours is not None and self.source != "sentences":
             raise ConfigError(f"'hours' is not used by source {self.source!r}: set num_train")
         if self.shar is not None and self.source == "shar":
             raise ConfigError("the data are in Shar already: leave --shar out")
+
+    def _check_negatives(self) -> None:
+        if not 0 <= self.negatives <= _MOST_NEGATIVES:
+            raise ConfigError(
+                f"negatives is {self.negatives}: a share of the utterances from 0 to {_MOST_NEGATIVES}"
+            )
+        if self.negatives and self.source != "commands":
+            raise ConfigError(
+                f"'negatives' is not used by source {self.source!r}: it speaks sentences beside the commands "
+                "of a grammar; speech on disk that is no command has an empty text and needs keep_empty=true"
+            )
+        if self.negative_text is not None and not self.negatives:
+            raise ConfigError(
+                "'negative_text' needs a share: set negatives, such as negatives=0.15"
+            )
+        if self.keep_empty and self.is_spoken:
+            raise ConfigError(
+                f"'keep_empty' is not used by source {self.source!r}: it is for speech on disk; set negatives"
+            )
 
     def num(self, split: Split) -> int:
         """Requested utterances in a split of a spoken corpus."""

@@ -91,8 +91,6 @@ def _candidate(
     audio, text = row.get("audio", row.get("audio_filepath")), row.get("text")
     if not isinstance(audio, str) or not isinstance(text, str):
         return Rejected(name, str(file), "audio or text is not given", f"line {number}")
-    if not text.strip():
-        return Rejected(name, audio, "empty transcript")
     if split is None and isinstance(row.get("split"), str):
         split = split_of(row["split"])
     if split is None:

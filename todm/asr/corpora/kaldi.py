@@ -58,8 +58,6 @@ def _scan(folder: Path, split: Split, root: Path) -> Iterator[Candidate | Reject
         recording, *times = row.split()
         if recording not in audio:
             yield Rejected(name, str(folder / "wav.scp"), "audio missing", recording)
-        elif not text:
-            yield Rejected(name, audio[recording], "empty transcript")
         elif (span := _span(times)) is None:
             yield Rejected(name, str(folder / "segments"), "segment unreadable", row)
         else:

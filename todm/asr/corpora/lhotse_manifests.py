@@ -112,10 +112,10 @@ def _candidate(
         return Rejected(name, str(places[0]), "segment unreadable", f"{start} {seconds}")
     if source.get("type") != "file":
         return Rejected(name, str(places[0]), "audio is not a file", str(source.get("type")))
-    given = (s.get("text") for s in supervisions)
+    given = [s.get("text") for s in supervisions]
     texts = [text for text in given if isinstance(text, str) and text.strip()]
     path = find_audio(str(source.get("source")), (*places, places[1].parent, Path.cwd()))
-    if not texts:
+    if not any(isinstance(text, str) for text in given):  # nobody says that it is no command
         return Rejected(name, str(path), "empty transcript")
     speaker = next((str(s["speaker"]) for s in supervisions if s.get("speaker")), "")
     return Candidate(name, split, path, " ".join(texts), speaker, start, seconds, channels)

@@ -83,9 +83,7 @@ def _transcripts(
             continue
         name, _, text = line.strip().partition(" ")
         file = audio.get(name)
-        if not text.strip():
-            yield Rejected(name, str(file or path), "empty transcript")
-        elif file is None:
+        if file is None:
             yield Rejected(name, str(path), "audio missing")
         else:
             yield Candidate(name, split, file, text, speaker=file.parent.parent.name)

@@ -95,12 +95,22 @@ def _read(
             announce(line)
         chapters = synthesis.speak(config, spoken, root, workers)
         found = _timed(sources.read(_trusting(config), root, workers=workers), root)
+        found = _silenced(found, spoken.other_speech)
         found = found._replace(unseen=unseen.utterances(chapters))
     else:
         config = config.replace(source=sources.source_of(config, root))
         found = sources.read(config, root, unpack=audio_folder(out), workers=workers)
     config = config.replace(tokens=config.tokens.replace(normalise=found.rule))
     return config, found._replace(rejected=left_out + found.rejected)
+
+
+def _silenced(found: Found, others: frozenset[str]) -> Found:
+    """The same with empty transcripts where other sentences than commands are said."""
+    emptied = [
+        dataclasses.replace(u, text="", word_times=()) if u.text in others else u
+        for u in found.utterances
+    ]
+    return found._replace(utterances=emptied)
 
 
 def _timed(found: Found, root: Path) -> Found:
@@ -148,8 +158,9 @@ def _fingerprint(config: DataConfig) -> str:
     else:
         inputs = commands.TEXT
     parts = [config.identity(), synthesis.VERSION, inputs]
-    if config.speech.pronunciations:
-        parts.append(_hash_file(Path(config.speech.pronunciations)))
+    for path in (config.speech.pronunciations, config.negative_text):
+        if path:
+            parts.append(_hash_file(Path(path)))
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]
 
 
@@ -189,6 +200,7 @@ def _trusting(config: DataConfig) -> DataConfig:
     """Config to read our own audio: its layout is known and its files are whole, so trust headers."""
     settings = config.to_json() | {"source": "librispeech", "data": ".", "shar": None}
     settings |= {"grammar": None, "text": None, "hours": None, "splits": {}}
+    settings |= {"negatives": 0.0, "negative_text": None}
     if config.verify_audio == "auto":
         settings["verify_audio"] = "header"
     return DataConfig.from_json(settings)
@@ -200,7 +212,7 @@ def _save(config: DataConfig, out: Path, *, mark: str, found: Found) -> Artifact
     utterances, rejected = found.utterances, found.rejected
 
     def write(folder: Path) -> None:
-        texts = [u.text for u in utterances if u.split == "train"]
+        texts = [u.text for u in utterances if u.split == "train" and u.text]
         tokenizer = tokens.train(texts, config.tokens, folder)
         usable, untrainable = _trainable(utterances, tokenizer)
         _check_left(usable, rejected + untrainable)
@@ -259,7 +271,7 @@ def _trainable(
 
 def _check_left(utterances: list[Utterance], rejected: list[Rejected]) -> None:
     for split in SPLITS:
-        if not any(u.split == split for u in utterances):
+        if not any(u.split == split and u.text for u in utterances):
             counts = Counter(r.reason for r in rejected).most_common()
             why = ", ".join(f"{num} {reason}" for reason, num in counts)
             detail = f"left out were {why}" if why else "there was none"
@@ -282,10 +294,13 @@ def _info(utterances: list[Utterance], rejected: list[Rejected]) -> dict[str, An
 def _figures(part: list[Utterance], utterances: list[Utterance]) -> dict[str, Any]:
     """Figures of some utterances of a corpus."""
     train = {u.text for u in utterances if u.split == "train"}
-    return {
+    with_text = [u for u in part if u.text]
+    figures = {
         "num": len(part),
         "hours": round(sum(u.seconds for u in part) / 3600, 4),
         "speakers": len({u.speaker for u in part}),
         "words": len({w for u in part for w in u.text.split()}),
-        "unseen_sentences": round(sum(u.text not in train for u in part) / len(part), 4),
+        "unseen_sentences": round(sum(u.text not in train for u in with_text) / len(with_text), 4),
     }
+    others = len(part) - len(with_text)
+    return {**figures, "other_speech": others} if others else figures

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from todm.asr import tokens
-from todm.asr.corpora import commands, grammar, sentences
+from todm.asr.corpora import commands, grammar, other_speech, sentences
 from todm.asr.corpora.config import DataConfig, Split
 from todm.asr.corpora.grammar import Grammar
 from todm.asr.corpora.utterances import Rejected
@@ -17,13 +17,15 @@ from todm.asr.corpora.voices.engine import Lexicon
 class Script:
     """What is spoken: sentences of every split, and those that each unseen engine speaks, by its name.
 
-    `lexicon` has the pronunciations given by hand, and `rules` is the grammar, if there is one.
+    `lexicon` has the pronunciations given by hand, `rules` is the grammar, if there is one, and
+    `other_speech` are the sentences that are no commands.
     """
 
     sentences: Mapping[Split, Sequence[str]]
     unseen: Mapping[str, Sequence[str]] = dataclasses.field(default_factory=dict)
     lexicon: Lexicon = dataclasses.field(default_factory=dict)
     rules: Grammar | None = None
+    other_speech: frozenset[str] = frozenset()
 
 
 def script_of(config: DataConfig) -> tuple[DataConfig, Script | None, list[Rejected]]:
@@ -48,7 +50,13 @@ def script_of(config: DataConfig) -> tuple[DataConfig, Script | None, list[Rejec
         rejected = [Rejected(f"line {n}", path, reason, line) for n, line, reason in left_out]
     again = chosen["test"][: config.speech.num_unseen]
     heard = dict.fromkeys(catalogue.unseen(config.speech), again)
-    return config, Script(chosen, heard, _lexicon(config, rules), rules), rejected
+    others: dict[Split, list[str]] = {}
+    if rules and config.negatives:
+        others = other_speech.other_speech(rules, config, chosen)
+    # Behind the commands, so that they leave the voices of these as they are.
+    said: dict[Split, list[str]] = {s: [*chosen[s], *others.get(s, [])] for s in chosen}
+    no_commands = frozenset[str]().union(*others.values())
+    return config, Script(said, heard, _lexicon(config, rules), rules, no_commands), rejected
 
 
 def _lexicon(config: DataConfig, rules: Grammar | None) -> Lexicon:

@@ -127,9 +127,9 @@ def read(
         listed = list(_SCANS[source](root, config.splits))
     candidates, rejected = unique(listed)
     rule = tokens.resolve(
-        config.tokens.normalise, (c.text for c in candidates if c.split == "train")
+        config.tokens.normalise, (c.text for c in candidates if c.split == "train" and c.text)
     )
-    candidates, foreign = _normalised(candidates, rule)
+    candidates, foreign = _normalised(candidates, rule, keep_empty=config.keep_empty)
     in_shards = [c for c in candidates if c.id in places]
     usable, bad = audio.look([c for c in candidates if c.id not in places], config, workers)
     sharded, out_of_limits = shards.accept(in_shards, places, config)
@@ -143,9 +143,9 @@ def read(
 
 
 def _normalised(
-    candidates: list[Candidate], rule: FixedRule
+    candidates: list[Candidate], rule: FixedRule, *, keep_empty: bool
 ) -> tuple[list[Candidate], list[Rejected]]:
-    """Candidates with normalised transcripts, and rejections of those that have none."""
+    """Candidates with normalised transcripts, and rejections of those that have none or may not be empty."""
     kept: list[Candidate] = []
     rejected: list[Rejected] = []
     for candidate in candidates:
@@ -154,7 +154,7 @@ def _normalised(
         except ValueError as error:
             rejected.append(candidate.reject("transcript outside the alphabet", str(error)))
             continue
-        if text:
+        if text or (keep_empty and not candidate.text.strip()):
             kept.append(dataclasses.replace(candidate, text=text))
         else:
             rejected.append(candidate.reject("empty transcript"))

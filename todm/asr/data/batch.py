@@ -37,7 +37,8 @@ class Batch:
         texts: transcripts.
         seconds: audio, without the silence of augmentation; by default that of all frames.
         chunk: C of this step in training, 0 for whole utterances.
-        num_labels: the unit of the loss: labels; in training their average over processes.
+        num_labels: the unit of the loss: labels, and what speech without any counts for; in training
+            their average over processes.
         wait: what a device heard before the first frame; None for new streams.
         reset_BU: bool [B, U + 1], where the predictor's context starts again; None for nowhere.
     """
@@ -149,7 +150,8 @@ def from_store(store: FeatureStore, indices: Sequence[int], encode: Encode) -> B
 def pad_targets(targets: Sequence[list[int]]) -> tuple[Tensor, Tensor]:
     """Token ids as [B, U] int64 padded with 0, and their lengths [B]."""
     lens = [len(t) for t in targets]
-    padded_BU = torch.zeros(len(targets), max(lens, default=0), dtype=torch.int64)
+    # The lattice and the predictor need a place for a label even where nobody has one.
+    padded_BU = torch.zeros(len(targets), max(1, *lens) if lens else 0, dtype=torch.int64)
     for row, ids in zip(padded_BU, targets, strict=True):
         row[: len(ids)] = torch.tensor(ids, dtype=torch.int64)
     return padded_BU, torch.tensor(lens)

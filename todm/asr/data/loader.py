@@ -43,6 +43,9 @@ _log = logging.getLogger(__name__)
 _ALL_LENGTHS = 1 << 30
 """An epoch long after `short_first`."""
 
+_LABELS_PER_SECOND = 2.0
+"""What speech without a transcript counts for in the unit of the loss: about as many words."""
+
 _MOST_TRIES = 10
 """Batches in a row without any readable audio, after which the disk is assumed to be gone."""
 
@@ -135,7 +138,7 @@ class Loader:
             self._epoch, self._index = epoch, index + 1
             yield dataclasses.replace(
                 batch,
-                num_labels=_mean_over_processes(float(batch.target_lens_B.sum())),
+                num_labels=_mean_over_processes(batch.num_labels),
             )
 
     def _made(self) -> "Iterator[_Made]":
@@ -298,10 +301,16 @@ class _Maker(torch.utils.data.Dataset):
         if not rows:
             return _Made(job.epoch, job.number, None, rejected)
         batch = collate(features, *(list(column) for column in zip(*rows, strict=True)))
+        unlabelled = sum(
+            len(f) for f, (targets, *_) in zip(features, rows, strict=True) if not targets
+        )
         if self._augment is not None:
             draws = generator(self._seed, job.epoch, job.number, self._rank)
             batch = self._augment(batch, draws, chunk=job.chunk, progress=job.progress)
         batch.chunk = job.chunk
+        # A batch of other speech alone would otherwise weigh as much as its few labels are fewer.
+        labels = float(batch.target_lens_B.sum())
+        batch.num_labels = labels + _LABELS_PER_SECOND * unlabelled * FRAME_SHIFT
         return _Made(job.epoch, job.number, batch, rejected)
 
 

@@ -213,7 +213,6 @@ def left_out(
     """
     steps_N = lens_N // SUBSAMPLING
     reasons = {
-        "empty transcript": labels_N == 0,
         "characters that the tokenizer cannot spell": labels_N == UNSPELLABLE,
         "too short for a frame of the encoder": steps_N < 1,
         "left out by  todm prepare": labels_N == LEFT_OUT,

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from todm.asr.data.batch import Batch
 from todm.asr.decode.search import greedy_search
-from todm.asr.decode.wer import figures, score
+from todm.asr.decode.utterances import Decoded, figures_of
 from todm.asr.model.transducer import Rnnt
 from todm.asr.tokens import Tokenizer
 from todm.kernels.rnnt_loss import Topology, rnnt_loss
@@ -57,7 +57,7 @@ def dev_score(
         utterance; `error` at the normal speed with its bootstrap interval and counts, as
         `todm evaluate` has them.
     """
-    losses, refs, hyps = _Losses(), list[str](), list[str]()
+    losses, decoded = _Losses(), list[Decoded]()
 
     def encode(batch: Batch) -> tuple[Tensor, Tensor]:
         enc, lens = model.encode(
@@ -70,11 +70,15 @@ def dev_score(
 
     for batch in batches:
         found = greedy_search(model, *encode(batch), endpoint=endpoint)
-        refs += [tokenizer.normalise(text) for text in batch.texts]
-        hyps += [tokenizer.decode(h.tokens) for h in found]
+        decoded += [
+            Decoded(
+                id=name, reference=tokenizer.normalise(text), hypothesis=tokenizer.decode(h.tokens)
+            )
+            for name, text, h in zip(batch.ids, batch.texts, found, strict=True)
+        ]
     for batch in altered:
         encode(batch)
-    return {"score": losses.mean(), "parts": losses.parts(), **figures(score(refs, hyps))}
+    return {"score": losses.mean(), "parts": losses.parts(), **figures_of(decoded)}
 
 
 class _Losses:

@@ -20,6 +20,7 @@ from todm.asr.tokens import UNK_ID, Tokenizer, normalise
 from todm.device.bundle import Bundle, Precision
 from todm.device.decode import FRAME_SECONDS
 from todm.device.recognizer import StreamingRecognizer
+from todm.device.segments import final_text
 from todm.errors import CorpusError
 from todm.supernet.space import Subnet
 
@@ -146,6 +147,7 @@ def decode_bundle(
                 id=u.id,
                 reference=u.text,
                 hypothesis=t.text.strip(),
+                final=final_text(recognizer, t) if recognizer.threshold else None,
                 symbols=tuple(t.tokens),
                 frames=tuple(round(s / FRAME_SECONDS) for s in t.timestamps),
             )

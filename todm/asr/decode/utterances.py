@@ -8,9 +8,9 @@ import dataclasses
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
-from todm.asr.decode.wer import Wer, score
+from todm.asr.decode.wer import Wer, figures, score
 from todm.device.segments import word_spans
 from todm.errors import ConfigError
 from todm.files import write_text
@@ -25,13 +25,17 @@ class Emission(NamedTuple):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Decoded:
-    """An utterance as it was recognised: `symbols` came out at `frames` (of 40 ms)."""
+    """An utterance as it was recognised: `symbols` came out at `frames` (of 40 ms).
+
+    `final` is what a bundle's threshold leaves of the hypothesis; None without a threshold.
+    """
 
     id: str
     reference: str
     hypothesis: str
     symbols: tuple[str, ...] = ()
     frames: tuple[int, ...] = ()
+    final: str | None = None
 
     @property
     def words(self) -> tuple[Emission, ...]:
@@ -49,8 +53,37 @@ def score_all(decoded: Sequence[Decoded]) -> Wer:
     return score([u.reference for u in decoded], [u.hypothesis for u in decoded])
 
 
+def figures_of(decoded: Sequence[Decoded]) -> dict[str, Any]:
+    """Figures of recognised utterances, as JSON: those of `wer.figures`, and of speech that is no command.
+
+    `other_speech` (not there without any) has its `utterances` and in how many a word was recognised,
+    `accepts`. None of these words is in the error rate. `decision` (not there without a threshold) has what
+    the threshold makes of it: of the `exact` utterances, recognised without an error, the share `lost`, and
+    the `accepts` that are left.
+    """
+    found = figures(score_all(with_words(decoded)))
+    others = [u for u in decoded if not u.reference.strip()]
+    if others:
+        accepts = sum(bool(u.hypothesis.strip()) for u in others)
+        found["other_speech"] = {"utterances": len(others), "accepts": accepts}
+    if any(u.final is not None for u in decoded):
+        exact = [u for u in with_words(decoded) if u.hypothesis.split() == u.reference.split()]
+        lost = sum((u.final or "").split() != u.hypothesis.split() for u in exact)
+        found["decision"] = {
+            "exact": len(exact),
+            "lost": lost / max(1, len(exact)),
+            "accepts": sum(bool((u.final or "").strip()) for u in others),
+        }
+    return found
+
+
+def with_words(decoded: Sequence[Decoded]) -> list[Decoded]:
+    """Those of which the transcript has a word."""
+    return [u for u in decoded if u.reference.strip()]
+
+
 def paired(ours: Sequence[Decoded], theirs: Sequence[Decoded]) -> tuple[Wer, Wer]:
-    """Errors of two evaluations, utterance by utterance in one order.
+    """Errors of two evaluations, utterance by utterance in one order, without speech that is no command.
 
     Raises:
         ConfigError: they are not of the same utterances.
@@ -63,7 +96,7 @@ def paired(ours: Sequence[Decoded], theirs: Sequence[Decoded]) -> tuple[Wer, Wer
             f"the two evaluations are not of the same utterances: {unpaired} are in one of them only, "
             f"and {different} have different references; evaluate both on one corpus, split and limit"
         )
-    order = sorted(first)
+    order = sorted(name for name, u in first.items() if u.reference.strip())
     return score_all([first[n] for n in order]), score_all([second[n] for n in order])
 
 

@@ -66,6 +66,15 @@ export class Bundle {
     return seconds;
   }
 
+  /** The confidence below which a segment gives no text; 0, which keeps all, in bundles that state none. */
+  get threshold() {
+    const threshold = this.info.decision_threshold ?? 0;
+    if (!(typeof threshold === "number" && threshold >= 0 && threshold <= 1)) {
+      throw new BundleError(`The bundle is damaged: its threshold is ${String(threshold).slice(0, 40)}, not 0 to 1; ${AGAIN}.`);
+    }
+    return threshold;
+  }
+
   /** Whether the manifest lists a file. */
   has(name) {
     return name in this.#files;

@@ -2,7 +2,7 @@
 
 import { readWav } from "./audio.js";
 import { SAMPLE_RATE } from "./features.js";
-import { beginsLine, detokenize } from "./recognizer.js";
+import { beginsLine, confidence, detokenize } from "./recognizer.js";
 
 const $ = (id) => document.getElementById(id);
 const worker = new Worker(new URL("worker.js", import.meta.url), { type: "module" });
@@ -18,18 +18,23 @@ let transcript = null;
 let latencies = [];
 let numChunks = 0;
 
-/** The text of one session as lines; the words of the newest chunk, and the line that may go on, are marked. */
+/**
+ * The text of one session as lines; the words of the newest chunk, and the line that may go on, are marked.
+ * A line that ends with too little confidence goes away.
+ */
 class Transcript {
   #tokens = [];
+  #logProbs = [];
   #last;
   #line = null;
 
-  add(tokens, timestamps) {
+  add(tokens, timestamps, logProbs) {
     for (const mark of document.querySelectorAll("#transcript .new")) mark.className = "";
     tokens.forEach((token, i) => {
       if (beginsLine(timestamps[i], this.#last, facts.pauseFrames)) this.#begin(timestamps[i]);
       this.#last = timestamps[i];
       this.#tokens.push(token);
+      this.#logProbs.push(logProbs[i]);
     });
     if (!tokens.length) return;
     const settled = detokenize(this.#tokens.slice(0, Math.max(0, this.#tokens.length - tokens.length)));
@@ -38,15 +43,23 @@ class Transcript {
     $("transcript").scrollTop = $("transcript").scrollHeight;
   }
 
-  /** Shows the last line as final. */
+  /** Shows the last line as final, or takes it away. */
   end() {
     this.#line?.parentElement.classList.remove("open");
+    if (this.#line && confidence(this.#logProbs) < facts.threshold) {
+      this.#line.parentElement.remove();
+      this.#line = null;
+      const isEmpty = !$("transcript").children.length;
+      $("nothing").hidden = !isEmpty;
+      $("copy").hidden = isEmpty;
+    }
   }
 
   #begin(seconds) {
     this.end();
     this.#line?.replaceChildren(span(detokenize(this.#tokens), ""));
     this.#tokens = [];
+    this.#logProbs = [];
     this.#line = document.createElement("span");
     const [item, time] = [document.createElement("li"), document.createElement("time")];
     time.textContent = clock(seconds);
@@ -214,8 +227,8 @@ function showLevel(samples) {
   $("meter").firstElementChild.style.width = `${Math.max(0, Math.min(100, (decibels + 60) * (100 / 50)))}%`;
 }
 
-function chunk({ tokens, timestamps, isEnded, ms, audioMs, busyMs }) {
-  transcript.add(tokens, timestamps);
+function chunk({ tokens, timestamps, logProbs, isEnded, ms, audioMs, busyMs }) {
+  transcript.add(tokens, timestamps, logProbs);
   if (isEnded) transcript.end();
   numChunks++;
   latencies = [...latencies.slice(1 - LATENCIES), ms];
@@ -232,9 +245,9 @@ function chunk({ tokens, timestamps, isEnded, ms, audioMs, busyMs }) {
 }
 
 function done({ text }) {
-  transcript.add([], []);
+  transcript.add([], [], []);
   transcript.end();
-  if (!text) say(`No words were recognised in ${source.name}.`);
+  if (!$("transcript").children.length && source.promised !== text) say(`No words were recognised in ${source.name}.`);
   else if (source.promised === null) say(`Done with ${source.name}.`);
   else if (source.promised === text) say("Done: exactly the transcript that the bundle has for its sample.", "good");
   else say(`The bundle has another transcript for its sample: ${source.promised}`, "bad");

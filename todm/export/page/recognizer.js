@@ -8,6 +8,8 @@ const BLANK_ID = 0;
 const FRAME_SECONDS = 0.04;
 const PAUSE_SECONDS = 0.8; // of bundles that state no endpoint
 const WORD = "\u2581";
+const CERTAIN = 8; // log-odds, the most that a symbol counts for
+const LOG_CERTAIN = -Math.log1p(Math.exp(-CERTAIN));
 const GRAPHS = ["encoder", "decoder", "joiner"];
 
 /** The loaded graphs of one precision, whose metadata is checked against their outputs. */
@@ -15,6 +17,7 @@ export class Recognizer {
   static async load(ort, bundle, precision) {
     const self = new Recognizer();
     self.tailSeconds = bundle.tailSeconds;
+    self.threshold = bundle.threshold;
     self.restarts = bundle.endpointSeconds !== null;
     self.pauseFrames = Math.floor((bundle.endpointSeconds ?? PAUSE_SECONDS) / FRAME_SECONDS + 0.5);
     self.tokens = await bundle.tokens();
@@ -170,6 +173,15 @@ export function detokenize(tokens) {
  */
 export function beginsLine(time, previous, pauseFrames) {
   return previous === undefined || Math.round((time - previous) / FRAME_SECONDS) > pauseFrames;
+}
+
+/**
+ * The confidence of a segment, 0 to 1, from the log-probability of each of its symbols; as in
+ * todm/device/decision.py, which says why.
+ */
+export function confidence(logProbs) {
+  const odds = logProbs.map((value) => Math.min(value, LOG_CERTAIN)).map((value) => value - Math.log1p(-Math.exp(value)));
+  return 1 / (1 + Math.exp(-odds.reduce((sum, value) => sum + value, 0) / (odds.length + 1)));
 }
 
 function argmax(values) {

@@ -8,7 +8,7 @@ import { parseArgs } from "node:util";
 
 import { readWav, Resampler } from "./audio.js";
 import { Bundle } from "./bundle.js";
-import { beginsLine, detokenize, Recognizer } from "./recognizer.js";
+import { beginsLine, confidence, detokenize, Recognizer } from "./recognizer.js";
 
 const { values, positionals } = parseArgs({
   allowPositionals: true,
@@ -47,7 +47,9 @@ async function transcribe(recognizer, recording) {
   while (await stream.step());
   const { text, tokens, timestamps, logProbs } = stream;
   const begins = timestamps.flatMap((time, i) => (beginsLine(time, timestamps[i - 1], recognizer.pauseFrames) ? [i] : []));
-  const lines = begins.map((from, i) => detokenize(tokens.slice(from, begins[i + 1])));
+  const spans = begins.map((from, i) => [from, begins[i + 1]]);
+  const sure = spans.filter((span) => confidence(logProbs.slice(...span)) >= recognizer.threshold);
+  const lines = sure.map((span) => detokenize(tokens.slice(...span)));
   const rtf = (performance.now() - started) / 1000 / (wav.samples.length / wav.rate);
   return { audio: recording, text, lines, tokens, timestamps, log_probs: logProbs, rtf };
 }

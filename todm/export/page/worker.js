@@ -1,7 +1,7 @@
 // The recogniser in its own thread, so that the page never waits for it.
 //
 // In: load {bundle, precision}, start {session, rate}, audio {session, samples}, end {session}.
-// Out: loaded {facts}, chunk {session, tokens, timestamps, isEnded, ms, audioMs, busyMs}, done {session, text}, failed {message, fatal}.
+// Out: loaded {facts}, chunk {session, tokens, timestamps, logProbs, isEnded, ms, audioMs, busyMs}, done {session, text}, failed {message, fatal}.
 
 import * as ort from "../ort/ort.wasm.min.mjs";
 
@@ -65,6 +65,7 @@ async function load({ bundle: url, precision }) {
     chunkMs: (1000 * recognizer.shiftFrames) / 100,
     tailSeconds: recognizer.tailSeconds,
     pauseFrames: recognizer.pauseFrames,
+    threshold: recognizer.threshold,
     runtime: ort.env.versions.web,
     sample: sample?.buffer ?? null,
     promised: expected ? (JSON.parse(new TextDecoder().decode(expected))[wanted]?.streaming?.text ?? null) : null,
@@ -85,12 +86,13 @@ async function decode(of) {
     if (!(await stream.step())) return;
     const ms = performance.now() - started;
     busyMs += ms;
-    const { tokens, timestamps, isEnded } = stream;
+    const { tokens, timestamps, logProbs, isEnded } = stream;
     postMessage({
       type: "chunk",
       session: of,
       tokens: tokens.slice(sent),
       timestamps: timestamps.slice(sent),
+      logProbs: logProbs.slice(sent),
       isEnded,
       ms,
       audioMs,
