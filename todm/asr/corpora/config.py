@@ -11,7 +11,7 @@ from todm.errors import ConfigError
 Split = Literal["train", "dev", "test"]
 SPLITS: tuple[Split, ...] = ("train", "dev", "test")
 ENGINES = ("espeak", "kokoro", "hibari", "piper", "flite")
-"""What can speak a corpus; see `voices/`."""
+"""What can speak a corpus; see `voices/`. Ids of speakers depend on the order: new ones come last."""
 _NEWER = ("voices", "unseen", "num_unseen", "language", "pronunciations")
 _PLACES = ("weights", "cache")
 _NEGATIVES = ("negatives", "negative_text", "keep_empty")

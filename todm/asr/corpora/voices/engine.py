@@ -116,8 +116,7 @@ class Engine(abc.ABC):
         family: engines of one family learnt from each other, and are no independent test.
         natural: whether it is made of recordings; its speech is then cached.
         licences: see there.
-        speed: seconds of audio a CPU second, measured on one core (docs/log.md).
-        voices: names of the speakers of each split; no speaker is in two of them.
+        speed: seconds of audio a CPU second, on a busy core (docs/log.md).
         setting: what it was made with.
     """
 
