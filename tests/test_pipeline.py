@@ -1,6 +1,7 @@
 """From speech to a transcript by the verbs themselves, on a corpus and a net as small as can be."""
 
 import json
+import re
 import shutil
 from pathlib import Path
 
@@ -51,11 +52,18 @@ def test_the_report_has_a_row_for_each_precision(run):
     status, out, _ = run.report()
     assert status == 0
     assert f"bundle: {run.bundle}" in out
-    rows = (run.root / "report.md").read_text().splitlines()[2:]
-    cells = [[c.strip() for c in row.strip("|").split("|")] for row in rows]
+    table, *unseen = (run.root / "report.md").read_text().strip().split("\n\n")
+    cells = [[c.strip() for c in row.strip("|").split("|")] for row in table.splitlines()[2:]]
     assert [(c[0], c[1]) for c in cells] == [("small", "fp32"), ("small", "int8")]
     assert float(cells[1][3]) < float(cells[0][3])  # megabytes
     assert (run.root / "report.png").read_bytes().startswith(b"\x89PNG")
+    engines = dict(
+        re.fullmatch(r".* never heard \((\w+)\): (.*)", line).groups() for line in unseen
+    )
+    evaluated = json.loads((run.evaluation / "figures.json").read_text())["results"]["int8"]["unseen"]
+    assert engines.keys() == evaluated.keys() >= {"hibari"}
+    for engine, found in evaluated.items():
+        assert f"small int8 {found['error']:.1%}" in engines[engine]
 
 
 def test_evaluation_counts_every_word_and_shows_alignments(run):

@@ -4,6 +4,7 @@ RANK=0 WORLD_SIZE=2 MASTER_ADDR=localhost python two_processes.py OUT PORT PORT 
 """
 
 import contextlib
+import functools
 import importlib.util
 import os
 import sys
@@ -55,12 +56,16 @@ class Rows(NamedTuple):
         features = torch.randn(6, 96, 80, generator=draws)
         targets = torch.randint(3, 11, (6, 5), generator=draws).tolist()
         items = [
-            Item(name, " ".join(map(str, row[:labels])), feature[:frames].clone)
+            Item(name, " ".join(map(str, row[:labels])), functools.partial(_copy, feature[:frames]))
             for name, row, labels, feature, frames in zip(
                 "abcdef", targets, self.labels_N(None), features, self.frames_N, strict=True
             )
         ]
         yield items[self.rows]
+
+
+def _copy(feature_TF, rendering):
+    return feature_TF.clone()
 
 
 def _encode(text):
