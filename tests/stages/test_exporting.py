@@ -159,3 +159,18 @@ def test_latency_of_a_bundle_by_the_words_of_its_corpus(debug_run, short, tmp_pa
     assert found["last"]["p50"] < found["final"]["p50"] <= 0.6 + 0.32
     status, out, _ = debug_run.todm("evaluate", short, debug_run.corpus, *flags)
     assert "done already" in out
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--max-lost", 0.9], "--max-lost is 0.9: a share of the commands from 0 to 0.5"),
+        (["--max-lost", -1], "--max-lost is -1"),
+        (["--max-lost", 0.1, "--target", "executorch"], "--max-lost is for bundles"),
+    ],
+)
+def test_a_share_of_lost_commands_that_cannot_be(debug_run, tmp_path, flags, message):
+    status, _, err = debug_run.todm("export", debug_run.subnet, "--out", tmp_path / "b", *flags)
+    assert status == 2
+    assert message in err
+    assert not (tmp_path / "b").exists()

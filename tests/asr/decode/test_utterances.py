@@ -67,3 +67,21 @@ def test_words_in_other_speech_are_counted_beside_the_error_rate():
     ours, theirs = paired([*commands, *others], [*others, *commands])
     assert ours.words == theirs.words == 2
     assert ours.errors == 1
+
+
+def test_what_a_threshold_loses_and_what_it_leaves():
+    def said(name, reference, hypothesis, final):
+        return Decoded(id=name, reference=reference, hypothesis=hypothesis, final=final)
+
+    found = figures_of(
+        [
+            said("a", "ONE", "ONE", "ONE"),
+            said("b", "ONE", "ONE", ""),
+            said("c", "ONE", "TWO", ""),  # it was not right before
+            said("d", "", "TWO", "TWO"),
+            said("e", "", "TWO", ""),
+        ]
+    )
+    assert found["error"] == pytest.approx(1 / 3)  # that of recognition, whatever the threshold
+    assert found["other_speech"] == {"utterances": 2, "accepts": 2}
+    assert found["decision"] == {"exact": 2, "lost": 0.5, "accepts": 1}
