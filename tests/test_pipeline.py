@@ -60,7 +60,9 @@ def test_the_report_has_a_row_for_each_precision(run):
     engines = dict(
         re.fullmatch(r".* never heard \((\w+)\): (.*)", line).groups() for line in unseen
     )
-    evaluated = json.loads((run.evaluation / "figures.json").read_text())["results"]["int8"]["unseen"]
+    evaluated = json.loads((run.evaluation / "figures.json").read_text())["results"]["int8"][
+        "unseen"
+    ]
     assert engines.keys() == evaluated.keys() >= {"hibari"}
     for engine, found in evaluated.items():
         assert f"small int8 {found['error']:.1%}" in engines[engine]

@@ -219,7 +219,7 @@ def _other_speech(folder: Path | None) -> "list[Samples]":
 
 def _forms(here: "tuple[Precision, ...]", *, full: bool) -> "tuple[Precision, ...]":
     """All that suit this processor, or int8 alone (fp32 if there is no int8)."""
-    int8: "tuple[Precision, ...]" = tuple(form for form in here if form.startswith("int8"))
+    int8: tuple[Precision, ...] = tuple(form for form in here if form.startswith("int8"))
     return here if full or not int8 else int8[:1]
 
 

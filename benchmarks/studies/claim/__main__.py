@@ -16,12 +16,13 @@ from pathlib import Path
 
 import torch
 
+from benchmarks.studies import command
 from benchmarks.studies.claim import table, training
 from benchmarks.studies.claim.plan import PARTS, part_named, plan
 from benchmarks.studies.claim.rows import ROWS
 from benchmarks.studies.processes import ended_gently
 from todm import artifact
-from todm.errors import ArtifactError, ConfigError, TodmError
+from todm.errors import ArtifactError, ConfigError
 from todm.files import write_text
 
 
@@ -34,16 +35,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     Returns:
         The exit status: 2, with a one-line message, for errors that the user can correct.
     """
-    args = _parser().parse_args(argv)
-    try:
-        args.run(args)
-    except TodmError as error:
-        sys.stderr.write(f"benchmarks.studies.claim: {error}\n")
-        return 2
-    except KeyboardInterrupt:
-        sys.stderr.write("benchmarks.studies.claim: interrupted; the same command continues\n")
-        return 130
-    return 0
+    return command.run(_parser(), argv)
 
 
 def _parser() -> argparse.ArgumentParser:

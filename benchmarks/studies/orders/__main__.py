@@ -12,12 +12,13 @@ import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from benchmarks.studies import command
 from benchmarks.studies.orders import data, digits, evaluate, table, training
 from benchmarks.studies.orders.engines import PEERS
 from benchmarks.studies.orders.evaluate import PARTS, ROWS, Request
 from benchmarks.studies.orders.plan import FULL, FULL_LENGTH, INGREDIENTS, SHORT, run_named
 from benchmarks.studies.orders.recordings import NOISES, SNRS, conditions, shared
-from todm.errors import ConfigError, TodmError
+from todm.errors import ConfigError
 from todm.files import write_text
 
 Verb = Callable[[argparse.Namespace], None]
@@ -32,16 +33,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     Returns:
         The exit status: 2, with a one-line message, for errors that the user can correct.
     """
-    args = _parser().parse_args(argv)
-    try:
-        args.run(args)
-    except TodmError as error:
-        sys.stderr.write(f"benchmarks.studies.orders: {error}\n")
-        return 2
-    except KeyboardInterrupt:
-        sys.stderr.write("benchmarks.studies.orders: interrupted; the same command continues\n")
-        return 130
-    return 0
+    return command.run(_parser(), argv)
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -7,7 +7,6 @@ from todm.asr.corpora.utterances import Utterance
 
 CUTS = "cuts_unseen_{}.jsonl.gz"
 """Manifest of an engine's utterances in a corpus artifact."""
-NOT_MEASURED = "not measured: one engine"
 
 
 def utterances(chapters: Sequence[Chapter]) -> dict[str, list[Utterance]]:

@@ -37,7 +37,7 @@ def weights_folder(speech: SpeechConfig) -> Path:
 @functools.cache
 def engine(name: str, made_with: Setting) -> Engine:
     """An engine, one for each process; nothing is loaded before it speaks."""
-    return CLASSES[name](made_with)  # pyright: ignore[reportCallIssue]
+    return CLASSES[name](made_with)
 
 
 def unseen(speech: SpeechConfig) -> tuple[str, ...]:

@@ -125,7 +125,10 @@ class Engine(abc.ABC):
     natural: ClassVar[bool] = True
     licences: ClassVar[Licences]
     speed: ClassVar[float]
-    setting: Setting
+
+    def __init__(self, setting: Setting) -> None:
+        self.setting = setting
+        self._lexicon = dict(setting.lexicon)
 
     @abc.abstractmethod
     def check(self) -> None:

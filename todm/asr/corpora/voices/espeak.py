@@ -102,16 +102,14 @@ class Espeak(Engine):
     speed = 200.0
 
     def __init__(self, setting: Setting) -> None:
-        self.setting = setting
-        self._lexicon = dict(setting.lexicon)
+        super().__init__(setting)
         self._parts: list[np.ndarray] = []
         self._begins: list[tuple[int, int]] = []
         self._callback = _CALLBACK(self._receive)
 
     def check(self) -> None:
         """Raise MissingExtra or CorpusError if it cannot speak the language here."""
-        for found in (self._paths, self._accents):  # both raise
-            assert found
+        _ = self._paths, self._accents  # both raise
 
     def version(self) -> str:
         """Of its wheel."""

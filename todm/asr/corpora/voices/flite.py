@@ -13,7 +13,6 @@ from todm.asr.corpora.voices.engine import (
     Engine,
     Licences,
     Manner,
-    Setting,
     Spoken,
     Voice,
     needs_english,
@@ -39,14 +38,10 @@ class Flite(Engine):
     )
     speed = 35.0
 
-    def __init__(self, setting: Setting) -> None:
-        self.setting = setting
-        self._lexicon = dict(setting.lexicon)
-
     def check(self) -> None:
         """Raise CorpusError if the program is missing, or for another language."""
         needs_english(self.name, self.setting.language)
-        assert self._program
+        _ = self._program  # raises
 
     def version(self) -> str:
         """As it says itself."""

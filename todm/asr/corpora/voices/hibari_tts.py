@@ -12,7 +12,6 @@ from todm.asr.corpora.voices.engine import (
     Engine,
     Licences,
     Manner,
-    Setting,
     Spoken,
     Voice,
     needs_english,
@@ -35,10 +34,6 @@ class Hibari(Engine):
         "Apache-2.0", "Apache-2.0 (distilled from Kokoro-82M, Apache-2.0)", "Apache-2.0 (its own)"
     )
     speed = 50.0
-
-    def __init__(self, setting: Setting) -> None:
-        self.setting = setting
-        self._lexicon = dict(setting.lexicon)
 
     def check(self) -> None:
         """Raise MissingExtra if it is not installed, CorpusError for another language."""

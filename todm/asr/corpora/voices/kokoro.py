@@ -18,7 +18,6 @@ from todm.asr.corpora.voices.engine import (
     Engine,
     Licences,
     Manner,
-    Setting,
     Spoken,
     Voice,
     needs_english,
@@ -63,10 +62,6 @@ class Kokoro(Engine):
         "MIT (kokoro-onnx)", "Apache-2.0 (Kokoro-82M)", "GPL-3.0 (phonemizer, espeak-ng)"
     )
     speed = 0.8
-
-    def __init__(self, setting: Setting) -> None:
-        self.setting = setting
-        self._lexicon = dict(setting.lexicon)
 
     def check(self) -> None:
         """Raise MissingExtra or CorpusError if package or weights are missing, or for another language."""

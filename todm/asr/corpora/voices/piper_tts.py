@@ -15,7 +15,6 @@ from todm.asr.corpora.voices.engine import (
     Engine,
     Licences,
     Manner,
-    Setting,
     Spoken,
     Voice,
     needs_english,
@@ -40,10 +39,6 @@ class Piper(Engine):
         "GPL-3.0-or-later (espeak-ng)",
     )
     speed = 6.5
-
-    def __init__(self, setting: Setting) -> None:
-        self.setting = setting
-        self._lexicon = dict(setting.lexicon)
 
     def check(self) -> None:
         """Raise MissingExtra or CorpusError if package or weights are missing, or for another language."""
